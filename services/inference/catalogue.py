@@ -84,13 +84,13 @@ class Catalogue:
         return True
 
     def list_models(self, *, permitted: Sequence[str] = ()) -> list[JSONObject]:
-        """Return the permitted models: Groq's, and aliases with the details of their models.
+        """Return the permitted models: Groq's, and aliases with the details of their models, which `root` names.
 
         Args:
             permitted: Same as for `candidates`.
         """
         aliases = {
-            alias: {**self._models[target], "id": alias}
+            alias: {**self._models[target], "id": alias, "root": target}
             for alias, target in self._aliases.items()
             if alias not in self._models and target in self._models
         }

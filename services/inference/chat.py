@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, TypeGuard
 
+from services.common.surface import Surface
+
 JSONObject = dict[str, Any]
 """A JSON object. Values of requests to Groq may be raw JSON (`msgspec.Raw`)."""
 
@@ -70,6 +72,8 @@ class CallContext:
     """Time of the reserve by Redis' clock, or of the arrival of a direct call, in Unix seconds."""
     models: tuple[str, ...] = ()
     """Permitted models, by name or as patterns with `*`; empty permits all."""
+    surface: Surface | None = None
+    """None for a direct caller, and if it is not known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,11 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         check_ids("key_id, account_id", [request.key_id, request.account_id])
         check_span(request.from_day, request.to_day)
         summaries = await self._store.summarize(
-            request.key_id, account_id=request.account_id, from_day=request.from_day, to_day=request.to_day
+            request.key_id,
+            account_id=request.account_id,
+            from_day=request.from_day,
+            to_day=request.to_day,
+            by_surface=request.by_surface,
         )
         return usage_pb2.SummarizeUsageResponse(summaries=[translate.usage_summary(summary) for summary in summaries])
 

@@ -46,7 +46,10 @@ _FLUSH_SECONDS_MIN = 3.0
 
 _CALLERS = {
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name: (identity("gateway"),),
-    responses_pb2.DESCRIPTOR.services_by_name["StoredResponseService"].full_name: (identity("gateway"),),
+    responses_pb2.DESCRIPTOR.services_by_name["StoredResponseService"].full_name: (
+        identity("gateway"),
+        identity("stackctl"),
+    ),
     usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name: tuple(
         identity(name) for name in ("gateway", "quota", "stackctl")
     ),

@@ -9,6 +9,7 @@ from google.protobuf.message import Message
 from services.common.errors import ErrorDetails, InvalidRequest
 from services.common.ids import Kind, new_id
 from services.common.rpc import json_codec
+from services.common.rpc.surface import surface_from_proto, surface_to_proto
 from services.common.timestamps import timestamp, unix_seconds
 from services.inference.chat import CallContext, ChatCall, JSONObject
 from services.inference.key_pool.check import KeyState
@@ -54,7 +55,9 @@ def request_context(context: inference_pb2.RequestContext) -> CallContext:
     """
     if not context.request_id:
         now = time.time()
-        return CallContext(new_id(Kind.REQUEST), "", "", _utc_date(now), now, models=tuple(context.models))
+        surface = surface_from_proto(context.surface)
+        models = tuple(context.models)
+        return CallContext(new_id(Kind.REQUEST), "", "", _utc_date(now), now, models=models, surface=surface)
     return required_context(context)
 
 
@@ -74,6 +77,7 @@ def required_context(context: inference_pb2.RequestContext) -> CallContext:
         context.day,
         unix_seconds(context.reserved_at),
         models=tuple(context.models),
+        surface=surface_from_proto(context.surface),
     )
 
 
@@ -133,6 +137,7 @@ def usage_record(row: LedgerRow) -> usage_pb2.UsageRecord:
         time_to_first_token_ms=row.time_to_first_token_ms,
         duration_ms=row.duration_ms,
         reserved_at=timestamp(row.reserved_at),
+        surface=surface_to_proto(row.surface),
     )
 
 
@@ -148,6 +153,7 @@ def usage_summary(summary: UsageSummary) -> usage_pb2.UsageSummary:
         total_tokens=summary.total_tokens,
         cached_tokens=summary.cached_tokens,
         reasoning_tokens=summary.reasoning_tokens,
+        surface=surface_to_proto(summary.surface),
     )
 
 

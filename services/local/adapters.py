@@ -136,13 +136,13 @@ class LocalInference:
     async def complete(self, hold: Hold, chat: Chat) -> Completion:
         """Return the whole answer; see `Inference.complete`."""
         with _local_errors("inference_unavailable"):
-            answer = await self._completions.create(self._call(chat), _request_context(hold))
+            answer = await self._completions.create(self._call(chat), _request_context(hold, chat))
             return Completion(answer.text, answer.verdict)
 
     async def stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[list[bytes] | Verdict | None, None]:
         """Yield events and the verdict; see `Inference.stream`."""
         with _local_errors("inference_unavailable"):
-            async with aclosing(self._completions.stream(self._call(chat), _request_context(hold))) as parts:
+            async with aclosing(self._completions.stream(self._call(chat), _request_context(hold, chat))) as parts:
                 async for part in parts:
                     yield part
 
@@ -360,7 +360,7 @@ def _settlement(item: SettleItem) -> Settlement:
     return Settlement(hold.request_id, hold.principal.account_id, day_number(hold.day), item.verdict)
 
 
-def _request_context(hold: Hold) -> CallContext:
+def _request_context(hold: Hold, chat: Chat) -> CallContext:
     principal = hold.principal
     return CallContext(
         hold.request_id,
@@ -369,4 +369,5 @@ def _request_context(hold: Hold) -> CallContext:
         hold.day,
         hold.reserved_at,
         models=principal.models,
+        surface=chat.surface,
     )

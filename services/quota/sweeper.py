@@ -389,8 +389,7 @@ def _compare(entries: DayEntries, old: int, total: int, cutoff: float) -> list[D
 async def _repeat(work: Callable[[], Awaitable[object]], pause_seconds: float) -> None:
     task = asyncio.current_task()
     assert task is not None, "rounds run in a task"
-    # redis-py can swallow a cancellation that arrives while a connection fails, so check for it here.
-    while not task.cancelling():
+    while True:
         try:
             await work()
         except ServiceError as exc:
@@ -398,4 +397,7 @@ async def _repeat(work: Callable[[], Awaitable[object]], pause_seconds: float) -
         except Exception:  # noqa: BLE001 - without further rounds no hold would be swept
             ROUNDS_FAILED.inc()
             _log.exception("A round failed. Retrying.")
+        # redis-py can swallow a cancellation that arrives while a connection fails. The pause would delay the shutdown.
+        if task.cancelling():
+            return
         await asyncio.sleep(pause_seconds)

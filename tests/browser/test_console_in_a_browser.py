@@ -13,6 +13,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from tests.browser.user import Scheme, User, user_at
+from tests.clients.node import npm
 from tests.e2e.stack import Stack, say
 
 _SHOTS = Path(os.environ.get("SCREENSHOTS", ""))
@@ -20,7 +21,7 @@ PAGES = ("/", "/docs", "/login", "/signup", "/forgot", "/reset", "/verify")
 EMPTY_PAGES = ("/keys", "/usage", "/playground")
 OWN_PAGES = ("/keys", "/usage", "/playground", "/account")
 SCHEMES: tuple[Scheme, ...] = ("light", "dark")
-LOOKS = [(scheme, width) for scheme in SCHEMES for width in (1280, 390)]
+LOOKS: list[tuple[Scheme, int]] = [*((scheme, width) for scheme in SCHEMES for width in (1280, 390)), ("light", 820)]
 
 
 async def _call(user: User, secret: str, text: str = "hi", **members: object) -> httpx.Response:
@@ -72,31 +73,57 @@ async def test_the_whole_console_works_with_the_keyboard_alone(chromium: Browser
         await expect(page.get_by_text("1 revoked or expired key")).to_be_visible()
 
 
-@pytest.mark.parametrize(("api", "sign"), [("chat", "client.chat.completions."), ("responses", "client.responses.")])
+@pytest.mark.parametrize("api", ["chat", "responses"])
 @pytest.mark.parametrize("is_stream", [True, False])
-async def test_the_code_of_the_playground_runs_as_shown(
-    chromium: Browser, stack: Stack, api: str, sign: str, is_stream: bool
+async def test_the_code_of_the_playground_runs_as_shown_and_sends_the_same_request(
+    chromium: Browser, stack: Stack, api: str, is_stream: bool
 ) -> None:
+    assert not npm.problem(), npm.problem()
+    commands = {"Python": [sys.executable, "-"], "JavaScript": [npm.node(), "--input-type=module", "-"], "curl": ["sh"]}
     async with user_at(chromium, stack) as user:
         page = user.page
         await user.sign_up()
         environment = {**os.environ, "STACK_API_KEY": await user.create_key()}
         await user.open("/playground")
-        await page.get_by_label("Message", exact=True).fill('It\'s "me" [[standin:tokens count=7]]')
         await page.get_by_label("System message").fill("Be brief.")
         await page.get_by_label("Stream the answer").set_checked(is_stream)
         await page.get_by_label("API", exact=True).select_option(api)
-        for language, command in (("Python", [sys.executable, "-"]), ("curl", ["sh"])):
+        await _send(user, "Hello", left=999)
+        text = 'It\'s "me"\n\\o/ ü 🎉 `$HOME` ${1} [[standin:tokens count=7]]'
+        await page.get_by_label("Message", exact=True).fill(text)
+        for language, command in commands.items():
             await page.get_by_role("tab", name=language).click()
             code = await page.locator("#snippet").inner_text()
+            assert bool(re.search('store"?[=:] ?[Ff]alse', code)) == (api == "responses"), (
+                "the playground stores nothing"
+            )
             done = await asyncio.to_thread(
-                subprocess.run, command, input=code, env=environment, capture_output=True, text=True, timeout=30
+                subprocess.run,
+                command,
+                input=code,
+                cwd=npm.FOLDER,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=30,
             )
             assert done.returncode == 0, done.stderr
             assert "five" in done.stdout
-        await page.get_by_role("tab", name="JavaScript").click()
-        await expect(page.locator("#snippet")).to_contain_text(f"await {sign}create({{")
+        await _send(user, text, left=999 - len(commands) - 1)
+
+        *by_code, by_page = [one["request"] for one in (await stack.journal())[-len(commands) - 1 :]]
+        assert [message["role"] for message in by_page["messages"]] == ["system", "user", "assistant", "user"]
+        assert by_page["messages"][-1]["content"] == text
+        # Of models that reason, responses show the reasoning as an item of its own.
+        reasoning = {"reasoning_format": "parsed"} if api == "responses" else {}
+        assert by_code == [by_page | reasoning] * len(commands)
         assert user.complaints == []
+
+
+async def _send(user: User, text: str, *, left: int) -> None:
+    await user.page.get_by_label("Message", exact=True).fill(text)
+    await user.page.get_by_role("button", name="Send").click()
+    await expect(user.page.get_by_text(f"{left} left today")).to_be_visible()
 
 
 async def test_the_playground_streams_and_shows_the_same_request_as_code(chromium: Browser, stack: Stack) -> None:
@@ -236,10 +263,13 @@ async def test_long_names_do_not_overflow_their_containers(chromium: Browser, st
             secret = await user.create_key(name)
             await checker.look(name="long-key-created")
         answered = await _call(user, secret)
+        # A request that names an unknown model is in the list with that name.
+        refused = await _call(user, secret, model="W" * 100)
+        assert refused.status_code == 404
         await user.open("/usage")
         key_id = await user.page.get_by_label("Key", exact=True).locator("option").nth(1).get_attribute("value")
-        receipt = f"/usage/requests/{answered.headers['x-request-id']}"
-        for path in ("/keys", "/usage", f"/usage?key={key_id}", receipt, "/playground", "/account"):
+        receipts = [f"/usage/requests/{one.headers['x-request-id']}" for one in (answered, refused)]
+        for path in ("/keys", "/usage", f"/usage?key={key_id}", *receipts, "/playground", "/account"):
             await checker.look(path, name=f"long-{re.sub('[^a-z]+', '-', path)[:20]}")
             checker.faults += [f"{path}: sticks out: {one}" for one in await user.page.evaluate(_STICKING_OUT)]
         assert checker.faults == []

@@ -7,9 +7,14 @@ import pytest
 from tests.clients.agents.claude_code import claude
 from tests.clients.agents.program import Home, version_of
 from tests.clients.programs import cases
+from tests.clients.table import Row
 from tools.groq_standin import turns
 from tools.groq_standin.turns import Call, Turn
 
+_NOTES = {
+    "cut": "Claude Code repeats a cut stream, at last as a request without a stream, before it reports the error."
+}
+ROW = Row("Claude Code", "2.1.332", "`/v1/messages`", _NOTES)
 _ANSWERED = ("answered", 1)
 _MESSAGES = ("POST", "/api/v1/messages", 200)
 _SCHEMA = {
@@ -25,6 +30,7 @@ def test_the_version_is_that_of_the_lock() -> None:
     assert version_of("@anthropic-ai/claude-code") == "2.1.332"
 
 
+@pytest.mark.cell("text", "stream")
 @pytest.mark.parametrize("bare", [True, False])
 async def test_a_text(agent_home: Home, bare: bool) -> None:
     script = turns.marker(Turn(reasoning="I greet.", content="Hello there."))
@@ -38,6 +44,7 @@ async def test_a_text(agent_home: Home, bare: bool) -> None:
     assert await agent_home.ledger() == [_ANSWERED]
 
 
+@pytest.mark.cell("tools")
 async def test_two_commands_at_once_whose_results_arrive_in_the_order_of_the_calls(agent_home: Home) -> None:
     calls = [
         Call("Bash", {"command": "sleep 0.5; echo slow", "description": "Wait"}),
@@ -67,6 +74,7 @@ async def test_a_deferred_tool_is_shown_once_it_is_loaded(agent_home: Home) -> N
     assert ["WebFetch" in names for names in offered] == [False, True, True]
 
 
+@pytest.mark.cell("history")
 async def test_a_second_turn_contains_the_first(agent_home: Home) -> None:
     await claude(agent_home, f"Hello. {turns.marker(Turn(reasoning='A greeting.', content='Good morning.'))}")
     done = await claude(agent_home, "It is me again.", "--continue")
@@ -76,6 +84,7 @@ async def test_a_second_turn_contains_the_first(agent_home: Home) -> None:
     assert await agent_home.ledger() == [_ANSWERED] * 2
 
 
+@pytest.mark.cell("structured")
 async def test_an_answer_with_a_schema(agent_home: Home) -> None:
     # Claude Code itself makes a schema a tool.
     script = turns.marker(Turn(calls=[Call("StructuredOutput", {"city": "Paris"})]), Turn(content="Done."))
@@ -90,6 +99,7 @@ def _read(home: Home) -> str:
     return f"What is it? {turns.marker(Turn(calls=[Call('Read', {'file_path': str(path)})]), Turn(content='Red.'))}"
 
 
+@pytest.mark.cell("image")
 async def test_an_image(agent_home: Home) -> None:
     done = await claude(agent_home, _read(agent_home), "--allowedTools", "Read", ANTHROPIC_MODEL=cases.SEEING_MODEL)
     assert (done.status, done.output.strip(), done.statuses) == (0, "Red.", [200, 200])
@@ -103,6 +113,7 @@ async def test_an_image_for_a_model_that_reads_none_is_left_out_by_the_client(ag
     assert await agent_home.ledger() == [_ANSWERED] * 2
 
 
+@pytest.mark.cell("cut")
 async def test_a_cut_stream_is_an_error(agent_home: Home) -> None:
     done = await claude(agent_home, "Count. [[standin:tokens count=9]] [[standin:cut after=3]]")
     assert done.status == 1
@@ -158,6 +169,7 @@ async def test_models_are_discovered(agent_home: Home) -> None:
     assert ("GET", "/api/v1/models", 200) in done.requests
 
 
+@pytest.mark.cell("exhausted")
 async def test_the_daily_limit_ends_the_run_at_once(exhausted_home: Home) -> None:
     assert (await claude(exhausted_home, "Say hello")).status == 0
     done = await claude(exhausted_home, "Say hello")

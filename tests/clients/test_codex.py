@@ -8,6 +8,7 @@ import pytest
 from tests.clients.agents.codex import codex
 from tests.clients.agents.program import Home, version_of
 from tests.clients.programs import cases
+from tests.clients.table import Row
 from tools.groq_standin import turns
 from tools.groq_standin.turns import Call, Turn
 
@@ -17,6 +18,8 @@ _SCHEMA = {
     "required": ["city"],
     "additionalProperties": False,
 }
+_NOTES = {"cut": "Codex repeats a cut stream up to `stream_max_retries` times before it reports the error."}
+ROW = Row("Codex", "0.171.0", "`/v1/responses`", _NOTES)
 _ANSWERED = ("answered", 1)
 
 
@@ -25,6 +28,7 @@ def test_the_version_is_that_of_the_lock() -> None:
     assert version_of("@openai/codex") == "0.171.0"
 
 
+@pytest.mark.cell("text", "stream")
 async def test_a_text_with_reasoning(agent_home: Home) -> None:
     done = await codex(agent_home, f"Go. {turns.marker(Turn(reasoning='I greet.', content='Hello there.'))}")
     assert (done.status, done.output.strip(), done.statuses) == (0, "Hello there.", [200])
@@ -33,6 +37,7 @@ async def test_a_text_with_reasoning(agent_home: Home) -> None:
     assert await agent_home.ledger() == [_ANSWERED]
 
 
+@pytest.mark.cell("tools")
 async def test_two_commands_at_once(agent_home: Home) -> None:
     calls = [Call("exec_command", {"cmd": f"echo {word} > {word}.txt; echo {word} is written"}) for word in ("a", "b")]
     script = turns.marker(Turn(reasoning="I write.", calls=calls), Turn(content="Both are written."))
@@ -67,6 +72,7 @@ async def test_a_custom_tool_of_openais_own_models(agent_home: Home) -> None:
     assert "from code mode" in done.messages()[-1]["content"]
 
 
+@pytest.mark.cell("history")
 async def test_a_second_turn_contains_the_first(agent_home: Home) -> None:
     await codex(agent_home, f"Hello. {turns.marker(Turn(reasoning='A greeting.', content='Good morning.'))}")
     done = await codex(agent_home, "It is me again.", "resume", "--last")
@@ -77,6 +83,7 @@ async def test_a_second_turn_contains_the_first(agent_home: Home) -> None:
     assert await agent_home.ledger() == [_ANSWERED] * 2
 
 
+@pytest.mark.cell("structured")
 async def test_an_answer_with_a_schema(agent_home: Home) -> None:
     schema = agent_home.folder / "schema.json"
     schema.write_text(json.dumps(_SCHEMA))
@@ -94,6 +101,7 @@ def _picture(folder: Path) -> str:
     return str(path)
 
 
+@pytest.mark.cell("image")
 async def test_an_image(agent_home: Home) -> None:
     picture = _picture(agent_home.folder)
     done = await codex(agent_home, "What is it?", "-i", picture, model=cases.SEEING_MODEL)
@@ -108,6 +116,7 @@ async def test_an_image_for_a_model_that_reads_none_is_refused_once(agent_home: 
     assert await agent_home.ledger() == []
 
 
+@pytest.mark.cell("cut")
 async def test_a_cut_stream_is_an_error(agent_home: Home) -> None:
     done = await codex(agent_home, "Count. [[standin:tokens count=9]] [[standin:cut after=3]]")
     # As configured, it tries once more.
@@ -129,6 +138,7 @@ async def test_permanent_errors_are_not_repeated(agent_home: Home, marker: str, 
     assert words in done.errors
 
 
+@pytest.mark.cell("exhausted")
 async def test_the_daily_limit_ends_the_run_at_once(exhausted_home: Home) -> None:
     assert (await codex(exhausted_home, "Say hello")).status == 0
     done = await codex(exhausted_home, "Say hello")

@@ -20,11 +20,13 @@ def test_the_client_has_the_version_that_its_set_pins(run: Run) -> None:
     assert run.version.startswith(run.client.version)
 
 
+@pytest.mark.cell("text")
 async def test_create(run: Run) -> None:
     assert run.seen("create") == {"text": _SEVEN, "finish_reason": "stop", "completion_tokens": 7}
     assert await run.ledger("create") == [("answered", 1)]
 
 
+@pytest.mark.cell("stream")
 async def test_a_stream_arrives_in_chunks_and_reports_its_usage_once(run: Run) -> None:
     seen = run.seen("stream")
     assert "".join(seen["pieces"]) == _SEVEN
@@ -34,18 +36,19 @@ async def test_a_stream_arrives_in_chunks_and_reports_its_usage_once(run: Run) -
 
 
 async def test_a_tool_is_called_and_its_result_is_sent_back(run: Run) -> None:
-    seen = run.seen("tools")
+    seen = run.seen("tool")
     assert {name: seen[name] for name in _CALL} == _CALL
     assert seen["text_after"] == _SEVEN
-    assert await run.ledger("tools") == [("answered", 1)] * 2
+    assert await run.ledger("tool") == [("answered", 1)] * 2
 
 
 async def test_a_tool_is_called_in_a_stream(run: Run) -> None:
-    seen = run.seen("tools_streamed")
+    seen = run.seen("tool_streamed")
     assert {name: seen[name] for name in _CALL} == _CALL
-    assert await run.ledger("tools_streamed") == [("answered", 1)]
+    assert await run.ledger("tool_streamed") == [("answered", 1)]
 
 
+@pytest.mark.cell("structured")
 async def test_an_answer_follows_a_response_schema(run: Run) -> None:
     assert run.seen("structured") == {"parsed": _CALL["arguments"]}
     assert await run.ledger("structured") == [("answered", 1)]
@@ -71,6 +74,7 @@ def test_a_wrong_key_is_the_clients_authentication_error_and_not_retried(run: Ru
     assert run.chats.count(401) == 1
 
 
+@pytest.mark.cell("exhausted")
 async def test_an_exhausted_quota_is_the_clients_rate_limit_error_and_not_retried(run: Run) -> None:
     seen = run.seen("exhausted")
     assert seen["first"]["text"] == _SEVEN
@@ -85,6 +89,7 @@ async def test_a_503_of_groq_is_retried_by_the_client_and_charged_once(run: Run)
     assert sorted(await run.ledger("upstream_503")) == [("answered", 1), ("upstream_failed", 0)]
 
 
+@pytest.mark.cell("cut")
 async def test_a_stream_that_breaks_off_raises_an_exception(run: Run) -> None:
     seen = run.seen("cut")
     assert "".join(seen["pieces"]) == "one two three"

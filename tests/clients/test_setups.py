@@ -1,5 +1,6 @@
 """The set-ups of docs/clients.md, run as pasted except for the address."""
 
+import json
 import os
 import re
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.clients.agents import aider, continue_cli
 from tests.clients.agents.program import Home, packaged
 from tests.clients.node import npm
 from tests.e2e.stack import Key, Stack
@@ -108,3 +110,36 @@ async def test_claude_code(agent_home: Home) -> None:
     script = script.removesuffix("claude\n") + f"{program} -p 'Write a haiku.'\n"
     done = await agent_home.run("claude", ["sh", "-c", script], {"STACK_API_KEY": agent_home.key.secret})
     assert (done.status, done.requests) == (0, [("POST", "/api/v1/messages", 200)])
+
+
+async def test_aider(agent_home: Home) -> None:
+    (block,) = _blocks("aider", "sh")
+    script = block.replace("http://127.0.0.1:8080", agent_home.stack.base_url)
+    run = " --yes-always --analytics-disable --no-show-model-warnings --message 'Write a haiku about queues.'\n"
+    script = re.sub(r"^aider (.*)\n", lambda line: f"{aider.PROGRAM} {line[1]}{run}", script, flags=re.MULTILINE)
+    done = await agent_home.run("aider", ["sh", "-c", script], {"STACK_API_KEY": agent_home.key.secret})
+    assert (done.status, done.statuses) == (0, [200])
+    assert "You said: Write a haiku about queues." in " ".join(done.output.split())
+
+
+async def test_continue(agent_home: Home) -> None:
+    (config,) = _blocks("Continue", "yaml")
+    settings = agent_home.folder / ".continue"
+    settings.mkdir()
+    config = config.replace("http://127.0.0.1:8080", agent_home.stack.base_url)
+    (settings / "config.yaml").write_text(config.replace("sk_stk_...", agent_home.key.secret))
+    done = await agent_home.run("continue", [*continue_cli.command(), "-p", "Write a haiku about queues."], {})
+    assert (done.status, done.statuses) == (0, [200])
+    assert "You said: Write a haiku about queues." in done.output
+
+
+def test_librechat() -> None:
+    folder = npm.FOLDER.with_name("librechat")
+    if reason := npm.problem(folder):
+        pytest.skip(reason)
+    (config,) = _blocks("LibreChat", "yaml")
+    command = [npm.node(), str(folder / "configuration.js")]
+    done = subprocess.run(command, input=config, capture_output=True, text=True, timeout=_SECONDS)
+    assert done.returncode == 0, done.stderr
+    ours, newest = json.loads(done.stdout)
+    assert ours == newest

@@ -17,6 +17,7 @@ from tests.faults.clients import Result
 from tests.faults.evidence import Evidence
 from tests.faults.kinds import Charge
 from tests.faults.schedule import TRAFFIC_SECONDS, Plan, Request, plan
+from tests.faults.surfaces import Surface
 from tests.rollout.traffic import Balancer
 
 LIMIT = 1_000_000
@@ -77,7 +78,8 @@ class Mixture:
                     if self.is_over:
                         return
                     number = seed * _NUMBERS + request.number
-                    tasks.create_task(self._send(session, replace(request, number=number, key=0)))
+                    one = replace(request, number=number, key=0, surface=Surface.CHAT_COMPLETIONS)
+                    tasks.create_task(self._send(session, one))
 
     async def _send(self, session: aiohttp.ClientSession, request: Request) -> None:
         self.requests.append(request)

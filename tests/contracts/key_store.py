@@ -17,6 +17,7 @@ from services.auth.keys.pepper import Pepper
 from services.auth.watch.feed import ChangeStore
 from services.common.errors import AlreadyExists, NotFound
 from services.common.runtime.clock import SystemClock
+from tests.contracts.deadlines import LongDeadlines
 
 PEPPER = Pepper(b"contract")
 NOW = datetime(2026, 8, 1, 12, 30, 15, 250_000, tzinfo=UTC)
@@ -50,7 +51,7 @@ def new_key(name: str = "laptop", *, daily_limit: int | None = None) -> MintedKe
     return mint(name, daily_limit=daily_limit, pepper=PEPPER, clock=SystemClock())
 
 
-class KeyStoreContract:
+class KeyStoreContract(LongDeadlines):
     """The contract of `AccountStore`, `KeyStore` and `ChangeStore`."""
 
     async def test_a_stored_key_is_found_by_its_digest_and_its_account(self, stores: Stores) -> None:

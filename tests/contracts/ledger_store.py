@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from services.common.surface import Surface
 from services.common.verdict import Verdict
 from services.inference.chat import ABANDONED_OUTCOMES, CallContext, Outcome, Usage, UsageSource
 from services.inference.ledger.writer import Ledger, LedgerRow, LedgerStore, RequestsPage, UsageSummary
+from tests.contracts.deadlines import LongDeadlines
 
 DAY = "2026-08-02"
 USAGE = Usage(10, 20, 30, cached_tokens=4, reasoning_tokens=5, source=UsageSource.REPORTED)
@@ -29,6 +31,7 @@ ROW = LedgerRow(
     attempts=1,
     time_to_first_token_ms=3,
     duration_ms=7,
+    surface=Surface.RESPONSES,
 )
 
 
@@ -59,7 +62,7 @@ async def listed(store: LedgerStore, *, account_id: str = "acc_1", rows_max: int
     return [row.request_id for row in await store.list_requests(page)]
 
 
-class LedgerStoreContract:
+class LedgerStoreContract(LongDeadlines):
     """The contract of `LedgerStore`."""
 
     @pytest.mark.parametrize("outcome", Outcome)
@@ -69,6 +72,13 @@ class LedgerStoreContract:
         await store.insert([row])
 
         assert await store.find("req_1") == row
+
+    async def test_a_row_has_the_surface_of_its_request(self, store: LedgerStore) -> None:
+        stored = [row for number, one in enumerate([*Surface, None]) for row in rows(1, start=number, surface=one)]
+
+        await store.insert(stored)
+
+        assert [await store.find(row.request_id) for row in stored] == stored
 
     async def test_an_unknown_request_id_is_absent(self, store: LedgerStore) -> None:
         await store.insert([ROW])
@@ -158,6 +168,23 @@ class LedgerStoreContract:
             UsageSummary(DAY, ROW.model, 2, 1, 20, 40, 60, 8, 10),
         ]
 
+    async def test_a_keys_rows_are_summed_by_surface_if_requested(self, store: LedgerStore) -> None:
+        for number, surface in enumerate([*Surface, Surface.CHAT, None]):
+            await store.insert(rows(1, start=number, surface=surface))
+
+        span: dict[str, Any] = {"account_id": "", "from_day": DAY, "to_day": DAY}
+        summaries = await store.summarize("key_1", **span, by_surface=True)
+
+        assert [(one.surface, one.charged_requests, one.total_tokens) for one in summaries] == [
+            (Surface.CHAT, 2, 60),
+            (Surface.COMPLETIONS, 1, 30),
+            (Surface.MESSAGES, 1, 30),
+            (Surface.RESPONSES, 1, 30),
+            (None, 1, 30),
+        ]
+        (all_surfaces,) = await store.summarize("key_1", **span)
+        assert (all_surfaces.surface, all_surfaces.charged_requests) == (None, 6)
+
     async def test_the_days_of_a_summary_include_both_ends(self, store: LedgerStore) -> None:
         days = ["2026-07-31", "2026-08-01", "2026-08-02", "2026-08-03"]
         for number, day in enumerate(days):
@@ -188,6 +215,7 @@ class LedgerStoreContract:
         unknown = await store.find("req_9")
         assert unknown is not None
         assert (unknown.outcome, unknown.charged, unknown.usage) == (Outcome.UNKNOWN, False, Usage())
+        assert unknown.surface is None
         assert (unknown.key_id, unknown.day, unknown.reserved_at) == (ROW.key_id, ROW.day, ROW.reserved_at)
         assert await store.count_charged([("key_1", DAY)]) == [1]
 
@@ -280,6 +308,16 @@ class LedgerStoreContract:
             "req_10",
         ]
         assert await listed(store, key_id="key_none") == []
+
+    async def test_requests_are_filtered_by_surface(self, store: LedgerStore) -> None:
+        for number, surface in enumerate([*Surface, None]):
+            await store.insert(rows(1, start=number, surface=surface))
+        await store.insert(rows(1, start=9, surface=Surface.MESSAGES, outcome=Outcome.CUT))
+
+        for number, surface in enumerate(Surface):
+            assert await listed(store, surface=surface, outcome=Outcome.ANSWERED) == [f"req_{number}"]
+        assert await listed(store, surface=Surface.MESSAGES) == ["req_9", "req_3"]
+        assert len(await listed(store)) == 6
 
     async def test_the_last_use_of_a_key_is_its_latest_request_charged_or_not(self, store: LedgerStore) -> None:
         await store.insert(rows(1, start=10, reserved_at=100.5, day="2026-08-01"))

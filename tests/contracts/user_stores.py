@@ -26,6 +26,7 @@ from services.common.errors import (
     Unauthenticated,
 )
 from services.common.runtime.clock import SystemClock
+from tests.contracts.deadlines import LongDeadlines
 
 PEPPER = Pepper(b"contract")
 BY = Actor("owner", "192.0.2.1")
@@ -90,7 +91,7 @@ async def _ended(session_manager: SessionManager, opened: OpenSession) -> bool:
     return False
 
 
-class UserStoreContract:
+class UserStoreContract(LongDeadlines):
     """Contract of `SessionStore`, `OneTimeTokenStore`, `RateLimitStore`, `PlanStore`, `MailQueue` and `AuditLog`."""
 
     async def test_each_email_is_claimed_by_one_sender_at_a_time(self, world: World) -> None:

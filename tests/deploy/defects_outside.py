@@ -92,7 +92,7 @@ DEFECTS: Defects = {
         "Deployment/inference: sends its traces elsewhere than the gateway, or nowhere",
     ),
     "traces that are blocked": (
-        lambda w: w.policy("inference")["egress"].pop(),
+        lambda w: w.policy("inference")["egress"].pop(-2),
         "NetworkPolicy/inference: blocks traces to the collector's port 4317",
     ),
     "traces that are allowed to another port": (

@@ -28,6 +28,10 @@ DEFECTS: Defects = {
         lambda w: w.policy("quota")["egress"].pop(0),
         "the call quota -> redis:6379 may not leave its caller",
     ),
+    "a missing connection to the Redis of stored responses": (
+        lambda w: w.policy("inference")["egress"].pop(),
+        "the call inference -> responses-redis:6379 may not leave its caller",
+    ),
     "a connection that is blocked at its callee": (
         lambda w: w.policy("inference")["ingress"][0]["from"].pop(1),
         "the call quota -> inference:50053 may not reach its callee",

@@ -12,7 +12,7 @@ from tools.manifests.checks import CHECKS
 from tools.manifests.objects import Objects
 from tools.manifests.render import K8S, refined, render, render_combination
 
-_WITH_STORES = refined(("network-policy", "mtls", "autoscaling", "monitoring", "ingress"))
+_WITH_STORES = refined(("network-policy", "mtls", "autoscaling", "monitoring", "ingress", "stored-responses"))
 """The components that add objects, over a base that keeps its stores."""
 _DEFECTS = defects_pods.DEFECTS | defects_wiring.DEFECTS | defects_policies.DEFECTS | defects_outside.DEFECTS
 

@@ -50,12 +50,18 @@ class Metrics:
 
 
 @contextmanager
-def watched_stack(**environment: str) -> Iterator[tuple[Stack, Metrics]]:
+def watched_stack(*, stores_responses: bool = False, **environment: str) -> Iterator[tuple[Stack, Metrics]]:
     """Run a stack whose services serve their metrics."""
     ports = {service: free_port() for service in SERVICES}
     addresses = {f"{service.upper()}_METRICS_LISTEN": f"127.0.0.1:{port}" for service, port in ports.items()}
     with stack_folder() as folder:
         # A forked process has imported all services, and would export the metrics of all of them.
-        stack = Stack(folder, gateways=1, environment={**addresses, **environment}, is_forked=False)
+        stack = Stack(
+            folder,
+            gateways=1,
+            environment={**addresses, **environment},
+            is_forked=False,
+            stores_responses=stores_responses,
+        )
         with started(stack):
             yield stack, Metrics(ports)

@@ -42,6 +42,7 @@ async def test_only_models_that_a_key_may_use_are_listed(stack: Stack, http: htt
     key, free = await stack.create_key(models=[_MODEL]), await stack.create_key()
     listed = (await http.get("/api/v1/models", headers=key.headers)).json()["data"]
     assert [model["id"] for model in listed] == [_MODEL, "llama-3.1-8b-instant"], "and the alias of that model"
+    assert [model.get("root") for model in listed] == [None, _MODEL]
     assert (await http.get(f"/api/v1/models/{_MODEL}", headers=key.headers)).status_code == 200
     hidden = await http.get(f"/api/v1/models/{_OTHER}", headers=key.headers)
     assert (hidden.status_code, hidden.json()["error"]["code"]) == (404, "model_not_found")

@@ -19,6 +19,7 @@ _MEMBERS = {
     "day",
     "created_at",
     "model",
+    "surface",
     "stream",
     "outcome",
     "charged",

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import secrets
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,7 +16,8 @@ from redis import Redis
 
 from services.local import valkey
 from tests.e2e.console.browser import PASSWORD, Browser, secret_of
-from tests.e2e.stack import Key, Stack, running_stack, say
+from tests.e2e.stack import Key, Stack, bare_environment, running_stack, say
+from tests.forked import run_module
 
 pytestmark = pytest.mark.xdist_group("stored-responses")
 
@@ -150,6 +152,17 @@ async def test_another_account_gets_the_same_404_as_for_an_unknown_id(storing: S
     assert client.responses.retrieve(response.id).id == response.id
 
 
+@pytest.mark.parametrize("path", ["nothing", "cancel", "input_items/1"])
+async def test_an_unknown_url_below_a_response_does_not_deny_the_response(
+    storing: Stack, owner: Key, client: openai.OpenAI, path: str
+) -> None:
+    response = client.responses.create(model=MODEL, input="one")
+    url = f"{storing.base_url}/api/v1/responses/{response.id}/{path}"
+    async with httpx.AsyncClient(trust_env=False) as http:
+        answer = await http.get(url, headers=owner.headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url")
+
+
 async def test_only_the_newest_responses_of_an_account_are_kept(client: openai.OpenAI) -> None:
     names = [client.responses.create(model=MODEL, input=f"{number}").id for number in range(4)]
     with pytest.raises(openai.NotFoundError):
@@ -209,6 +222,41 @@ async def test_responses_are_deleted_with_their_account(storing: Stack) -> None:
             gone = await browser.submit("/account", "/account/delete", {"password": PASSWORD})
             assert "Your account has been deleted" in gone.text
             assert [name for name in redis.keys("*") if response.id.encode() in name] == []
+
+
+async def _stackctl(stack: Stack, *arguments: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+    targets = {f"{name.upper()}_TARGET": stack.socket(name) for name in ("auth", "quota", "inference")}
+    data_dir = str(stack.settings.data_dir)
+    environment = {**bare_environment(), **stack.environment, **targets, "DATA_DIR": data_dir, **settings}
+    return await asyncio.to_thread(run_module, "services.cli", *arguments, "--json", environment=environment)
+
+
+async def test_an_operators_deletion_of_an_account_deletes_its_responses_and_can_be_repeated(storing: Stack) -> None:
+    owner = await _other_account(storing)
+    with _client(storing, owner) as client, closing(_responses_redis(storing)) as redis:
+        response = client.responses.create(model=MODEL, input="one")
+
+        def kept() -> list[bytes]:
+            return [name for name in redis.keys("*") if isinstance(name, bytes) and response.id.encode() in name]
+
+        (record,) = kept()
+        account_id = record.split(b"{")[1].split(b"}")[0].decode()
+        delete = ("accounts", "delete", account_id, "--yes")
+        # The operator's machine loses its connection between the two deletions.
+        interrupted = await _stackctl(storing, *delete, INFERENCE_TARGET="127.0.0.1:1")
+        assert (interrupted.returncode, json.loads(interrupted.stdout)["id"]) == (3, account_id)
+        assert f"Then run `stackctl accounts delete {account_id}` again." in interrupted.stderr
+        assert kept() == [record]
+        storing.kill(valkey.RESPONSES)
+        try:
+            refused = await _stackctl(storing, *delete)
+        finally:
+            storing.start(valkey.RESPONSES)
+            await storing.until_ready(valkey.RESPONSES)
+        assert (refused.returncode, "Restore inference's Redis" in refused.stderr) == (1, True)
+        repeated = await _stackctl(storing, *delete)
+        assert (repeated.returncode, repeated.stderr) == (0, "")
+        assert kept() == []
 
 
 async def test_without_its_valkey_requests_to_be_stored_are_refused_uncounted_and_nothing_else(

@@ -46,7 +46,7 @@ async def _used(http: httpx.AsyncClient, key: Key) -> int:
 
 @pytest.mark.parametrize("path", _BODIES)
 @pytest.mark.parametrize("stream", [False, True])
-async def test_every_surface_answers_and_is_charged_once(
+async def test_every_surface_answers_is_charged_once_and_has_its_name_in_the_receipt(
     http: httpx.AsyncClient, key: Key, path: str, stream: bool
 ) -> None:
     before = await _used(http, key)
@@ -59,6 +59,19 @@ async def test_every_surface_answers_and_is_charged_once(
     else:
         assert "You said: hi" in response.text
     assert await _used(http, key) == before + 1
+    receipt = await http.get(f"/v1/usage/{response.headers['x-request-id']}", headers=key.headers)
+    assert receipt.json()["surface"] == path.split("/")[2]
+
+
+@pytest.mark.parametrize("path", _BODIES)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_released_request_is_not_missing_from_the_remaining_ones(
+    http: httpx.AsyncClient, key: Key, path: str, stream: bool
+) -> None:
+    remaining = 1000 - await _used(http, key)
+    response = await http.post(path, json={**_BODIES[path], "model": "nope", "stream": stream}, headers=key.headers)
+    assert response.status_code == 404, response.text
+    assert response.headers["x-ratelimit-remaining-requests"] == str(remaining)
 
 
 @pytest.mark.parametrize("path", [*_BODIES, "/v1/messages/count_tokens"])

@@ -93,6 +93,15 @@ def rows_belong_to_requests(evidence: Evidence) -> Iterator[str]:
         yield f"{len(evidence.rows)} rows for {len(evidence.results)} requests"
 
 
+def rows_have_the_surface(evidence: Evidence) -> Iterator[str]:
+    """A row that inference wrote has the surface of its request; `/chat/completions` is the same as `/chat`."""
+    sent = {result.request_id: result.request.surface.partition("/")[0] for result in evidence.results}
+    for row in evidence.rows:
+        surface = sent.get(row.request_id)
+        if surface and row.outcome != "unknown" and row.surface != surface:
+            yield f"a request to {surface} has the row {row}"
+
+
 def limits_are_kept(evidence: Evidence) -> Iterator[str]:
     """No key exceeds its limit; if Redis lost something, by no more than what it lost."""
     for key_id, day in _key_days(evidence):
@@ -143,7 +152,7 @@ def answers_are_well_formed(evidence: Evidence) -> Iterator[str]:
         if result.hangs:
             yield f"{result} hangs"
         if result.is_done and result.error:
-            yield f"{result}: [DONE] and an error"
+            yield f"{result}: complete, and an error"
         if result.request.kind.is_bad and result.status not in (None, 400, 503):
             yield f"{result}: expected 400"
         yield from (f"{result}: {oddity}" for oddity in result.oddities)
@@ -175,11 +184,13 @@ _CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
     rows_are_charged_rightly,
     output_is_charged,
     rows_belong_to_requests,
+    rows_have_the_surface,
     upstream_checks.rows_have_the_reported_usage,
     upstream_checks.clients_receive_the_reported_usage,
     upstream_checks.usage_is_estimated_only_where_it_was_not_reported,
     upstream_checks.rows_belong_to_their_exchanges,
     upstream_checks.upstream_answers_once,
+    upstream_checks.whole_answers_are_those_of_the_upstream,
     upstream_checks.answers_of_the_upstream_are_charged,
     upstream_checks.answers_of_the_upstream_arrive,
     limits_are_kept,

@@ -15,12 +15,15 @@ _LINE_CHARACTERS_MAX = 1_000
 
 
 def summary(evidence: Evidence) -> str:
-    """Return one line: what broke, what clients received, how requests ended in the ledger."""
+    """Return one line: what broke, what clients received, how requests ended in the ledger, and on which surfaces."""
     faults = ", ".join(map(_named, evidence.plan.faults))
     seen = Counter(str(result.status or "left or cut") for result in evidence.results)
     ends = Counter(row.outcome for row in evidence.rows)
+    surfaces = Counter(result.request.surface for result in evidence.results)
+    whole = Counter(result.request.surface for result in evidence.results if result.is_complete)
     late = sum(row.refund_reason == "no_verdict" and row.outcome != "unknown" for row in evidence.rows)
-    return f"{faults}: {_counts(seen)}; rows: {_counts(ends)}, {late} late "
+    sent = ", ".join(f"{name} {whole[name]}/{count}" for name, count in sorted(surfaces.items()))
+    return f"{faults}: {_counts(seen)}; rows: {_counts(ends)}, {late} late; whole answers/requests: {sent} "
 
 
 def failure(world: World, evidence: Evidence, found: list[str]) -> str:

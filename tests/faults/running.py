@@ -13,6 +13,7 @@ from tests.faults import breaking, clients
 from tests.faults.evidence import Evidence, charged_rows, day_number, days
 from tests.faults.kinds import PROBE
 from tests.faults.schedule import Fault, Leave, Request
+from tests.faults.surfaces import surface_of
 from tests.faults.world import HOLD_SECONDS, RECOVERED_SECONDS_MAX, World
 
 _SETTLED_SECONDS_MAX = HOLD_SECONDS + 8
@@ -41,6 +42,8 @@ async def gather(world: World, evidence: Evidence) -> None:
         await _until_settled(world, evidence)
         await breaking.note_journal(world, evidence)
         await _until_written(world, evidence)
+        # Rows whose holds Redis lost are in its counters only after they are written and reconciled.
+        await _until_settled(world, evidence)
         for key in keys:
             await _probe(world, session, evidence, key)
         await _until_settled(world, evidence)
@@ -134,7 +137,8 @@ async def _probe(world: World, session: aiohttp.ClientSession, evidence: Evidenc
     while True:
         number += 1
         charged = charged_rows(evidence.rows, key.id, days()[-1])
-        request = Request(number, 0, index, number % 2, PROBE, stream=False, leave=Leave.NEVER, leave_after=0)
+        surface = surface_of(evidence.plan.seed, number)
+        request = Request(number, 0, index, number % 2, surface, PROBE, stream=False, leave=Leave.NEVER, leave_after=0)
         url = world.stack.gateways[request.gateway]
         result = await clients.send(session, url, key, request, f"{evidence.tag}-{number}")
         evidence.results.append(result)

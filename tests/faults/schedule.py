@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from tests.faults import surfaces
 from tests.faults.kinds import KINDS, MODEL_LISTS, RESET, Kind
+from tests.faults.surfaces import Surface, surface_of
 
 TRAFFIC_SECONDS = 1.8
 _REQUESTS = (60, 120)
@@ -63,6 +65,7 @@ class Request:
     """Index of its key."""
     gateway: int
     """Index of its gateway."""
+    surface: Surface
     kind: Kind
     stream: bool
     leave: Leave
@@ -152,9 +155,9 @@ def plan(seed: int, layout: Layout = Layout.SERVICES) -> Plan:
     """Return the plan of a seed."""
     chance = random.Random(seed)
     limits = tuple(chance.randint(*_LIMITS) for _ in range(chance.choice((1, 1, 2))))
-    requests = [_request(chance, number, len(limits)) for number in range(chance.randint(*_REQUESTS))]
+    requests = [_request(chance, seed, number, len(limits)) for number in range(chance.randint(*_REQUESTS))]
     if chance.random() < 0.15:
-        requests += _storm(chance, len(requests), len(limits))
+        requests += _storm(chance, seed, len(requests), len(limits))
     targets = chance.sample([*_PROCESSES[layout], *_STORES[layout]], chance.randint(1, 3))
     faults = [_fault(chance, target) for target in dict.fromkeys(targets)]
     faults = [_with_step(chance, fault, faults) if fault.harm is FaultKind.STEP_CLOCK else fault for fault in faults]
@@ -168,12 +171,11 @@ def body(request: Request, tag: str) -> bytes | dict[str, Any]:
     """Return a request's JSON value, or the bytes of a malformed one; `tag` makes it searchable in the journal."""
     if request.kind.name == "bad json":
         return b'{"messages": [{'
-    role = "robot" if request.kind.name == "bad role" else "user"
-    messages = [{"role": role, "content": f"{tag} {request.kind.marker.replace('ID', tag)}"}]
-    return {"messages": messages, "stream": request.stream, "stream_options": {"include_usage": True}}
+    text = f"{tag} {request.kind.marker.replace('ID', tag)}"
+    return surfaces.body(request.surface, text, stream=request.stream, is_bad=request.kind.is_bad)
 
 
-def _request(chance: random.Random, number: int, keys: int) -> Request:
+def _request(chance: random.Random, seed: int, number: int, keys: int) -> Request:
     kind = chance.choices(KINDS, [kind.weight for kind in KINDS])[0]
     stream = chance.random() < 0.6
     leave = chance.choices((Leave.NEVER, Leave.BEFORE_ANSWER, Leave.FIRST_CHUNK), (80, 10, 10))[0]
@@ -182,6 +184,7 @@ def _request(chance: random.Random, number: int, keys: int) -> Request:
         at=chance.uniform(0, TRAFFIC_SECONDS),
         key=chance.randrange(keys),
         gateway=chance.randrange(2),
+        surface=surface_of(seed, number),
         kind=kind,
         stream=stream,
         leave=leave,
@@ -189,12 +192,22 @@ def _request(chance: random.Random, number: int, keys: int) -> Request:
     )
 
 
-def _storm(chance: random.Random, first: int, keys: int) -> list[Request]:
+def _storm(chance: random.Random, seed: int, first: int, keys: int) -> list[Request]:
     """Many connections to the upstream are reset at once."""
     at, key = chance.uniform(0, TRAFFIC_SECONDS), chance.randrange(keys)
     return [
-        Request(first + i, at, key, i % 2, RESET, stream=i % 3 == 0, leave=Leave.NEVER, leave_after=0)
-        for i in range(_STORM_REQUESTS)
+        Request(
+            number,
+            at,
+            key,
+            number % 2,
+            surface_of(seed, number),
+            RESET,
+            stream=number % 3 == 0,
+            leave=Leave.NEVER,
+            leave_after=0,
+        )
+        for number in range(first, first + _STORM_REQUESTS)
     ]
 
 

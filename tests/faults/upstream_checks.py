@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from tests.faults.answers import Tokens, openai_tokens
 from tests.faults.clients import Result
 from tests.faults.evidence import Evidence
 from tests.faults.kinds import Charge
@@ -19,7 +20,6 @@ _STALL_SECONDS = 0.25
 """Half of a gateway's extra time for inference beyond the request's time-out."""
 _WRITTEN_SECONDS_MAX = 1.0
 """Longest time from the upstream's answer to its row, where neither the database nor the machine stalls."""
-_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 def rows_have_the_reported_usage(evidence: Evidence) -> Iterator[str]:
@@ -39,11 +39,11 @@ def clients_receive_the_reported_usage(evidence: Evidence) -> Iterator[str]:
     """A client reads the same usage as its receipt has."""
     rows = {row.request_id: row for row in evidence.rows}
     for result in evidence.results:
-        row, received = rows.get(result.request_id), _counted(result.usage)
-        if row is None or not result.is_complete or received is None:
+        row = rows.get(result.request_id)
+        if row is None or not result.is_complete or result.tokens is None or row.usage_source != "reported":
             continue
-        if row.usage_source == "reported" and received != _tokens(row):
-            yield f"{result} received {result.usage}: {row}"
+        if _capped(result.tokens) != _tokens(row)._replace(total=result.tokens.total and _tokens(row).total):
+            yield f"{result} received {result.tokens}: {row}"
 
 
 def usage_is_estimated_only_where_it_was_not_reported(evidence: Evidence) -> Iterator[str]:
@@ -108,6 +108,19 @@ def answers_of_the_upstream_arrive(evidence: Evidence) -> Iterator[str]:
             yield f"{result}, though the upstream answered: {result.error}"
 
 
+def whole_answers_are_those_of_the_upstream(evidence: Evidence) -> Iterator[str]:
+    """A client gets a whole answer only where the upstream sent one; a failed or cut one never looks complete."""
+    standin_died = FaultKind.KILL in evidence.plan.faults_of("groq-standin")
+    for result in evidence.results:
+        if not result.is_complete:
+            continue
+        if result.request.kind.charge is not Charge.YES:
+            yield f"{result} looks complete"
+        entries = evidence.exchanges.get(result.request.number, [])
+        if not standin_died and not any(entry["status"] == 200 and entry["finish_reason"] for entry in entries):
+            yield f"{result}, though the upstream sent no answer: {entries}"
+
+
 def is_answered(entry: dict[str, Any]) -> bool:
     """Whether the upstream sent an answer to its end."""
     return bool(entry["completed"] and entry["status"] == 200 and entry["finish_reason"])
@@ -143,17 +156,17 @@ def _is_timed_out(evidence: Evidence, result: Result) -> bool:
     return result.code in _OWN_TIME_OUTS or is_given_up
 
 
-def _counted(usage: dict[str, Any] | None) -> tuple[int, ...] | None:
+def _counted(usage: dict[str, Any] | None) -> Tokens | None:
     """Return the counts that a row should have; None where no usage can be read."""
-    if not usage or not all(isinstance(usage.get(name), int) for name in _COUNTS):
-        return None
-    counts = (
-        *(usage[name] for name in _COUNTS),
-        (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0),
-        (usage.get("completion_tokens_details") or {}).get("reasoning_tokens", 0),
-    )
-    return tuple(min(count, _TOKENS_MAX) for count in counts)
+    tokens = openai_tokens(usage)
+    return tokens and _capped(tokens)
 
 
-def _tokens(row: Row) -> tuple[int, ...]:
-    return row.prompt_tokens, row.completion_tokens, row.total_tokens, row.cached_tokens, row.reasoning_tokens
+def _capped(tokens: Tokens) -> Tokens:
+    """Return counts as a row accepts them. An unreported total remains None."""
+    prompt, completion, total, cached, reasoning = (min(count or 0, _TOKENS_MAX) for count in tokens)
+    return Tokens(prompt, completion, None if tokens.total is None else total, cached, reasoning)
+
+
+def _tokens(row: Row) -> Tokens:
+    return Tokens(row.prompt_tokens, row.completion_tokens, row.total_tokens, row.cached_tokens, row.reasoning_tokens)

@@ -56,6 +56,8 @@ class Row:
     day: str
     reserved_at: float
     stream: bool
+    surface: str | None
+    """None for a row that the sweeper wrote, which does not know the surface."""
     outcome: str
     charged: bool
     refund_reason: str

@@ -10,6 +10,7 @@ import pytest
 from services.common.errors import InvalidRequest, NotFound, PermissionDenied
 from services.common.rpc.status import rpc_errors
 from services.inference.chat import Outcome
+from stack.common.v1 import surface_pb2
 from stack.inference.v1 import inference_pb2, usage_pb2
 from tests.contracts.ledger_store import ROW, rows
 from tests.integration.inference_world import DAY, Inference, chat, context, running
@@ -53,6 +54,8 @@ async def test_a_listed_record_equals_that_of_get_request(inference: Inference) 
     assert listed == (await inference.usage.GetRequest(asked)).record
     assert await _listed(inference, outcome="cut", key_id="key_1", from_day=DAY, to_day=DAY) == [ROW.request_id]
     assert await _listed(inference, outcome="answered") == []
+    assert await _listed(inference, surface=surface_pb2.SURFACE_RESPONSES) == [ROW.request_id]
+    assert await _listed(inference, surface=surface_pb2.SURFACE_CHAT) == []
 
 
 async def test_last_uses_come_in_order_and_are_absent_for_unused_keys(inference: Inference) -> None:
@@ -78,6 +81,7 @@ async def test_last_uses_come_in_order_and_are_absent_for_unused_keys(inference:
         ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", before="x" * 3_000_000), "before"),
         ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", outcome="ANSWERED"), "outcome"),
         ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", outcome=_INJECTION), "outcome"),
+        ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", surface=99), "surface"),  # type: ignore[arg-type]
         ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", page_size=-1), "page_size"),
         ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", page_size=1001), "page_size"),
         ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", page_size=2**31 - 1), "page_size"),

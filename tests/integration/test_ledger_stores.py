@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.common.db import database
 from services.common.errors import InternalError, StartError, Unavailable
+from services.common.surface import Surface
 from services.inference.ledger import queries
 from services.inference.ledger import store as store_module
 from services.inference.ledger.store import SQLLedgerStore
@@ -77,7 +78,7 @@ async def test_migrations_go_down_and_up_again_and_keep_the_rows_while_their_tab
         await _migrated(engine, command.upgrade, "head")
         async with engine.connect() as connection:
             assert pages <= await connection.run_sync(indexes)
-        assert await SQLLedgerStore(engine).find(ROW.request_id) == ROW
+        assert await SQLLedgerStore(engine).find(ROW.request_id) == replace(ROW, surface=None)
         await _migrated(engine, command.downgrade, "base")
         await _migrated(engine, command.upgrade, "head")
         assert await SQLLedgerStore(engine).find(ROW.request_id) is None
@@ -116,6 +117,7 @@ _PAGE = RequestsPage(account_id="acc_1", rows_max=10, before="req_9")
     [
         pytest.param(queries.requests(_PAGE), id="an account's page"),
         pytest.param(queries.requests(replace(_PAGE, key_id="key_1")), id="a key's page"),
+        pytest.param(queries.requests(replace(_PAGE, surface=Surface.MESSAGES)), id="a surface's page"),
         pytest.param(queries.last_uses(["key_1"]), id="a last use"),
     ],
 )

@@ -51,7 +51,7 @@ _EXPECTED = {
     "AuditService": {"stackctl"},
     "QuotaService": {"gateway", "stackctl"},
     "InferenceService": {"gateway"},
-    "StoredResponseService": {"gateway"},
+    "StoredResponseService": {"gateway", "stackctl"},
     "UsageService": {"gateway", "quota", "stackctl"},
 }
 _RPCS = [

@@ -29,6 +29,7 @@ from services.common.errors import (
 from services.common.rpc.channel import open_channel
 from services.common.rpc.interceptors import ServiceInterceptor
 from services.common.runtime.clock import SystemClock, utc_now
+from services.common.surface import Surface
 from services.common.verdict import Verdict
 from services.gateway.apis.chat_completions.request import parse_chat
 from services.gateway.clients.auth import GrpcAuthClient
@@ -71,7 +72,12 @@ _DAY = "2024-10-04"
 _PRINCIPAL = Principal("key_1", "acc_1", 10, None, models=("llama*",))
 _OF_KEY = LimitStatus(Scope.KEY, 10, _STATUS)
 _HOLD = Hold("req_1", _PRINCIPAL, _DAY, 1_728_000_000.25, RateLimit(10, 3, 1, _STATUS.reset_at))
-_CHAT = Chat({"messages": [{"role": "user", "content": "hi"}], "model": "llama"}, stream=False, body_bytes=60)
+_CHAT = Chat(
+    {"messages": [{"role": "user", "content": "hi"}], "model": "llama"},
+    stream=False,
+    body_bytes=60,
+    surface=Surface.RESPONSES,
+)
 
 ADAPTERS = pytest.mark.parametrize("adapter", ["grpc", "local"])
 
@@ -285,7 +291,13 @@ class ScriptedStore:
         return [self._verdicts.pop(0) for _ in requests]
 
 
-_MORE = {"active": True, "name": None, "input_modalities": ["text", "image"], "supported_features": ["tools"]}
+_MORE = {
+    "root": "llama-9",
+    "active": True,
+    "name": None,
+    "input_modalities": ["text", "image"],
+    "supported_features": ["tools"],
+}
 
 
 class ScriptedCatalogue:
@@ -314,11 +326,11 @@ async def _inference(
         yield GrpcInference(channel, timeout_seconds=_SECONDS)
 
 
-async def _ask(inference: Inference, received: list[Any], *, is_stream: bool) -> None:
+async def _ask(inference: Inference, received: list[Any], *, is_stream: bool, chat: Chat = _CHAT) -> None:
     if not is_stream:
-        await inference.complete(_HOLD, _CHAT)
+        await inference.complete(_HOLD, chat)
         return
-    async for part in inference.stream(_HOLD, _CHAT):
+    async for part in inference.stream(_HOLD, chat):
         received.append(part)  # noqa: PERF401 - what came before an error is kept
 
 
@@ -350,6 +362,16 @@ async def test_both_adapters_pass_the_same_call_to_inference(body: bytes) -> Non
     assert _json(local_call.members) == _json(call.members)
     assert (local_call.model, local_call.include_usage) == (call.model, call.include_usage)
     assert local_context == context
+
+
+@ADAPTERS
+@pytest.mark.parametrize("is_stream", [False, True])
+async def test_the_surface_of_a_request_arrives_in_its_context(adapter: str, is_stream: bool) -> None:
+    completions = ScriptedCompletions([] if is_stream else [Answer(b"{}", Verdict.CHARGED)])
+    async with _inference(adapter, completions) as inference:
+        for surface in Surface:
+            await _ask(inference, [], is_stream=is_stream, chat=replace(_CHAT, surface=surface))
+    assert [context.surface for _, context in completions.calls] == list(Surface)
 
 
 def _json(members: JSONObject) -> Any:

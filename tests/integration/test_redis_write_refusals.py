@@ -12,6 +12,7 @@ from services.quota.redis.connections import connect
 from services.quota.redis.state import RedisState, State
 from services.quota.redis.store import RedisHoldStore
 from services.quota.redis.sweep_store import RedisSweepStore
+from tests.logs import service_records
 from tests.valkey_backend import ValkeyServer, own_valkey
 
 __all__ = ["own_valkey"]
@@ -64,12 +65,12 @@ async def test_refused_writes_are_reported_whatever_reads_return_until_a_write_s
             await sweeps.now()
             assert await sweeps.overdue(at_most=1, before=0) == []
             assert _shown(client.state) == (State.UNREACHABLE, _REFUSED)
-        assert [record.message for record in caplog.records] == [_REFUSED]
+        assert [record.message for record in service_records(caplog)] == [_REFUSED]
 
         await client.config_set(setting, serving)
         await sweeps.now()  # An unready service receives no calls.
         assert _shown(client.state) == (State.OK, "")
-    assert [record.message for record in caplog.records] == [_REFUSED, "Redis is available again."]
+    assert [record.message for record in service_records(caplog)] == [_REFUSED, "Redis is available again."]
     await _hold(store, "req_2")
 
 

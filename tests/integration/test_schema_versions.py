@@ -6,11 +6,33 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from services.common.db.database import migrate, open_database
 from services.common.errors import StartError
+from services.inference.chat import Outcome
+from services.inference.ledger.store import SQLLedgerStore
 from services.inference.server import MIGRATIONS, VERSION_TABLE
 from tests.backends import execute
+
+_ROW = {
+    "request_id": "req_1",
+    "account_id": "acc_1",
+    "key_id": "key_1",
+    "day": "2026-08-02",
+    "model": "m",
+    "upstream_model": "m",
+    "stream": False,
+    "outcome": "answered",
+    "charged": True,
+    "refund_reason": "",
+    "usage_source": "reported",
+    "upstream_id": "",
+}
+_COLUMNS_OF_0003 = (
+    *("reserved_at", "prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens"),
+    *("attempts", "time_to_first_token_ms", "duration_ms"),
+)
 
 
 async def _opens(url: str, *, within_seconds: float) -> bool:
@@ -30,6 +52,30 @@ async def test_a_replica_waits_until_the_migration_of_its_version_is_done(postgr
     await migrate(postgres_url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
 
     assert await _opens(postgres_url, within_seconds=10)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database of each kind."""
+    return f"sqlite:///{tmp_path}/ledger.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+
+
+@pytest.mark.parametrize("surface", [None, "of a later version"])
+async def test_rows_of_the_previous_and_of_a_later_version_have_no_surface(url: str, surface: str | None) -> None:
+    """The previous version inserts no surface while the next one is rolled out; a later one may know more of them."""
+    await migrate(url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
+    stored = dict.fromkeys(_COLUMNS_OF_0003, 0) | _ROW
+    if surface:
+        stored["surface"] = surface
+    async with open_database(url, migrations=MIGRATIONS, version_table=VERSION_TABLE) as engine:
+        async with engine.begin() as connection:
+            names = ", ".join(stored)
+            values = ", ".join(f":{name}" for name in stored)
+            await connection.execute(text(f"INSERT INTO usage_ledger ({names}) VALUES ({values})"), stored)
+        row = await SQLLedgerStore(engine).find("req_1")
+
+    assert row is not None
+    assert (row.outcome, row.surface) == (Outcome.ANSWERED, None)
 
 
 @pytest.mark.parametrize(("revision", "opens"), [("9999", True), ("0001", False)])

@@ -74,3 +74,44 @@ NAMES = [*_PARAMETERS, "input", "content", "type", "role", "id", "call_id", "out
 def broken_bodies() -> st.SearchStrategy[Any]:
     """Return good requests with something broken in them."""
     return broken(GOOD_BODIES, NAMES)
+
+
+_TEXT_FILE = {"type": "input_file", "filename": "a.txt", "file_data": "data:text/plain;base64,YQ=="}
+_PNG = {"type": "input_image", "image_url": "data:image/png;base64,AAAA", "detail": "auto"}
+SEEDS: list[Any] = [
+    {"model": "openai/gpt-oss-20b", "input": "hi", "stream": True},
+    {
+        "model": "openai/gpt-oss-20b",
+        "instructions": "Be brief.",
+        "input": [
+            {"role": "developer", "content": [{"type": "input_text", "text": "d"}]},
+            {"role": "user", "content": [{"type": "input_text", "text": "hi"}, _PNG, _TEXT_FILE]},
+            {"type": "reasoning", "id": "rs_1", "summary": [{"text": "r"}], "encrypted_content": "stkReas1AAAA"},
+            {"role": "assistant", "content": [{"type": "output_text", "text": "a", "annotations": []}]},
+            {"type": "function_call", "call_id": "1", "name": "f", "namespace": "ns", "arguments": "{}"},
+            {"type": "custom_tool_call", "call_id": "2", "name": "patch", "input": "x"},
+            {"type": "function_call_output", "call_id": "1", "output": [{"type": "input_text", "text": "o"}, _PNG]},
+            {"type": "custom_tool_call_output", "call_id": "2", "output": "done"},
+            {"type": "additional_tools", "tools": [{"type": "function", "name": "g"}]},
+            {"type": "item_reference", "id": "rs_2"},
+            {"type": "web_search_call", "id": "ws_1"},
+        ],
+        "tools": [
+            {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": True},
+            {"type": "namespace", "name": "ns", "tools": [{"type": "function", "name": "f"}]},
+            {"type": "custom", "name": "patch", "format": {"type": "grammar", "syntax": "lark", "definition": "s"}},
+            {"type": "web_search"},
+        ],
+        "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]},
+        "parallel_tool_calls": True,
+        "text": {"format": {"type": "json_schema", "name": "s", "schema": {"type": "object"}}, "verbosity": "low"},
+        "reasoning": {"effort": "high", "summary": "auto"},
+        "include": ["reasoning.encrypted_content"],
+        "store": False,
+        "metadata": {"a": "b"},
+        "max_output_tokens": 100,
+        "temperature": 1,
+        "client_metadata": {"x": 1},
+    },
+]
+"""Requests that have everything."""

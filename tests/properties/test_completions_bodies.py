@@ -2,15 +2,14 @@
 
 import json
 import time
-from typing import Any
 
 import jsonschema
 
 from services.common.errors import InvalidRequest
 from services.gateway.apis import completions
-from services.gateway.apis.completions.parameters import PARAMETERS
 from services.gateway.apis.surface import Context
 from services.gateway.clients.translate import chat_request
+from tests.properties.completion_bodies import NAMES, SEEDS
 from tests.properties.mutated_bodies import mutated_bodies
 from tests.unit.gateway.apis.responses.answers import completion
 
@@ -20,25 +19,6 @@ _VALIDATOR = jsonschema.validators.extend(jsonschema.Draft202012Validator, type_
     completions.schema()
 )
 _SECONDS_MAX = 0.1
-_SEEDS: list[Any] = [
-    {"model": "openai/gpt-oss-20b", "prompt": "hi"},
-    {
-        "model": "qwen/qwen3.8-27b",
-        "prompt": ["hi"],
-        "suffix": "end",
-        "max_tokens": 5,
-        "temperature": 0.5,
-        "stop": ["a"],
-        "echo": True,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "best_of": 1,
-        "logprobs": None,
-        "logit_bias": {},
-        "user": "u",
-        "reasoning_effort": "low",
-    },
-]
 
 
 def _is_accepted(body: bytes) -> bool:
@@ -64,7 +44,7 @@ def _is_valid(body: bytes) -> bool | None:
 
 def test_mutations_are_parsed_or_refused() -> None:
     accepted = 0
-    for body in mutated_bodies(_SEEDS, [*PARAMETERS, "zzz"]):
+    for body in mutated_bodies(SEEDS, NAMES):
         began = time.process_time()
         is_accepted = _is_accepted(body)
         assert time.process_time() - began < _SECONDS_MAX, body[:1_000]

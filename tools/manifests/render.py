@@ -25,6 +25,7 @@ COMPONENTS = (
     "external-redis",
     "external-postgres",
     "mail",
+    "stored-responses",
 )
 """All components, in the order in which an overlay names them: those that change policies come after them."""
 

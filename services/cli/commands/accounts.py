@@ -1,6 +1,7 @@
 """`stackctl accounts`: manage accounts, password resets and invitations."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import click
@@ -8,11 +9,20 @@ from google.protobuf.message import Message
 from grpc import aio
 
 from services.cli import client, output
-from services.cli.client import Backends
+from services.cli.client import Backends, Service
+from services.cli.failures import Failure
 from services.cli.usage_errors import Id
+from services.common.errors import Unavailable
 from services.common.ids import Kind
 from stack.auth.v1 import accounts_pb2
 from stack.auth.v1.accounts_pb2_grpc import AccountServiceStub
+from stack.inference.v1 import responses_pb2
+from stack.inference.v1.responses_pb2_grpc import StoredResponseServiceStub
+
+_DELETE_SECONDS_MAX = 10.0
+"""Longer than two attempts of inference to reach the Redis of stored responses."""
+_STORAGE_UNAVAILABLE = "response_storage_unavailable"
+"""The reason of inference's errors when that Redis cannot be used."""
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -79,9 +89,14 @@ def set_plan(backends: Backends, account: str, plan: str, *, as_json: bool) -> N
 @output.as_json_option
 @click.pass_obj
 def delete(backends: Backends, account: str, *, as_json: bool) -> None:
-    """Delete an account: revoke its keys, end its sessions, and keep its usage without personal data."""
+    """Delete an account: revoke its keys, end its sessions, and keep its usage without personal data.
+
+    Its stored responses are deleted, too. If that fails, repeat the command with the account's id.
+    """
     request = accounts_pb2.DeleteAccountRequest(account=account)
-    _show(_call(backends, lambda stub: stub.DeleteAccount, request).account, as_json=as_json)
+    deleted = _call(backends, lambda stub: stub.DeleteAccount, request).account
+    _show(deleted, as_json=as_json)
+    _delete_responses(backends.inference(), deleted.id)
 
 
 @accounts.command("reset-password")
@@ -110,6 +125,27 @@ def _call(
     request: Request,
 ) -> Response:
     return client.call(backends.auth(), lambda channel: method(AccountServiceStub(channel)), request)
+
+
+def _delete_responses(inference: Service, account_id: str) -> None:
+    """Delete the stored responses of an account, if responses are stored.
+
+    Raises:
+        Failure: Inference or the storage cannot be used.
+    """
+    call = partial(client.call, inference, timeout_seconds=_DELETE_SECONDS_MAX)
+    request = responses_pb2.DeleteResponsesRequest(account_id=account_id)
+    try:
+        status = call(lambda channel: StoredResponseServiceStub(channel).GetStatus, responses_pb2.GetStatusRequest())
+        if status.enabled:
+            call(lambda channel: StoredResponseServiceStub(channel).DeleteResponses, request)
+    except Failure as exc:
+        is_redis = isinstance(exc.__cause__, Unavailable) and exc.__cause__.reason == _STORAGE_UNAVAILABLE
+        why = "Restore inference's Redis of stored responses." if is_redis else exc.message
+        raise type(exc)(
+            f"The account is deleted, but its stored responses are not. {why} Then run `stackctl accounts delete "
+            f"{account_id}` again."
+        ) from exc
 
 
 def _show(account: accounts_pb2.Account, *, as_json: bool) -> None:

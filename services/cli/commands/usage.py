@@ -12,13 +12,12 @@ from services.cli.commands import keys
 from services.cli.failures import Failure
 from services.cli.usage_errors import Id
 from services.common.ids import Kind
+from services.common.rpc.surface import surface_from_proto
 from stack.auth.v1 import keys_pb2
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
-_COLUMNS = (
-    "day",
-    "model",
+_SUMS = (
     "charged_requests",
     "released_requests",
     "prompt_tokens",
@@ -27,6 +26,7 @@ _COLUMNS = (
     "cached_tokens",
     "reasoning_tokens",
 )
+_COLUMNS = ("day", "model", "surface", *_SUMS)
 
 
 @click.command()
@@ -37,7 +37,10 @@ _COLUMNS = (
 @output.as_json_option
 @click.pass_obj
 def usage(backends: Backends, key_id: str, *, days: int, as_json: bool) -> None:
-    """Show a key's requests today, and its requests and tokens by day and model."""
+    """Show a key's requests today, and its requests and tokens by day, model and surface.
+
+    The surface is the API of the requests. It is empty for requests of earlier versions, and if the outcome is unknown.
+    """
     key = keys.get(backends, key_id)
     status = _status(backends, key)
     # Quota's clock decides which day it is.
@@ -48,7 +51,7 @@ def usage(backends: Backends, key_id: str, *, days: int, as_json: bool) -> None:
         return
     output.show_fields({"key_id": key_id, **today})
     output.say()
-    output.show_table(_COLUMNS, [[row[name] for name in _COLUMNS] for row in rows])
+    output.show_table(_COLUMNS, [["" if row[name] is None else row[name] for name in _COLUMNS] for row in rows])
 
 
 def _status(backends: Backends, key: keys_pb2.Key) -> quota_pb2.DayStatus:
@@ -78,6 +81,11 @@ def _days(backends: Backends, key_id: str, *, first_day: str, last_day: str) -> 
     summaries = client.call(
         backends.inference(),
         lambda channel: usage_pb2_grpc.UsageServiceStub(channel).SummarizeUsage,
-        usage_pb2.SummarizeUsageRequest(key_id=key_id, from_day=first_day, to_day=last_day),
+        usage_pb2.SummarizeUsageRequest(key_id=key_id, from_day=first_day, to_day=last_day, by_surface=True),
     ).summaries
-    return [{name: getattr(summary, name) for name in _COLUMNS} for summary in summaries]
+    return [_row(summary) for summary in summaries]
+
+
+def _row(summary: usage_pb2.UsageSummary) -> dict[str, Any]:
+    sums = {name: getattr(summary, name) for name in _SUMS}
+    return {"day": summary.day, "model": summary.model, "surface": surface_from_proto(summary.surface), **sums}

@@ -65,6 +65,11 @@ class FailoverChannel(ForwardingChannel):
             with suppress(TimeoutError):
                 return await asyncio.wait_for(self.current().channel_ready(), _REOPEN_SECONDS)
 
+    def is_ready(self) -> bool:
+        """Return whether a replica is ready. If not, the channel is replaced, as for a call."""
+        self.current()
+        return self._lost_at == math.inf
+
     async def until_ready(self, *, seconds_max: float) -> bool:
         """Wait for a ready replica, and return whether there is one."""
         channel = self.current()
@@ -107,17 +112,22 @@ class FailoverChannel(ForwardingChannel):
 class _Call:
     """A call that can be awaited, iterated over and cancelled. Other methods of gRPC's calls are not supported."""
 
-    __slots__ = ("_call", "_channel", "_is_cancelled", "_method", "_options", "_request")
+    __slots__ = ("_call", "_channel", "_is_cancelled", "_method", "_options", "_request", "_waiting")
 
     def __init__(self, channel: FailoverChannel, method: CurrentMethod, request: Any, **options: Any) -> None:
         self._channel, self._method, self._request, self._options = channel, method, request, options
         self._call: Any = None
         self._is_cancelled = False
+        self._waiting: asyncio.Task[bool] | None = None
 
     def cancel(self) -> bool:
         """Cancel the call, also while it waits for a failover. Return false if it was already done."""
-        self._is_cancelled = True
-        return self._call is None or bool(self._call.cancel())
+        if self._call is not None:
+            return bool(self._call.cancel())
+        was_cancelled, self._is_cancelled = self._is_cancelled, True
+        if self._waiting is not None:
+            self._waiting.cancel()
+        return not was_cancelled
 
     def __await__(self) -> Generator[Any, None, Any]:
         return self._response().__await__()
@@ -136,11 +146,23 @@ class _Call:
         finds another one.
         """
         timeout, began = self._options.get("timeout"), time.monotonic()
-        is_ready = await self._channel.until_ready(seconds_max=math.inf if timeout is None else timeout)
         if self._is_cancelled:
             raise asyncio.CancelledError
+        is_ready = self._channel.is_ready() or await self._until_ready(math.inf if timeout is None else timeout)
+        if self._is_cancelled:
+            raise asyncio.CancelledError
+        if self._call is not None:  # Another task awaits the same call.
+            return self._call
         if timeout is not None:
             self._options["timeout"] = max(began + timeout - time.monotonic(), 0)
         may_wait = is_ready and timeout is not None and timeout <= _WAIT_SECONDS_MAX
         self._call = self._method(self._request, wait_for_ready=may_wait, **self._options)
         return self._call
+
+    async def _until_ready(self, seconds_max: float) -> bool:
+        """Wait in a task, which `cancel` ends."""
+        self._waiting = asyncio.ensure_future(self._channel.until_ready(seconds_max=seconds_max))
+        try:
+            return await self._waiting
+        finally:
+            self._waiting = None

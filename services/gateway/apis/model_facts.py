@@ -43,20 +43,23 @@ class ModelFactsCache:
 
 def facts_of(models: Sequence[JSONObject]) -> dict[str, ModelFacts]:
     """Return the facts by model name. Members that are missing or not positive integers count as not known."""
-    return {
-        name: ModelFacts(
-            max_output_tokens=_count(model.get("max_completion_tokens")),
-            context_window=_count(model.get("context_window")),
-            reasons=_reasons(name, model.get("supported_features")),
-            reads_images=_reads_images(model.get("input_modalities")),
-        )
-        for model in models
-        if isinstance(name := model.get("id"), str)
-    }
+    return {name: _facts(name, model) for model in models if isinstance(name := model.get("id"), str)}
 
 
-def _reasons(name: str, features: object) -> bool:
-    return "reasoning" in features if isinstance(features, list) else permits(_REASONING_MODELS, name)
+def _facts(name: str, model: JSONObject) -> ModelFacts:
+    root = model.get("root")
+    served = root if isinstance(root, str) and root else name
+    return ModelFacts(
+        id=None if served == name else served,
+        max_output_tokens=_count(model.get("max_completion_tokens")),
+        context_window=_count(model.get("context_window")),
+        reasons=_reasons(served, model.get("supported_features")),
+        reads_images=_reads_images(model.get("input_modalities")),
+    )
+
+
+def _reasons(served: str, features: object) -> bool:
+    return "reasoning" in features if isinstance(features, list) else permits(_REASONING_MODELS, served)
 
 
 def _reads_images(modalities: object) -> bool | None:

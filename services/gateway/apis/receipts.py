@@ -18,6 +18,7 @@ from starlette.responses import Response
 from services.common.errors import ErrorDetails, InvalidRequest, NotFound
 from services.common.ids import Kind, is_id
 from services.common.runtime.clock import Clock
+from services.common.surface import Surface
 from services.gateway.http.bearer import bearer_token, client_address
 from services.gateway.http.redaction import redacted
 from services.gateway.http.responses import json_response
@@ -58,7 +59,9 @@ class Receipt:
     created_at: str
     """ISO 8601, UTC."""
     model: str
-    """The model name in the request."""
+    """The model name in the request, or the model that GATEWAY_MODEL_ALIASES names for it."""
+    surface: Surface | None
+    """The API through which the request came; None if it is not known."""
     stream: bool
     outcome: str
     charged: bool

@@ -1,6 +1,7 @@
 """The endpoints of stored responses. They do not count against the limit."""
 
 import msgspec
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -63,11 +64,14 @@ class StoredResponses:
         Raises:
             NotFound: The endpoint is one that stored responses do not have, they are not stored, or the id is not one
                 of theirs.
+            HTTPException: The URL is unknown.
         """
         principal = await self._authenticator.authenticate(bearer_token(request), address=client_address(request))
         path: str = request.path_params["id"]
         if request.method == "POST":
             raise _unsupported_endpoint(request.scope["path"])
+        if "/" in path:
+            raise HTTPException(404)
         if not await self._store.is_enabled():
             raise NotFound(f"{_not_found(path)} {_NOT_STORED}")
         if not is_response_id(path):
@@ -79,7 +83,7 @@ class StoredResponses:
 
 
 def _not_found(path: str) -> str:
-    return f"Response with id '{redacted(path.partition('/')[0])}' not found."
+    return f"Response with id '{redacted(path)}' not found."
 
 
 def _unsupported_endpoint(path: str) -> NotFound:

@@ -37,11 +37,15 @@ class ModelFacts:
     reads_images: bool | None = None
     """Whether the model accepts images: `input_modalities` in Groq's list. None means not known."""
     id: str | None = None
-    """Groq's id of the model, if it was looked up by an alias. None means that the name is the id."""
+    """Groq's id of the model, if its name is an alias: `root` in the list. None means that the name is the id."""
 
 
 def served_model(name: str, facts: ModelFacts | None) -> str:
-    """Return Groq's id of the model that a client calls `name`."""
+    """Return Groq's id of the model that a client calls `name`.
+
+    Decisions about a model use this id. Requests keep the name: inference resolves it, and it selects the model's
+    fallbacks, the API keys that may use it, and the ledger's rows.
+    """
     return (facts.id if facts else None) or name
 
 

@@ -35,7 +35,7 @@ class GrpcInference:
     async def complete(self, hold: Hold, chat: Chat) -> Completion:
         """Return the whole answer; see `Inference.complete`."""
         request = inference_pb2.CreateChatCompletionRequest(
-            context=translate.request_context(hold), chat=translate.chat_request(chat), wants_json=True
+            context=translate.request_context(hold, chat), chat=translate.chat_request(chat), wants_json=True
         )
         try:
             with rpc_errors(unavailable_reason="inference_unavailable"):
@@ -49,7 +49,7 @@ class GrpcInference:
     async def stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[list[bytes] | Verdict | None, None]:
         """Yield events and the verdict; see `Inference.stream`."""
         request = inference_pb2.StreamChatCompletionRequest(
-            context=translate.request_context(hold), chat=translate.chat_request(chat), wants_json=True
+            context=translate.request_context(hold, chat), chat=translate.chat_request(chat), wants_json=True
         )
         verdict: Verdict | None = None
         call = self._stub.StreamChatCompletion(request, timeout=self._timeout_seconds)

@@ -6,6 +6,7 @@ from grpc import aio
 
 from services.common.errors import NotFound, Unavailable
 from services.common.rpc.status import rpc_errors
+from services.common.rpc.surface import surface_from_proto
 from services.gateway.apis.receipts import DayUsage, OwnedReceipt, Receipt, ReceiptUsage, iso_time
 from services.gateway.requests.types import Principal, RateLimit
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
@@ -71,6 +72,7 @@ def receipt_of(record: usage_pb2.UsageRecord) -> Receipt:
         day=record.day,
         created_at=iso_time(record.reserved_at.ToNanoseconds() / 1e9),
         model=record.model,
+        surface=surface_from_proto(record.surface),
         stream=record.stream,
         outcome=record.outcome,
         charged=record.charged,

@@ -5,6 +5,7 @@ import msgspec
 from services.common.errors import ErrorDetails, InvalidRequest, TooLarge
 from services.common.rpc import json_codec
 from services.common.rpc.sizes import MESSAGE_BYTES_MAX
+from services.common.rpc.surface import surface_to_proto
 from services.common.timestamps import timestamp
 from services.common.verdict import Verdict
 from services.gateway.requests.types import Chat, Hold, JSONObject
@@ -41,8 +42,8 @@ def chat_request(chat: Chat) -> chat_pb2.ChatRequest:
     return message
 
 
-def request_context(hold: Hold) -> inference_pb2.RequestContext:
-    """Return the account, key, day and permitted models of a request."""
+def request_context(hold: Hold, chat: Chat) -> inference_pb2.RequestContext:
+    """Return the account, key, day, permitted models and surface of a request."""
     return inference_pb2.RequestContext(
         request_id=hold.request_id,
         account_id=hold.principal.account_id,
@@ -50,6 +51,7 @@ def request_context(hold: Hold) -> inference_pb2.RequestContext:
         day=hold.day,
         reserved_at=timestamp(hold.reserved_at),
         models=hold.principal.models,
+        surface=surface_to_proto(chat.surface),
     )
 
 

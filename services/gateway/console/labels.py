@@ -1,4 +1,4 @@
-"""Labels and explanations of outcomes, refund reasons and audit actions."""
+"""Labels and explanations of outcomes, surfaces, refund reasons and audit actions."""
 
 _OUTCOMES = {
     "answered": ("Answered", "The answer is complete."),
@@ -31,6 +31,12 @@ _OUTCOMES = {
         "The request exceeded the time limit. It counts if the model had started to answer, or answered later.",
     ),
     "unknown": ("Unknown", "The outcome of this request was not recorded. This is an error on our side."),
+}
+_SURFACES = {
+    "chat": "Chat Completions",
+    "completions": "Completions",
+    "responses": "Responses",
+    "messages": "Messages",
 }
 _REFUNDS = {
     "invalid_request": "the model provider rejected the request as invalid",
@@ -72,13 +78,12 @@ _ACTIONS = {
     "plan.set": "Plan changed",
 }
 OUTCOMES = tuple(_OUTCOMES)
+_LABELS = {outcome: name for outcome, (name, _) in _OUTCOMES.items()} | _SURFACES | _ACTIONS
 
 
-def label(outcome: str) -> str:
-    """Return the label of an outcome or action. Unknown ones are returned with spaces for underscores."""
-    if outcome in _OUTCOMES:
-        return _OUTCOMES[outcome][0]
-    return _ACTIONS.get(outcome, outcome.replace("_", " ").replace(".", ": "))
+def label(name: str) -> str:
+    """Return the label of an outcome, surface or action. Unknown ones are returned with spaces for underscores."""
+    return _LABELS.get(name, name.replace("_", " ").replace(".", ": "))
 
 
 def explain_outcome(outcome: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from services.common.surface import Surface
 from services.gateway.apis.receipts import DayUsage, Receipt
 from services.gateway.requests.types import Principal
 
@@ -121,7 +122,7 @@ class TodayUsage:
 
 @dataclass(frozen=True, slots=True)
 class RequestFilter:
-    """A filter for requests. Empty fields match all."""
+    """A filter for requests. Fields that are empty or None match all."""
 
     key_id: str = ""
     outcome: str = ""
@@ -129,6 +130,7 @@ class RequestFilter:
     to_day: str = ""
     before: str = ""
     """Id of a request. Only older requests match."""
+    surface: Surface | None = None
 
 
 class SessionClient(Protocol):

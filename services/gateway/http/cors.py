@@ -1,14 +1,16 @@
 """CORS policy for the application and for the server's own error responses."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.gateway.http.errors import HTTPError
+from services.gateway.requests.surface import ErrorRenderer
 
 _PREFLIGHT_SECONDS = 600
 _EXPOSED_HEADERS = (
@@ -34,10 +36,14 @@ _REFUSED = HTTPError(
 
 
 class _CORSMiddleware(CORSMiddleware):
-    """Starlette's CORS middleware, with refused preflights in OpenAI's error envelope.
+    """Starlette's CORS middleware, with refused preflights in the envelope of the request's surface.
 
     Requests without an `Origin` header are passed through if all origins are allowed, which is most of the traffic.
     """
+
+    def __init__(self, app: ASGIApp, /, *, render_error: ErrorRenderer, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._render_error = render_error
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
@@ -51,8 +57,23 @@ class _CORSMiddleware(CORSMiddleware):
         response = super().preflight_response(request_headers)
         if response.status_code == _REFUSED.status:
             headers = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
-            return Response(_REFUSED.body, _REFUSED.status, headers, media_type="application/json")
+            return _RefusedPreflight(headers, self._render_error)
         return response
+
+
+class _RefusedPreflight(Response):
+    """The response to a refused preflight, which is rendered when the request is known."""
+
+    def __init__(self, headers: Mapping[str, str], render_error: ErrorRenderer) -> None:
+        super().__init__()
+        self._cors_headers = headers
+        self._render_error = render_error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        rendered = self._render_error(scope, _REFUSED)
+        headers = {**rendered.headers, **self._cors_headers}
+        response = Response(rendered.body, rendered.status, headers, media_type="application/json")
+        await response(scope, receive, send)
 
 
 class CORSPolicy:
@@ -62,7 +83,7 @@ class CORSPolicy:
         """Allow `origins`. `*` allows all."""
         self._origins = origins
 
-    def middleware(self) -> Middleware:
+    def middleware(self, render_error: ErrorRenderer) -> Middleware:
         """Return middleware that answers preflight requests and adds CORS headers to responses.
 
         Public websites may also call a gateway in a private network, for which Chrome sends
@@ -70,6 +91,7 @@ class CORSPolicy:
         """
         return Middleware(
             _CORSMiddleware,
+            render_error=render_error,
             allow_origins=self._origins,
             allow_methods=_METHODS,
             allow_headers=["*"],

@@ -11,6 +11,7 @@ from services.gateway.apis.chat_completions.limits import DEFAULT_LIMITS, ChatLi
 from services.gateway.apis.chat_completions.messages import MESSAGES
 from services.gateway.apis.chat_completions.parameters import PARAMETERS, ParameterPolicy
 from services.gateway.apis.checks import Schema, nullable
+from services.gateway.apis.receipts import DayUsage, Receipt
 
 _encode = msgspec.json.Encoder().encode
 _STRING: Schema = {"type": "string"}
@@ -31,6 +32,13 @@ _ERRORS = {
     "503": "The service is temporarily unavailable. Try again after `retry-after` seconds. Not counted.",
     "504": "The request took too long.",
 }
+_REFERENCE = "#/components/schemas/{name}"
+_STORAGE = (
+    "By default responses are not stored: the answer has `store: false`, and `previous_response_id` and references to "
+    "items are refused. If the operator stores responses, a response is stored unless the request has `store: false`. "
+    "Later requests can then continue it with `previous_response_id`, and the operations on `/responses/{id}` return "
+    "and delete it."
+)
 _LIMITS = (
     "At most {values} JSON values, {parts} content parts and {calls} tool calls in all messages combined, "
     "{levels} levels of nested arrays and objects, and {characters} characters in a name."
@@ -59,13 +67,17 @@ def document(limits: ChatLimits = DEFAULT_LIMITS) -> bytes:
                 "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "`sk_stk_…`"}},
                 "schemas": {
                     "ChatRequest": chat_request(limits),
-                    "ChatCompletion": _COMPLETION,
+                    "ChatCompletion": _CHAT_COMPLETION,
                     "CompletionRequest": completions.schema(limits),
+                    "Completion": _COMPLETION,
                     "CountTokensRequest": messages.count_schema(limits),
                     "MessageRequest": messages.schema(limits),
-                    "ResponseRequest": responses.schema(limits),
+                    "Message": _MESSAGE,
+                    "ResponseRequest": responses.documented_schema(limits),
+                    "Response": _RESPONSE,
                     "Error": _ERROR,
                     "MessagesError": _MESSAGES_ERROR,
+                    **_usage_schemas(),
                 },
             },
         }
@@ -138,7 +150,7 @@ def _paths() -> dict[str, Any]:
             "get": _get_operation(
                 "listUsage",
                 "List requests and tokens by day and model",
-                _list(_object(day=_DAY, model=_STRING, requests=_INTEGER, total_tokens=_INTEGER)),
+                _list(_reference("DayUsage")),
                 query={"from": _DAY, "to": _DAY, "key_id": _STRING},
             )
         },
@@ -146,20 +158,29 @@ def _paths() -> dict[str, Any]:
             "get": _get_operation(
                 "getUsage",
                 "Retrieve the receipt of a request",
-                _object(id=_STRING, outcome=_STRING, charged={"type": "boolean"}, usage={"type": "object"}),
+                _reference("Receipt"),
                 path=("request_id",),
             )
         },
     }
 
 
+def _usage_schemas() -> dict[str, Schema]:
+    """Return the schemas of receipts and daily usage, from the classes that are encoded."""
+    _, schemas = msgspec.json.schema_components((Receipt, DayUsage), ref_template=_REFERENCE)
+    # Their names and docstrings are for readers of the code.
+    texts = ("title", "description")
+    return {name: {key: one for key, one in schema.items() if key not in texts} for name, schema in schemas.items()}
+
+
 def _surface_paths() -> dict[str, Any]:
     surfaces = (
-        ("/api/v1/completions", "createCompletion", "Create a legacy completion", "CompletionRequest"),
-        ("/api/v1/messages", "createMessage", "Create a message (Anthropic's Messages API)", "MessageRequest"),
-        ("/api/v1/responses", "createResponse", "Create a response (OpenAI's Responses API)", "ResponseRequest"),
+        ("/api/v1/completions", "Completion", "Create a legacy completion"),
+        ("/api/v1/messages", "Message", "Create a message (Anthropic's Messages API)"),
+        ("/api/v1/responses", "Response", "Create a response (OpenAI's Responses API)"),
     )
-    paths = {path: {"post": _surface_operation(name, summary, body)} for path, name, summary, body in surfaces}
+    paths = {path: {"post": _surface_operation(answer, summary)} for path, answer, summary in surfaces}
+    paths["/api/v1/responses"]["post"]["description"] = _STORAGE
     count = _operation(
         "Count the tokens of a message request", [one for one in _ERRORS if one != "502"], error="MessagesError"
     )
@@ -199,14 +220,14 @@ def _stored_response_paths() -> dict[str, Any]:
     }
 
 
-def _surface_operation(name: str, summary: str, body: str) -> dict[str, Any]:
-    operation = _operation(summary, tuple(_ERRORS), error="MessagesError" if body == "MessageRequest" else "Error")
-    operation["operationId"] = name
-    operation["requestBody"] = {"required": True, "content": _json(_reference(body))}
+def _surface_operation(answer: str, summary: str) -> dict[str, Any]:
+    operation = _operation(summary, tuple(_ERRORS), error="MessagesError" if answer == "Message" else "Error")
+    operation["operationId"] = f"create{answer}"
+    operation["requestBody"] = {"required": True, "content": _json(_reference(f"{answer}Request"))}
     operation["responses"]["200"] = {
         "description": "The answer; with `stream`, server-sent events.",
         "headers": {header: {"schema": _STRING, "description": text} for header, text in _RATE_LIMIT_HEADERS.items()},
-        "content": _json({"type": "object"}) | {"text/event-stream": {}},
+        "content": _json(_reference(answer)) | {"text/event-stream": {}},
     }
     return operation
 
@@ -234,7 +255,7 @@ def _json(schema: Schema) -> dict[str, Any]:
 
 
 def _reference(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
+    return {"$ref": _REFERENCE.format(name=name)}
 
 
 def _object(**properties: Schema) -> Schema:
@@ -245,13 +266,54 @@ def _list(item: Schema) -> Schema:
     return _object(object={"const": "list"}, data={"type": "array", "items": item})
 
 
-_COMPLETION = _object(
+_CHAT_COMPLETION = _object(
     id=_STRING,
     object={"const": "chat.completion"},
     created=_INTEGER,
     model=_STRING,
     choices={"type": "array", "items": _object(index=_INTEGER, message={"type": "object"})},
-    usage=_object(prompt_tokens=_INTEGER, completion_tokens=_INTEGER, total_tokens=_INTEGER),
+)
+_CHAT_COMPLETION["properties"]["usage"] = {
+    **_object(prompt_tokens=_INTEGER, completion_tokens=_INTEGER, total_tokens=_INTEGER),
+    "description": "Absent if the model provider did not report it.",
+}
+_COMPLETION = _object(
+    id=_STRING,
+    object={"const": "text_completion"},
+    created=_INTEGER,
+    model=_STRING,
+    choices={
+        "type": "array",
+        "items": _object(
+            text=_STRING,
+            index=_INTEGER,
+            logprobs={"type": "null"},
+            finish_reason={"enum": ["stop", "length", "content_filter"]},
+        ),
+    },
+    usage=nullable(_object(prompt_tokens=_INTEGER, completion_tokens=_INTEGER, total_tokens=_INTEGER)),
+)
+_MESSAGE = _object(
+    id=_STRING,
+    type={"const": "message"},
+    role={"const": "assistant"},
+    model=_STRING,
+    content={"type": "array", "items": _object(type={"enum": ["text", "thinking", "tool_use"]})},
+    stop_reason={"enum": ["end_turn", "max_tokens", "tool_use", "refusal"]},
+    stop_sequence={"type": "null"},
+    usage=_object(input_tokens=_INTEGER, cache_read_input_tokens=_INTEGER, output_tokens=_INTEGER),
+)
+_RESPONSE = _object(
+    id=_STRING,
+    object={"const": "response"},
+    created_at=_INTEGER,
+    status={"enum": ["completed", "incomplete"]},
+    error={"type": "null"},
+    incomplete_details=nullable(_object(reason=_STRING)),
+    model=_STRING,
+    output={"type": "array", "items": _object(id=_STRING, type=_STRING)},
+    store={"type": "boolean"},
+    usage=nullable(_object(input_tokens=_INTEGER, output_tokens=_INTEGER, total_tokens=_INTEGER)),
 )
 _ERROR = _object(
     error=_object(message=_STRING, type=_STRING, param={"type": ["string", "null"]}, code={"type": ["string", "null"]})

@@ -281,7 +281,8 @@ class HTTPConnection(asyncio.Protocol):
             return
         for one in self._cycles():
             one.disconnect()
-        response = self.shared.rejections.response(error, origin=self._parser.origin, date=self.date)
+        scope = cycle.scope if cycle is not None else self._parser.partial_scope()
+        response = self.shared.rejections.response(error, scope, date=self.date)
         self.flow.write(response)
         self._linger()
 

@@ -18,6 +18,8 @@ _CHUNK_BYTES = 16
 _PIECE_BYTES = 4_096
 """Bytes passed to httptools at a time where a request may end. The next request in the same piece is parsed early."""
 _BODY_PIECE_BYTES = 65_536
+_PATH_BYTES_MAX = 1_024
+"""Bytes of a URL from which the path of a rejected request is read. httptools parses none above 65,535 bytes."""
 _LENGTH_DIGITS_MAX = 19
 """Maximum digits of a content-length. Python refuses to convert numbers with thousands of digits."""
 _DECIDING = frozenset({b"content-length", b"transfer-encoding", b"expect", b"host"})
@@ -100,10 +102,14 @@ class RequestParser:
         """Bytes of the body that have not arrived; None if the body is chunked, so that its length is unknown."""
         return None if b"transfer-encoding" in self._deciding else self._body_left
 
-    @property
-    def origin(self) -> str:
-        """Value of the `Origin` header, if it has been read; else empty."""
-        return next((value.decode("latin-1") for name, value in self._headers if name == b"origin"), "")
+    def partial_scope(self) -> Scope:
+        """Return the method, the path and the headers of the request in progress, as far as they have been read."""
+        try:
+            path, _, _ = self._target(self._url[:_PATH_BYTES_MAX])
+        except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
+            path = ""
+        method = self._parser.get_method().decode("ascii") if self._url else ""
+        return {"type": "http", "method": method, "path": path, "headers": self._headers}
 
     def feed(self, data: bytes, may_continue: Callable[[], bool]) -> bytes:
         """Parse `data` while `may_continue` returns true, and return the rest.
@@ -231,7 +237,7 @@ class RequestParser:
             scope["http_version"] = version
         coding = self._deciding.get(b"transfer-encoding")
         self._check(coding is None or coding.strip().lower() == b"chunked", rejections.TRANSFER_CODING)
-        self._set_target(scope)
+        scope["path"], scope["raw_path"], scope["query_string"] = self._target(self._url)
         self._head_bytes = self._fields = self._extra_bytes = 0
         self.is_in_head = False
         self._body_left = int(self._deciding.get(b"content-length") or 0)
@@ -252,6 +258,8 @@ class RequestParser:
             return
         self.is_in_head = self._has_ended = True
         self._head_bytes = 0
+        # If the next input is not valid HTTP, it is not part of this request.
+        self._url, self._headers = b"", []
         self._receiver.on_end()
 
     def _check_head(self) -> None:
@@ -267,15 +275,17 @@ class RequestParser:
         # RFC 9112, 6.1: a `transfer-encoding` in an HTTP/1.0 message means that its framing is faulty.
         self._check(b"transfer-encoding" not in self._deciding, rejections.MALFORMED)
 
-    def _set_target(self, scope: Scope) -> None:
-        if self._url.startswith(b"/"):
-            target, _, query = self._url.partition(b"#")[0].partition(b"?")
-        else:
-            parsed = httptools.parse_url(self._url)
-            target, query = parsed.path or b"/", parsed.query or b""
+    def _target(self, raw: bytes) -> tuple[str, bytes, bytes]:
+        """Return the path of a request's URL, decoded and as it was sent, and the query.
+
+        Raises:
+            HttpParserInvalidURLError: The URL is not valid.
+            UnicodeDecodeError: The URL is not ASCII.
+        """
+        url, _, query = raw.partition(b"#")[0].partition(b"?")
+        target = url if url.startswith(b"/") else httptools.parse_url(url).path or b"/"
         path = target.decode("ascii")
-        scope["path"] = unquote(path) if "%" in path else path
-        scope["raw_path"], scope["query_string"] = target, query
+        return (unquote(path) if "%" in path else path), target, query
 
     def _too_large(self) -> HTTPError:
         is_target = len(self._url) > self._limits.head_bytes_max // 2

@@ -1,12 +1,17 @@
-"""Error responses to input that never reaches the application, in the API's error format."""
+"""Error responses that the application does not send, in the envelope of the request's surface."""
 
 import logging
 from collections.abc import Callable
 
+from starlette.types import Scope
+
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.http.errors import HTTPError
+from services.gateway.http.middleware import REQUEST_ID
+from services.gateway.http.paths import canonical_path
 from services.gateway.http_server.response import encode_head
 from services.gateway.metrics import REJECTED
+from services.gateway.requests.surface import ErrorRenderer
 
 _log = logging.getLogger(__name__)
 
@@ -39,31 +44,36 @@ VERSION = _invalid(505, "The HTTP version is not supported. Use HTTP/1.1 or HTTP
 class Rejections:
     """Builds error responses that close their connection. Each has a request id, and is logged and counted."""
 
-    def __init__(self, *, new_request_id: Callable[[], str], cors: CORSPolicy) -> None:
+    def __init__(self, *, new_request_id: Callable[[], str], cors: CORSPolicy, render_error: ErrorRenderer) -> None:
         self._new_request_id = new_request_id
         self._cors = cors
+        self._render_error = render_error
 
-    def response(self, error: HTTPError, *, origin: str, date: bytes) -> bytes:
+    def response(self, error: HTTPError, scope: Scope, *, date: bytes) -> bytes:
         """Return a complete response.
 
         Args:
             error: Error to respond with.
-            origin: Value of the request's `Origin` header, for CORS; empty if it is missing or was not read.
+            scope: Scope of the request, or its `method`, `path` and `headers` as far as they were read.
             date: The `date` header line.
         """
-        request_id = self._new_request_id()
-        REJECTED.labels(str(error.status)).inc()
+        request_id = scope.get(REQUEST_ID) or self._new_request_id()
+        scope = {**scope, "path": canonical_path(scope["path"]), REQUEST_ID: request_id}
+        rendered = self._render_error(scope, error)
+        REJECTED.labels(str(rendered.status)).inc()
         _log.info(
-            "request rejected", extra={"request_id": request_id, "status": error.status, "reason": error.code or ""}
+            "request rejected", extra={"request_id": request_id, "status": rendered.status, "reason": error.code or ""}
         )
-        body = error.body
+        origin = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"origin"), "")
         headers = {
             "content-type": "application/json",
-            "content-length": str(len(body)),
+            "content-length": str(len(rendered.body)),
             "x-request-id": request_id,
             "connection": "close",
-            **error.headers,
+            **rendered.headers,
             **self._cors.headers(origin),
         }
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-        return encode_head(error.status, raw, date=date) + body
+        # RFC 9110, 9.3.2: a response to HEAD has no body.
+        body = b"" if scope["method"] == "HEAD" else rendered.body
+        return encode_head(rendered.status, raw, date=date) + body

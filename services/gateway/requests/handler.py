@@ -231,6 +231,8 @@ class RequestHandler:
             if isinstance(exc, _INVALID):  # Refused by Groq, which costs more than a refusal here.
                 self._invalid_requests.count(hold.principal.key_id, client_address(request), chat.body_bytes)
             error = renderer.error(http_error(exc, now=time.time()))
+            if exc.details.verdict is Verdict.RELEASED:
+                headers |= rate_limit_headers(hold.rate_limit.without_one_held(), now=time.time())
             return json_response(error.body, status=error.status, headers={**headers, **error.headers})
 
 

@@ -10,7 +10,6 @@ the ledger row has the verdict.
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,9 +18,7 @@ from services.common.errors import Unavailable
 from services.gateway.http.errors import HTTPError, http_error, internal_error
 from services.gateway.http.middleware import REQUEST_ID, STREAM_ERROR
 from services.gateway.http_server.write_flow import ClientStalled
-from services.gateway.requests.surface import ErrorResponse
-
-ErrorRenderer = Callable[[Scope, HTTPError], ErrorResponse]
+from services.gateway.requests.surface import ErrorRenderer
 
 _log = logging.getLogger(__name__)
 

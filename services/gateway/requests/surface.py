@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from starlette.types import Scope
+
 from services.gateway.http.errors import HTTPError
 from services.gateway.requests.types import Chat, Principal
 
@@ -82,6 +84,9 @@ class Envelope(Protocol):
 
     def __call__(self, error: HTTPError, /, *, request_id: str) -> ErrorResponse: ...
 
+
+ErrorRenderer = Callable[[Scope, HTTPError], ErrorResponse]
+"""Returns the response to an error in the envelope of the request's surface, given the scope of the request."""
 
 Parse = Callable[[bytes, Principal], Awaitable[SurfaceRequest]]
 """Parses the body of a principal's request of one surface; raises `ServiceError`."""

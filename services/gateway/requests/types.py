@@ -1,10 +1,11 @@
 """Types of a chat request on its path through the gateway."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
 from services.common.errors import Throttled
+from services.common.surface import Surface
 from services.common.verdict import Verdict
 
 JSONObject = dict[str, Any]
@@ -46,6 +47,10 @@ class RateLimit:
         """Slots that are neither used nor held."""
         return max(0, self.limit - self.charged - self.held)
 
+    def without_one_held(self) -> "RateLimit":
+        """Return the values after a request in flight was released."""
+        return replace(self, held=self.held - 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Hold:
@@ -70,6 +75,8 @@ class Chat:
     stream: bool
     body_bytes: int = 0
     """Size of the request body."""
+    surface: Surface = field(kw_only=True)
+    """The API through which it came."""
 
 
 @dataclass(frozen=True, slots=True)

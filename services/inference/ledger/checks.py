@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from datetime import date
 
 from services.common.errors import InvalidRequest
+from services.common.rpc.surface import surface_from_proto
+from services.common.surface import Surface
 from services.inference.chat import ABANDONED_OUTCOMES, Outcome
 from services.inference.ledger.writer import RequestsPage
+from stack.common.v1 import surface_pb2
 from stack.inference.v1 import usage_pb2
 
 ITEMS_MAX = 1_000
@@ -98,6 +101,7 @@ def requests_page(request: usage_pb2.ListRequestsRequest) -> RequestsPage:
         account_id=request.account_id,
         key_id=request.key_id,
         outcome=_outcome(request.outcome),
+        surface=_surface(request.surface),
         from_day=request.from_day,
         to_day=request.to_day,
         before=request.before,
@@ -124,3 +128,10 @@ def _outcome(text: str) -> Outcome | None:
         return Outcome(text)
     except ValueError as exc:
         raise InvalidRequest(f"outcome: expected one of {', '.join(Outcome)}") from exc
+
+
+def _surface(value: surface_pb2.Surface.ValueType) -> Surface | None:
+    surface = surface_from_proto(value)
+    if surface is None and value != surface_pb2.SURFACE_UNSPECIFIED:
+        raise InvalidRequest(f"surface: expected one of {', '.join(Surface)}")
+    return surface

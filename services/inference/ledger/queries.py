@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Column, Select, String, case, column, false, func, select, true, tuple_, values
+from sqlalchemy import Column, Select, String, case, column, false, func, null, select, true, tuple_, values
 
 from services.inference.ledger.tables import usage_ledger
 from services.inference.ledger.writer import RequestsPage
@@ -41,12 +41,16 @@ def count_charged(
     return select(owner, func.count()).where(rows).group_by(owner)
 
 
-def summary(key_id: str, account_id: str, from_day: str, to_day: str) -> Select[Any]:
-    """Select sums by day and model, newest day first; empty arguments do not filter."""
+def summary(key_id: str, account_id: str, from_day: str, to_day: str, *, by_surface: bool = False) -> Select[Any]:
+    """Select (day, model, surface, sums), newest day first; empty arguments do not filter.
+
+    The surface is null unless `by_surface` is set.
+    """
     table = usage_ledger.c
     query = select(
         table.day,
         table.model,
+        table.surface if by_surface else null(),
         func.sum(case((table.charged, 1), else_=0)),
         func.sum(case((table.charged, 0), else_=1)),
         *(func.sum(table[name]) for name in COUNTS),
@@ -56,7 +60,8 @@ def summary(key_id: str, account_id: str, from_day: str, to_day: str) -> Select[
     if account_id:
         query = query.where(table.account_id == account_id)
     query = _in_day_range(query, from_day, to_day)
-    return query.group_by(table.day, table.model).order_by(table.day.desc(), table.model).limit(SUMMARIES_MAX)
+    query = query.group_by(table.day, table.model).order_by(table.day.desc(), table.model).limit(SUMMARIES_MAX)
+    return query.group_by(table.surface).order_by(table.surface.nulls_last()) if by_surface else query
 
 
 def requests(page: RequestsPage) -> Select[Any]:
@@ -75,6 +80,8 @@ def requests(page: RequestsPage) -> Select[Any]:
         query = query.where(tuple_(*owner) <= is_owner)
     if page.outcome is not None:
         query = query.where(table.outcome == page.outcome.value)
+    if page.surface is not None:
+        query = query.where(table.surface == page.surface.value)
     query = _in_day_range(query, page.from_day, page.to_day)
     return query.order_by(*(column.desc() for column in (*owner, table.request_id))).limit(page.rows_max)
 

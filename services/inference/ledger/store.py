@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.common.db.sqlite_writer import SQLiteWriter
 from services.common.db.transactions import Transactions, deadline
 from services.common.errors import Unavailable
+from services.common.surface import Surface
 from services.common.verdict import Verdict
 from services.inference.chat import CallContext, Outcome, Usage, UsageSource
 from services.inference.ledger import queries
@@ -24,8 +25,9 @@ _READ_SECONDS_MAX = 2.0
 _WRITE_SECONDS_MAX = 5.0
 _ANSWERED_OUTCOMES = (Outcome.ANSWERED.value, Outcome.CLIENT_LEFT.value)
 """Outcomes that the reason for an abandonment may replace."""
-_ROW_COLUMNS = tuple(field.name for field in fields(LedgerRow) if field.name not in ("usage", "outcome"))
+_ROW_COLUMNS = tuple(field.name for field in fields(LedgerRow) if field.name not in ("usage", "outcome", "surface"))
 _row_values, _counts = attrgetter(*_ROW_COLUMNS), attrgetter(*COUNTS)
+_SURFACES = {surface.value: surface for surface in Surface}
 
 
 def _unavailable() -> Unavailable:
@@ -168,11 +170,13 @@ class SQLLedgerStore:
         return _ledger_row(row) if row is not None else None
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
-    async def summarize(self, key_id: str, *, account_id: str, from_day: str, to_day: str) -> list[UsageSummary]:
+    async def summarize(
+        self, key_id: str, *, account_id: str, from_day: str, to_day: str, by_surface: bool = False
+    ) -> list[UsageSummary]:
         """Return sums by day and model, newest day first."""
+        query = queries.summary(key_id, account_id, from_day, to_day, by_surface=by_surface)
         async with self._transactions.reading() as connection:
-            rows = await connection.execute(queries.summary(key_id, account_id, from_day, to_day))
-            return [UsageSummary(row[0], row[1], *(int(value) for value in row[2:])) for row in rows]
+            return [_summary(*row) for row in await connection.execute(query)]
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def list_requests(self, page: RequestsPage) -> list[LedgerRow]:
@@ -210,6 +214,7 @@ def _values(row: LedgerRow) -> dict[str, Any]:
     values |= zip(COUNTS, _counts(row.usage), strict=True)
     return values | {
         "outcome": row.outcome.value,
+        "surface": row.surface and row.surface.value,
         "usage_source": row.usage.source.value,
         "model": _sanitise(row.model, 256),
         "upstream_model": _sanitise(row.upstream_model, 256),
@@ -232,7 +237,19 @@ def _ledger_row(row: Row[Any]) -> LedgerRow:
     stored = row._mapping
     usage = Usage(**{name: stored[name] for name in COUNTS}, source=UsageSource(stored["usage_source"]))
     own = {name: stored[name] for name in _ROW_COLUMNS}
-    return LedgerRow(**own, usage=usage, outcome=Outcome(stored["outcome"]))
+    return LedgerRow(**own, usage=usage, outcome=Outcome(stored["outcome"]), surface=_surface(stored["surface"]))
+
+
+def _summary(day: str, model: str, surface: str | None, *sums: int) -> UsageSummary:
+    # Sums have other types in Postgres.
+    charged, released, *tokens = map(int, sums)
+    counts = dict(zip(COUNTS, tokens, strict=True))
+    return UsageSummary(day, model, charged, released, **counts, surface=_surface(surface))
+
+
+def _surface(text: str | None) -> Surface | None:
+    """Return a stored surface; None if it is of a later version, before a rollback."""
+    return _SURFACES.get(text) if text else None
 
 
 def _upsert(insert: Any) -> Any:
@@ -261,4 +278,5 @@ def _unknown(context: CallContext) -> LedgerRow:
         attempts=0,
         time_to_first_token_ms=0,
         duration_ms=0,
+        surface=context.surface,
     )

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from services.common.concurrency.batch import Batcher
 from services.common.errors import Unavailable
+from services.common.surface import Surface
 from services.common.telemetry import tracing
 from services.common.verdict import Verdict
 from services.inference import metrics
@@ -48,11 +49,13 @@ class LedgerRow:
     time_to_first_token_ms: int
     """0 without output."""
     duration_ms: int
+    surface: Surface | None
+    """None for a direct caller, and if it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class UsageSummary:
-    """Sums of the rows of one day and model."""
+    """Sums of the rows of one day and model, and of one surface if requested."""
 
     day: str
     model: str
@@ -63,6 +66,8 @@ class UsageSummary:
     total_tokens: int
     cached_tokens: int
     reasoning_tokens: int
+    surface: Surface | None = None
+    """None if it is not known, or if the sums are not by surface."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +79,8 @@ class RequestsPage:
     """Only rows of this key; empty means all keys."""
     outcome: Outcome | None = None
     """Only rows with this outcome; None means all outcomes."""
+    surface: Surface | None = None
+    """Only rows of this surface; None means all rows."""
     from_day: str = ""
     """First day, `YYYY-MM-DD`; empty means no lower bound."""
     to_day: str = ""
@@ -131,7 +138,9 @@ class LedgerStore(Protocol):
     async def find(self, request_id: str) -> LedgerRow | None:
         """Return a row, or None if there is none."""
 
-    async def summarize(self, key_id: str, *, account_id: str, from_day: str, to_day: str) -> list[UsageSummary]:
+    async def summarize(
+        self, key_id: str, *, account_id: str, from_day: str, to_day: str, by_surface: bool = False
+    ) -> list[UsageSummary]:
         """Return sums by day and model, newest day first.
 
         Args:
@@ -139,6 +148,7 @@ class LedgerStore(Protocol):
             account_id: Only rows of this account; empty means all accounts.
             from_day: First day, `YYYY-MM-DD`; empty means no lower bound.
             to_day: Last day, `YYYY-MM-DD`; empty means no upper bound.
+            by_surface: Whether to sum the rows of each surface separately, which no index covers.
         """
 
     async def list_requests(self, page: RequestsPage) -> list[LedgerRow]:

@@ -145,6 +145,7 @@ class RequestRecord:
             attempts=self.attempts,
             time_to_first_token_ms=self._first_token_ms,
             duration_ms=self._age_ms(),
+            surface=context.surface,
         )
 
     def _age_ms(self) -> int:

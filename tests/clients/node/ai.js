@@ -1,4 +1,4 @@
-// The AI SDK with one of its providers, named by the program's argument.
+// The AI SDK with one of its providers, named by the program's argument; with `stored`, with that provider's defaults.
 
 import { createAnthropic } from "@ai-sdk/anthropic";
 import { createOpenResponses } from "@ai-sdk/open-responses";
@@ -15,9 +15,9 @@ const BUILD = {
   "@ai-sdk/open-responses": (url, apiKey) => createOpenResponses({ name: "stack", url: `${url}/v1/responses`, apiKey }),
   "@ai-sdk/anthropic": (url, apiKey) => createAnthropic({ baseURL: `${url}/v1`, apiKey }),
 };
-const provider = process.argv[2];
+const [provider, stored] = process.argv.slice(2);
 // Without stored responses, OpenAI's provider must send items instead of references to them.
-const providerOptions = { openai: { store: false } };
+const providerOptions = stored ? {} : { openai: { store: false } };
 
 const members = ([url, secret], model = MODEL) => ({ model: BUILD[provider](url, secret)(model), providerOptions });
 

@@ -40,9 +40,8 @@ export function png() {
 }
 
 // Run the scenarios of a package, with those that are the same for all. `stream` returns its pieces through `collect`.
-export async function runCases(name, { text, read, ...scenarios }) {
-  await run(name, {
-    ...scenarios,
+export async function runCases(name, { text, read, ...scenarios }, folder) {
+  const shared = {
     text: async (...where) => ({ text: await text(...where) }),
 
     async stream(url, secret) {
@@ -60,5 +59,6 @@ export async function runCases(name, { text, read, ...scenarios }) {
       first: { text: await text(...where) },
       second: await failure(() => text(...where), Error),
     }),
-  });
+  };
+  await run(name, { ...scenarios, ...shared }, folder);
 }

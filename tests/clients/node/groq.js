@@ -2,7 +2,8 @@
 
 import Groq from "groq-sdk";
 
-import { MODEL, SEVEN_TOKENS, TOOL_CALL, WEATHER_FORMAT, WEATHER_TOOL, run, scenariosOf, user } from "./report.js";
+import { scenariosOf } from "./chat.js";
+import { MODEL, SEVEN_TOKENS, TOOL_CALL, WEATHER_FORMAT, WEATHER_TOOL, run, user } from "./report.js";
 
 const build = (url, secret) => new Groq({ baseURL: url, apiKey: secret });
 
@@ -24,7 +25,7 @@ async function stream(...where) {
   };
 }
 
-async function toolsStreamed(...where) {
+async function toolStreamed(...where) {
   const chunks = await chunksOf(where, { messages: [user(TOOL_CALL)], tools: [WEATHER_TOOL] });
   const functions = chunks.flatMap((chunk) => chunk.choices[0].delta.tool_calls ?? []).map((call) => call.function);
   return {
@@ -41,4 +42,4 @@ async function structured(...where) {
 }
 
 const shared = scenariosOf(build, Groq.GroqError);
-await run("groq-sdk", { ...shared, stream, tools_streamed: toolsStreamed, structured });
+await run("groq-sdk", { ...shared, stream, tool_streamed: toolStreamed, structured });

@@ -4,7 +4,8 @@ import OpenAI from "openai";
 import { zodResponseFormat } from "openai/helpers/zod";
 import { z } from "zod";
 
-import { MODEL, SEVEN_TOKENS, TOOL_CALL, WEATHER_TOOL, run, scenariosOf, user } from "./report.js";
+import { scenariosOf } from "./chat.js";
+import { MODEL, SEVEN_TOKENS, TOOL_CALL, WEATHER_TOOL, run, user } from "./report.js";
 
 const build = (url, secret) => new OpenAI({ baseURL: `${url}/v1`, apiKey: secret });
 const Weather = z.object({ city: z.string(), days: z.number().int().min(1) });
@@ -25,7 +26,7 @@ async function stream(...where) {
 }
 
 // The package's own helper assembles the stream.
-async function toolsStreamed(...where) {
+async function toolStreamed(...where) {
   const body = { model: MODEL, messages: [user(TOOL_CALL)], tools: [WEATHER_TOOL] };
   const { choices } = await build(...where).chat.completions.stream(body).finalChatCompletion();
   const { message, finish_reason } = choices[0];
@@ -42,4 +43,4 @@ async function structured(...where) {
 }
 
 const shared = scenariosOf(build, OpenAI.OpenAIError);
-await run("openai", { ...shared, stream, tools_streamed: toolsStreamed, structured });
+await run("openai", { ...shared, stream, tool_streamed: toolStreamed, structured });

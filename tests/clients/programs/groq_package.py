@@ -5,6 +5,7 @@ from typing import Any
 
 import groq
 
+from tests.clients.programs import chat_cases
 from tests.clients.programs.report import (
     CUT,
     MODEL,
@@ -54,7 +55,7 @@ def stream(base_url: str, secret: str) -> Seen:
     }
 
 
-def tools(base_url: str, secret: str) -> Seen:
+def tool(base_url: str, secret: str) -> Seen:
     """Have a tool called, and send the call back with its result."""
     messages: list[Any] = [user(TOOL_CALL)]
     offered: Any = [WEATHER_TOOL]
@@ -72,7 +73,7 @@ def tools(base_url: str, secret: str) -> Seen:
     }
 
 
-def tools_streamed(base_url: str, secret: str) -> Seen:
+def tool_streamed(base_url: str, secret: str) -> Seen:
     """Have a tool called in a stream."""
     messages: Any = [user(TOOL_CALL)]
     offered: Any = [WEATHER_TOOL]
@@ -142,10 +143,11 @@ if __name__ == "__main__":
     run(
         "groq",
         {
+            **chat_cases.by_name(_client),
             "create": create,
             "stream": stream,
-            "tools": tools,
-            "tools_streamed": tools_streamed,
+            "tool": tool,
+            "tool_streamed": tool_streamed,
             "structured": structured,
             "models": models,
             "wrong_key": refused,

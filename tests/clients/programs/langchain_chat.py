@@ -9,10 +9,11 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, Huma
 from langchain_core.tools import tool
 from pydantic import BaseModel
 
+from tests.clients.programs import cases
 from tests.clients.programs.report import CUT, SEVEN_TOKENS, TOOL_CALL, Scenario, Seen, failure, flaky
 
-Build = Callable[[str, str], BaseChatModel]
-"""Takes the address of the gateway and the secret of a key."""
+Build = Callable[..., BaseChatModel]
+"""Takes the address of the gateway, the secret of a key and, if it is not the usual one, the name of the model."""
 
 
 class Weather(BaseModel):
@@ -25,7 +26,7 @@ class Weather(BaseModel):
 @tool
 def get_weather(city: str, days: int) -> str:
     """Return the weather."""
-    return f"sunny in {city} for {days} days"
+    return cases.weather(city, days)
 
 
 class Scenarios:
@@ -41,10 +42,13 @@ class Scenarios:
         return {
             "create": self.create,
             "stream": self.stream,
+            "tool": self.call_tool,
+            "tool_streamed": self.tool_streamed,
             "tools": self.tools,
-            "tools_streamed": self.tools_streamed,
+            "history": self.history,
             "structured": self.structured,
             "structured_by_tool": self.structured_by_tool,
+            "image": self.image,
             "wrong_key": self.refused,
             "exhausted": self.exhausted,
             "upstream_503": self.upstream_503,
@@ -66,7 +70,7 @@ class Scenarios:
             "completion_tokens": [whole.usage_metadata["output_tokens"]],
         }
 
-    def tools(self, base_url: str, secret: str) -> Seen:
+    def call_tool(self, base_url: str, secret: str) -> Seen:
         """Have a tool called, and send the call back with its result."""
         model = self._build(base_url, secret).bind_tools([get_weather])
         messages: list[BaseMessage] = [HumanMessage(TOOL_CALL)]
@@ -75,10 +79,33 @@ class Scenarios:
         messages += [answer, ToolMessage("sunny", tool_call_id=answer.tool_calls[0]["id"]), HumanMessage(SEVEN_TOKENS)]
         return {**seen, "text_after": model.invoke(messages).text}
 
-    def tools_streamed(self, base_url: str, secret: str) -> Seen:
+    def tool_streamed(self, base_url: str, secret: str) -> Seen:
         """Have a tool called in a stream."""
         model = self._build(base_url, secret).bind_tools([get_weather])
         return _call(_sum(list(model.stream(TOOL_CALL))))
+
+    def tools(self, base_url: str, secret: str) -> Seen:
+        """Have two tools called at once, and send the calls back with their results."""
+        model = self._build(base_url, secret).bind_tools([get_weather])
+        question = HumanMessage(cases.look_twice(secret))
+        answer = model.invoke([question])
+        results = [ToolMessage(get_weather.invoke(call["args"]), tool_call_id=call["id"]) for call in answer.tool_calls]
+        after = model.invoke([question, answer, *results])
+        return {"calls": [call["args"] for call in answer.tool_calls], "text_after": after.text}
+
+    def history(self, base_url: str, secret: str) -> Seen:
+        """Ask twice, with the first answer in the second request."""
+        model = self._build(base_url, secret)
+        question = HumanMessage(cases.first_of_two(secret))
+        first = model.invoke([question])
+        second = model.invoke([question, first, HumanMessage("It is me again.")])
+        return {"text": first.text, "text_after": second.text}
+
+    def image(self, base_url: str, secret: str) -> Seen:
+        """Ask about an image."""
+        url = {"url": f"data:image/png;base64,{cases.png_base64()}"}
+        content: Any = [{"type": "text", "text": cases.hello(secret)}, {"type": "image_url", "image_url": url}]
+        return {"text": self._build(base_url, secret, cases.SEEING_MODEL).invoke([HumanMessage(content)]).text}
 
     def structured(self, base_url: str, secret: str) -> Seen:
         """Request an answer in the form of a Pydantic model, by a strict schema."""

@@ -9,9 +9,9 @@ from tests.clients.programs.langchain_chat import Scenarios
 from tests.clients.programs.report import MODEL, run
 
 
-def build(base_url: str, secret: str) -> ChatGroq:
+def build(base_url: str, secret: str, model: str = MODEL) -> ChatGroq:
     """Return a chat model."""
-    return ChatGroq(model=MODEL, base_url=base_url, api_key=SecretStr(secret))
+    return ChatGroq(model=model, base_url=base_url, api_key=SecretStr(secret))
 
 
 if __name__ == "__main__":

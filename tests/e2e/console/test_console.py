@@ -99,7 +99,9 @@ async def test_the_playground_uses_the_same_pipeline_and_is_counted(owner: Brows
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.text.rstrip().endswith("data: [DONE]")
     assert answer.headers["x-ratelimit-remaining-requests"] == "999"
-    assert "Answered" in (await owner.get(f"/usage/requests/{answer.headers['x-request-id']}")).text
+    receipt = (await owner.get(f"/usage/requests/{answer.headers['x-request-id']}")).text
+    assert "Answered" in receipt
+    assert "<dt>API</dt><dd>Chat Completions</dd>" in receipt
     without = await owner.client.post("/playground/chat", headers={"stack-key-id": key[1]}, json=say("hi"))
     assert without.status_code == 403
 
@@ -111,7 +113,7 @@ async def test_the_csv_contains_the_ledgers_rows(owner: Browser) -> None:
     rows = list(csv.DictReader(io.StringIO((await owner.get("/usage.csv")).text)))
 
     assert [row["request_id"] for row in rows] == sorted(ids, reverse=True)
-    assert {row["outcome"] for row in rows} == {"answered"}
+    assert {(row["outcome"], row["surface"]) for row in rows} == {("answered", "chat")}
     assert all(int(row["total_tokens"]) > 0 for row in rows)
     assert list(csv.DictReader(io.StringIO((await owner.get("/usage.csv?outcome=cut")).text))) == []
 
@@ -225,16 +227,21 @@ async def test_requests_can_be_filtered_by_key_outcome_and_day(owner: Browser) -
     await owner.client.post(
         "/api/v1/chat", headers={"authorization": f"Bearer {secret}"}, json=say("[[standin:error status=400]]")
     )
+    await owner.client.post("/v1/responses", headers={"authorization": f"Bearer {secret}"}, json={"input": "hi"})
     page = (await owner.get("/usage")).text
+    assert '<small class="muted">Responses</small>' in page
     ids = dict(re.findall(r'<option value="(key_\w{26})">(\w+) ', page))
 
     async def shown(query: str) -> int:
         return len(re.findall(r"/usage/requests/req_\w+", (await owner.get(f"/usage?{query}")).text))
 
     by_key = [await shown(f"key={key_id}") for key_id, name in sorted(ids.items(), key=lambda pair: pair[1])]
-    assert by_key == [1, 2]
-    assert [await shown(f"outcome={outcome}") for outcome in ("answered", "refused", "cut")] == [2, 1, 0]
-    assert [await shown(query) for query in ("to=2020-01-01", "from=2020-01-01", "from=soon")] == [0, 3, 3]
+    assert by_key == [1, 3]
+    surfaces = ("chat", "responses", "messages", "unheard-of")
+    assert [await shown(f"surface={surface}") for surface in surfaces] == [3, 1, 0, 4]
+    assert await shown("surface=chat&outcome=refused") == 1
+    assert [await shown(f"outcome={outcome}") for outcome in ("answered", "refused", "cut")] == [3, 1, 0]
+    assert [await shown(query) for query in ("to=2020-01-01", "from=2020-01-01", "from=soon")] == [0, 4, 4]
     assert "No requests match this filter" in (await owner.get("/usage?to=2020-01-01")).text
 
 

@@ -140,8 +140,12 @@ def test_a_deleted_account_has_no_name_and_no_working_key(stackctl: Stackctl) ->
     asked(stackctl, "accounts", "create", "--email", "gone@example.com")
     asked(stackctl, "keys", "create", "--email", "gone@example.com", "--name", "of gone")
 
-    account = asked(stackctl, "accounts", "delete", "gone@example.com", "--yes")
+    result = stackctl("accounts", "delete", "gone@example.com", "--yes", "--json", INFERENCE_TARGET="127.0.0.1:1")
+    account = json.loads(result.stdout)
 
+    assert result.exit_code == 3, "inference, which may have stored responses of the account, is not there"
+    assert "The account is deleted, but its stored responses are not." in result.stderr
+    assert f"`stackctl accounts delete {account['id']}` again" in result.stderr
     assert account["email"] == ""
     assert account["deleted_at"]
     (key,) = asked(stackctl, "keys", "list", "--email", account["id"])["keys"]

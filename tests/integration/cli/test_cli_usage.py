@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -15,6 +16,7 @@ from services.common.errors import NotFound, Unavailable
 from services.common.rpc.interceptors import ServiceInterceptor
 from services.common.rpc.types import Context
 from stack.auth.v1 import keys_pb2, keys_pb2_grpc
+from stack.common.v1 import surface_pb2
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 from tests.forked import run_module
@@ -22,7 +24,7 @@ from tests.integration.auth_process import environment
 
 MIDNIGHT = Timestamp()
 MIDNIGHT.FromJsonString("2026-08-08T00:00:00Z")
-TOKENS = {
+TOKENS: dict[str, Any] = {
     "prompt_tokens": 10,
     "completion_tokens": 20,
     "total_tokens": 30,
@@ -66,10 +68,11 @@ class Usage(usage_pb2_grpc.UsageServiceServicer):
         self, request: usage_pb2.SummarizeUsageRequest, context: Context
     ) -> usage_pb2.SummarizeUsageResponse:
         self.asked = request
-        summary = usage_pb2.UsageSummary(
-            day="2026-08-07", model="llama", charged_requests=3, released_requests=1, **TOKENS
+        facts = {"day": "2026-08-07", "model": "llama", "released_requests": 1, **TOKENS}
+        surfaces = (surface_pb2.SURFACE_RESPONSES, surface_pb2.SURFACE_UNSPECIFIED)
+        return usage_pb2.SummarizeUsageResponse(
+            summaries=[usage_pb2.UsageSummary(**facts, charged_requests=3, surface=surface) for surface in surfaces]
         )
-        return usage_pb2.SummarizeUsageResponse(summaries=[summary])
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,17 @@ async def test_usage_as_json_has_today_and_the_days(services: Services) -> None:
             "remaining": 5,
             "reset_at": "2026-08-08T00:00:00Z",
         },
-        "days": [{"day": "2026-08-07", "model": "llama", "charged_requests": 3, "released_requests": 1, **TOKENS}],
+        "days": [
+            {
+                "day": "2026-08-07",
+                "model": "llama",
+                "surface": surface,
+                "charged_requests": 3,
+                "released_requests": 1,
+                **TOKENS,
+            }
+            for surface in ("responses", None)
+        ],
     }
 
 
@@ -127,6 +140,7 @@ async def test_usage_requests_the_number_of_days_that_was_given(services: Servic
     await services.stackctl("usage", _KEY, "--days", "7")
 
     assert (services.usage.asked.from_day, services.usage.asked.to_day) == ("2026-08-01", "2026-08-07")
+    assert services.usage.asked.by_surface
 
 
 async def test_a_limit_lowered_below_use_leaves_zero_remaining(services: Services) -> None:
@@ -140,9 +154,11 @@ async def test_a_limit_lowered_below_use_leaves_zero_remaining(services: Service
 async def test_usage_as_text_is_aligned(services: Services) -> None:
     _, printed, _ = await services.stackctl("usage", _KEY)
 
-    *_, heading, row = printed.splitlines()
+    *_, heading, row, row_without_surface = printed.splitlines()
     assert "remaining  5" in printed
-    assert heading.index("model") == row.index("llama")
+    assert heading.index("model") == row.index("llama") == row_without_surface.index("llama")
+    assert heading.index("surface") == row.index("responses")
+    assert "None" not in printed
     assert heading.endswith("reasoning_tokens")
     assert len(heading) == len(row), "numbers are right-aligned with their heading"
 

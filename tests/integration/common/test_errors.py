@@ -15,6 +15,7 @@ from services.common.rpc.status import from_rpc, rpc_errors
 from services.common.rpc.types import Context
 from services.common.verdict import Verdict
 from tests.integration.common.grpc_world import served, socket_path, stream, unary
+from tests.logs import service_records
 
 KINDS = sorted(ServiceError.__subclasses__(), key=lambda kind: kind.__name__)
 
@@ -99,7 +100,7 @@ async def test_an_unexpected_error_is_internal_and_its_text_stays_in_the_log(
 
     assert type(received) is InternalError
     assert received.message == "Internal error."
-    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    (record,) = [record for record in service_records(caplog) if record.levelno == logging.ERROR]
     assert "the secret of the house" in str(record.exc_info)
 
 

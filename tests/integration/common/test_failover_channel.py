@@ -181,16 +181,57 @@ async def test_no_call_waits_longer_than_its_deadline(channel: aio.Channel) -> N
     assert seconds < 1
 
 
-@pytest.mark.parametrize("how", ["task", "call"])
-async def test_a_waiting_call_can_be_cancelled(channel: aio.Channel, names: Resolver, how: str) -> None:
+async def _streamed(call: Any) -> list[bytes]:
+    return [one async for one in call]
+
+
+@pytest.mark.parametrize("how", ["task", "call", "stream"])
+async def test_a_waiting_call_is_cancelled_at_once(channel: aio.Channel, names: Resolver, how: str) -> None:
     await _refusal(unary(channel, "ask")(b"", timeout=0.1))  # No replica is there, so the next one waits.
-    call = unary(channel, "ask")(b"")
-    waiting = asyncio.ensure_future(_awaited(call))
+    call = stream(channel, "stream_on")(b"") if how == "stream" else unary(channel, "ask")(b"")
+    waiting = asyncio.ensure_future(_streamed(call) if how == "stream" else _awaited(call))
     await asyncio.sleep(0.1)
-    _ = waiting.cancel() if how == "task" else call.cancel()
-    async with Replica(ADDRESSES[0], names.port):
-        with pytest.raises(asyncio.CancelledError):
-            await waiting
+    began = time.monotonic()
+    assert waiting.cancel() if how == "task" else call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert time.monotonic() - began < FAILOVER_SECONDS / 2
+    assert how == "task" or not call.cancel()
+
+
+async def test_a_call_that_was_cancelled_before_it_waits_is_never_sent(channel: aio.Channel) -> None:
+    call = unary(channel, "ask")(b"")
+    assert call.cancel()
+    began = time.monotonic()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert time.monotonic() - began < FAILOVER_SECONDS / 2
+
+
+async def test_a_call_that_is_awaited_twice_is_sent_once(channel: aio.Channel, names: Resolver) -> None:
+    sent: list[bytes] = []
+
+    async def ask(request: bytes, context: Any) -> bytes:
+        sent.append(request)
+        return b"answer"
+
+    call = unary(channel, "ask")(b"once", timeout=10)
+    both = [asyncio.ensure_future(_awaited(call)) for _ in range(2)]
+    await asyncio.sleep(0.1)  # Both wait for a replica.
+    async with Replica(ADDRESSES[0], names.port, ask=ask):
+        assert await asyncio.gather(*both) == [b"answer", b"answer"]
+        assert await call == b"answer"
+    assert sent == [b"once"]
+
+
+async def test_a_call_whose_task_is_cancelled_leaves_no_wait_behind(channel: aio.Channel) -> None:
+    tasks = asyncio.all_tasks()
+    waiting = asyncio.ensure_future(_awaited(unary(channel, "ask")(b"")))
+    await asyncio.sleep(0.1)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert asyncio.all_tasks() <= tasks
 
 
 async def test_the_callee_is_notified_when_a_stream_is_cancelled(channel: aio.Channel, names: Resolver) -> None:

@@ -27,6 +27,7 @@ from services.common.rpc.types import Context
 from services.common.runtime.settings import ServiceSettings
 from tests.certificates import Issued
 from tests.integration.common.grpc_world import SERVICE, handlers, stream, unary
+from tests.logs import service_records
 from tests.ports import free_port
 
 CALLERS = {SERVICE: (identity("gateway"),)}
@@ -251,7 +252,7 @@ def test_unusable_files_are_logged_once_and_again_when_they_break_again(
             certificates.current()
         issued.files.key.write_bytes(key)
         certificates.current()
-    reported = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    reported = [record.getMessage() for record in service_records(caplog) if record.levelname == "WARNING"]
     assert reported == ["Cannot use the TLS files; keeping the current ones"] * 2
 
 

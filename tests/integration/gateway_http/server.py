@@ -15,6 +15,7 @@ import uvloop
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common.runtime.address import Address
+from services.gateway.apis.surfaces import render_error
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.http_server import listener
 from services.gateway.http_server.connection import HTTPConnection
@@ -131,7 +132,7 @@ def serving(
     """Serve an application for the block, as the gateway does."""
     limits = limits or Limits()
     own = Application()
-    rejections = Rejections(new_request_id=lambda: "req_TEST", cors=CORSPolicy(origins))
+    rejections = Rejections(new_request_id=lambda: "req_TEST", cors=CORSPolicy(origins), render_error=render_error)
     protocol = HTTPConnection.bound(Shared(limits, Connections(limits), rejections))
     (open_socket,) = listener.bind(Address("127.0.0.1", 0), is_shared=False)
     config = uvicorn.Config(

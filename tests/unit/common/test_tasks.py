@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from services.common.runtime.tasks import restarting, running
+from tests.logs import service_records
 
 
 class Work:
@@ -32,7 +33,7 @@ async def test_failed_work_is_restarted_and_the_process_continues(caplog: pytest
         await asyncio.wait_for(work.goes_on.wait(), 5)
 
     assert work.runs == 3
-    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    errors = [record for record in service_records(caplog) if record.levelno == logging.ERROR]
     assert [record.exc_info[0] for record in errors if record.exc_info] == [OverflowError, OverflowError]
 
 

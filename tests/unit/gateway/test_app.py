@@ -17,6 +17,7 @@ from services.gateway.http.cors import CORSPolicy
 from services.gateway.http_server.write_flow import ClientStalled
 from services.gateway.requests.in_flight import RequestsInFlight
 from services.gateway.server import Readiness, build_app
+from tests.logs import service_records
 
 _ORIGIN = "https://app.example"
 
@@ -118,4 +119,4 @@ async def test_a_stalled_client_is_not_an_internal_error(caplog: pytest.LogCaptu
     caplog.set_level("INFO", "services")
     await _answer(ClientStalled("reads nothing"))
     assert {"client stalled", "request"} <= {record.message for record in caplog.records}
-    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+    assert [record for record in service_records(caplog) if record.levelname == "ERROR"] == []

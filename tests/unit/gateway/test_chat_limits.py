@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from services.common.errors import ErrorDetails, InvalidRequest, TooLarge
+from services.common.surface import Surface
 from services.gateway.apis.chat_completions.limits import ChatLimits
 from services.gateway.apis.chat_completions.request import parse_chat
 from services.gateway.clients.translate import chat_request
@@ -180,5 +181,5 @@ def test_a_request_that_cannot_be_encoded_releases_its_hold() -> None:
         ({"messages": [{"role": "user", "content": "a" * 17_000_000}]}, TooLarge),
     ):
         with pytest.raises(kind) as raised:
-            chat_request(Chat(members, stream=False))
+            chat_request(Chat(members, stream=False, surface=Surface.CHAT))
         assert raised.value.details.verdict == "released"

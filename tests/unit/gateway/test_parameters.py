@@ -143,6 +143,11 @@ def test_a_message_as_openai_documents_it_is_passed_on(message: dict[str, Any]) 
             {"role": "assistant", "content": "a", "reasoning": "because"},
         ),
         ({"role": "assistant", "content": "a", "tool_calls": []}, {"role": "assistant", "content": "a"}),
+        # LibreChat and LangChain for JavaScript name the tool of a result.
+        (
+            {"role": "tool", "name": "f", "tool_call_id": "call_1", "content": "a"},
+            {"role": "tool", "tool_call_id": "call_1", "content": "a"},
+        ),
         (
             {"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {"type": "ephemeral"}}]},
             {"role": "user", "content": [{"type": "text", "text": "a"}]},

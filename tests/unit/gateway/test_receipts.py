@@ -21,6 +21,7 @@ from services.gateway.apis import routes
 from services.gateway.apis.receipts import Receipts, iso_time
 from services.gateway.clients.ledger import GrpcCounters, GrpcLedger
 from services.gateway.requests.types import Principal
+from stack.common.v1 import surface_pb2
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
@@ -29,7 +30,7 @@ OWN, FOREIGN, UNKNOWN = (f"req_01KAKAKAKAKAKAKAKAKAKAKAK{email}" for email in "A
 NOON = 1_795_348_800.0
 """2026-11-22T12:00:00Z."""
 HEADERS = {"Authorization": "Bearer any"}
-TOKENS = {
+TOKENS: dict[str, Any] = {
     "prompt_tokens": 10,
     "completion_tokens": 20,
     "total_tokens": 30,
@@ -153,6 +154,7 @@ def row(**fields: Any) -> usage_pb2.UsageRecord:
         "attempts": 2,
         "time_to_first_token_ms": 40,
         "duration_ms": 900,
+        "surface": surface_pb2.SURFACE_RESPONSES,
         "reserved_at": Timestamp(seconds=int(NOON), nanos=250_000_000),
         **TOKENS,
     }
@@ -188,6 +190,7 @@ async def test_a_receipt_is_the_ledger_row_without_operator_fields(world: World)
         "day": "2026-11-22",
         "created_at": "2026-11-22T12:00:00.250Z",
         "model": "llama",
+        "surface": "responses",
         "stream": True,
         "outcome": "answered",
         "charged": True,

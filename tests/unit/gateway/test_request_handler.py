@@ -10,6 +10,7 @@ import pytest
 from services.common.concurrency.byte_budget import ByteBudget
 from services.common.errors import ErrorDetails, InvalidRequest, ServiceError, Unavailable
 from services.common.runtime.clock import SystemClock
+from services.common.surface import Surface
 from services.common.verdict import Verdict
 from services.gateway.apis.chat_completions.surface import ChatRenderer
 from services.gateway.http.request_bodies import RequestBodies
@@ -30,7 +31,7 @@ from services.gateway.requests.types import (
 
 _PRINCIPAL = Principal("key_1", "acc_1", 10, None)
 _RATE_LIMIT = RateLimit(10, 0, 1, 86_400)
-_CHAT = Chat({"messages": [{"role": "user", "content": "hi"}]}, stream=False)
+_CHAT = Chat({"messages": [{"role": "user", "content": "hi"}]}, stream=False, surface=Surface.CHAT)
 
 
 class ScriptedQuota:

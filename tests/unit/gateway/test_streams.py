@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from services.common.errors import Unavailable
+from services.common.surface import Surface
 from services.gateway.apis.chat_completions.surface import ChatRenderer
 from services.gateway.http_server.write_flow import ClientStalled
 from services.gateway.keys.revocation import Revocation
@@ -18,7 +19,7 @@ from services.gateway.requests.surface import SurfaceRequest
 from services.gateway.requests.types import Chat, Departure
 from tests.unit.gateway.auth_client import KEY, settle
 
-_REQUEST = Chat({}, stream=True)
+_REQUEST = Chat({}, stream=True, surface=Surface.CHAT)
 
 
 class Upstream:

@@ -135,7 +135,8 @@ async def test_an_alias_is_listed_under_its_own_name_with_the_data_of_its_model(
     listed = catalogue.list_models()
 
     assert names_of(listed) == ["new", "listed-alias", "old"]
-    assert listed[-1] == {"id": "old", "context_window": 7}
+    assert [model.get("root") for model in listed] == [None, None, "new"]
+    assert listed[-1] == {"id": "old", "root": "new", "context_window": 7}
 
 
 @pytest.mark.parametrize(

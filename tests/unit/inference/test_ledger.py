@@ -11,6 +11,7 @@ from services.common.errors import Unavailable
 from services.common.verdict import Verdict
 from services.inference.ledger.writer import Ledger, LedgerRow, LedgerStore
 from tests.contracts.ledger_store import ROW, rows
+from tests.logs import service_records
 
 
 class GatedStore:
@@ -148,7 +149,7 @@ async def test_a_close_that_cannot_write_reports_the_number_of_lost_rows(
 
     await ledger.close(timeout_seconds=0.02)
 
-    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    (record,) = [record for record in service_records(caplog) if record.levelname == "ERROR"]
     assert record.message.startswith("Ledger rows were lost")
     assert record.__dict__["rows"] == 2
     store.open.set()

@@ -1,6 +1,7 @@
 """How Groq's errors are reported to callers; every body is one that the stand-in sends."""
 
 import json
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -66,6 +67,15 @@ def test_no_error_exposes_the_operators_account(name: str) -> None:
 
     for secret in ("org_", "on_demand", "groq.com/settings", "Upgrade", "cloudflare", "Invalid API Key"):
         assert secret not in reported
+
+
+@pytest.mark.parametrize("secret", ["org_01abc", "proj_01abc", "gsk_01abc", "https://Console.GROQ.com/keys"])
+def test_no_member_of_an_error_exposes_the_operators_account(secret: str) -> None:
+    members = dict.fromkeys(("message", "param", "code"), f"x {secret} y")
+    error = from_status(400, {}, {"error": members})
+
+    assert error.message == error.details.param == "x y"
+    assert (error.reason, error.details.code) == ("invalid_request", "")
 
 
 def test_an_error_that_the_caller_can_fix_is_described_with_its_parameter() -> None:
@@ -144,3 +154,11 @@ def test_a_model_blocked_for_the_organisation_does_not_affect_the_key(status: in
     assert isinstance(error, ModelRefused)
     assert error.is_key_specific
     assert "blocked" not in error.message
+
+
+@pytest.mark.parametrize("unit", ["日本語の文", "\t ", "a groq.com ", "https://", "org_", "in organization `"])
+def test_a_long_message_is_redacted_in_linear_time(unit: str) -> None:
+    message = unit * (10_000 // len(unit)) + " end"
+    started = time.process_time()
+    from_status(400, {}, {"error": {"message": message}})
+    assert time.process_time() - started < 0.1

@@ -6,6 +6,7 @@ import pytest
 
 from services.quota.metrics import CLOCK_STEP
 from services.quota.redis.clock import RedisClock
+from tests.logs import service_records
 
 HOLD = 180.0
 DAY = 86_400
@@ -161,7 +162,7 @@ def test_a_step_is_in_the_metric_until_it_is_accepted_and_logged_once(caplog: py
     watch.step(-200)
     watch.run(10)
     assert CLOCK_STEP._value.get() == 0
-    assert [record.getMessage() for record in caplog.records] == [
+    assert [record.getMessage() for record in service_records(caplog)] == [
         "Redis' clock stepped. Holds live longer, and the day ignores the step for now. Check the host's clock.",
         "Redis' clock is steady again.",
     ]

@@ -218,6 +218,24 @@ async def test_a_round_that_fails_unexpectedly_is_logged_and_the_next_one_runs()
     assert len(store.settled) == 1
 
 
+@pytest.mark.parametrize("failure", [Unavailable("away", reason="gone"), ValueError("odd")])
+async def test_a_sweeper_whose_cancellation_is_swallowed_ends_without_a_pause(failure: Exception) -> None:
+    """redis-py can raise another exception in place of the cancellation, at the end of a stack for example."""
+    reading = asyncio.Event()
+
+    class SwallowingStore(ScriptedStore):
+        async def overdue(self, *, at_most: int, before: float, after: float) -> list[OverdueHold]:
+            reading.set()
+            try:
+                await asyncio.sleep(LONG)
+            except asyncio.CancelledError:
+                raise failure from None
+            return []
+
+    async with rounds(sweeper(SwallowingStore(), ScriptedLedger())):
+        await reading.wait()
+
+
 async def test_without_overdue_holds_the_ledger_is_not_called() -> None:
     store, ledger = ScriptedStore([[]]), ScriptedLedger()
 

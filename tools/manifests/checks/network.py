@@ -12,13 +12,21 @@ from tools.manifests.objects import Object, Objects, title
 Connection = tuple[str, str, int]
 """Caller, callee and the callee's port."""
 
+_ALWAYS = frozenset({"responses-redis"})
+"""Policies that come with their component, and so also without `network-policy`. They restrict only their own pods."""
+
 _DIALLED = re.compile(r"(?:dns:///|redis://|@)([a-z0-9-]+):(\d+)")
+
+
+def is_restricted(objects: Objects) -> bool:
+    """Return whether the rendering has the policies of `network-policy`."""
+    return any(one["metadata"]["name"] not in _ALWAYS for one in objects.of("NetworkPolicy"))
 
 
 def deny_all(objects: Objects) -> Iterator[str]:
     """Where there are policies, everything else is denied, and every pod has its own policy."""
     policies = list(objects.of("NetworkPolicy"))
-    if not policies:
+    if not is_restricted(objects):
         return
     if not any(one["spec"]["podSelector"] == {} and _closes(one) for one in policies):
         yield "there are NetworkPolicies, and none denies everything"
@@ -76,7 +84,7 @@ def _named(spec: Object, direction: str, word: str) -> Iterator[tuple[dict[str, 
 
 def connections(objects: Objects) -> Iterator[str]:
     """The allowed connections are exactly the configured ones, and both ends allow them."""
-    if not any(True for _ in objects.of("NetworkPolicy")):
+    if not is_restricted(objects):
         return
     wanted, going, coming = set(_wanted(objects)), set(_allowed_out(objects)), set(_allowed_in(objects))
     for allowed, end in ((going, "leave its caller"), (coming, "reach its callee")):

@@ -7,6 +7,7 @@ Each policy has the name of its workload (network.py checks it), except `allow-d
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
+from tools.manifests.checks.network import is_restricted
 from tools.manifests.objects import Object, Objects, Workload, title
 
 _DIALLED: Mapping[str, frozenset[int]] = {
@@ -32,7 +33,7 @@ _METRICS = "metrics"
 def names(objects: Objects) -> Iterator[str]:
     """Where everything is denied, each pod may still use DNS, at the cluster's resolver only."""
     policies = list(objects.of("NetworkPolicy"))
-    for workload in objects.workloads() if policies else ():
+    for workload in objects.workloads() if is_restricted(objects) else ():
         asked = {port for one in policies if _selects(one, workload) for port in _resolver_ports(one)}
         if asked != {("UDP", 53), ("TCP", 53)}:
             yield f"{workload.title}: may not use DNS over UDP and TCP, or may do more than that"
@@ -144,7 +145,7 @@ def _is_open(rule: Object) -> bool:
 
 def scraping(objects: Objects) -> Iterator[str]:
     """Where pods are scraped, each pod with a metrics port allows the scraper."""
-    if not any(True for _ in objects.of("PodMonitor")) or not any(True for _ in objects.of("NetworkPolicy")):
+    if not any(True for _ in objects.of("PodMonitor")) or not is_restricted(objects):
         return
     for workload in objects.workloads():
         port = workload.ports.get(_METRICS)

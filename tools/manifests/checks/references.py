@@ -23,6 +23,9 @@ SECRET_KEYS = frozenset(
         "INFERENCE_DATABASE_URL",
         "QUOTA_REDIS_URL",
         "AUTH_SMTP_URL",
+        # With stored-responses.
+        "RESPONSES_REDIS_PASSWORD",
+        "INFERENCE_RESPONSES_SECRETS",
     }
 )
 """Its possible keys; docs/deployment.md explains each."""

@@ -110,7 +110,8 @@ class AccountServiceServicer:
 
     def DeleteAccount(self, request, context):
         """DeleteAccount deletes the account's personal data, revokes its keys and ends its sessions. Usage is kept under the
-        account's id. NOT_FOUND if the account does not exist.
+        account's id. Does nothing if the account is already deleted. NOT_FOUND if it does not exist. The caller then deletes
+        the account's responses with stack.inference.v1.StoredResponseService.DeleteResponses.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

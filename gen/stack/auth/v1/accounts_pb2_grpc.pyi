@@ -32,7 +32,8 @@ class AccountServiceStub:
     """
     DeleteAccount: _aio.UnaryUnaryMultiCallable[_accounts_pb2.DeleteAccountRequest, _accounts_pb2.DeleteAccountResponse]
     """DeleteAccount deletes the account's personal data, revokes its keys and ends its sessions. Usage is kept under the
-    account's id. NOT_FOUND if the account does not exist.
+    account's id. Does nothing if the account is already deleted. NOT_FOUND if it does not exist. The caller then deletes
+    the account's responses with stack.inference.v1.StoredResponseService.DeleteResponses.
     """
     CreatePasswordReset: _aio.UnaryUnaryMultiCallable[_accounts_pb2.CreatePasswordResetRequest, _accounts_pb2.CreatePasswordResetResponse]
     """CreatePasswordReset returns a token with which the owner can set a password, for operators to pass on if mail is
@@ -89,7 +90,8 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_accounts_pb2.DeleteAccountRequest, _abc.Awaitable[_accounts_pb2.DeleteAccountResponse]],
     ) -> _abc.Awaitable[_accounts_pb2.DeleteAccountResponse]:
         """DeleteAccount deletes the account's personal data, revokes its keys and ends its sessions. Usage is kept under the
-        account's id. NOT_FOUND if the account does not exist.
+        account's id. Does nothing if the account is already deleted. NOT_FOUND if it does not exist. The caller then deletes
+        the account's responses with stack.inference.v1.StoredResponseService.DeleteResponses.
         """
 
     @_abc_1.abstractmethod

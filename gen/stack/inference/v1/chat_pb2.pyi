@@ -1291,6 +1291,7 @@ class Model(_message.Message):
     ACTIVE_FIELD_NUMBER: _builtins.int
     CONTEXT_WINDOW_FIELD_NUMBER: _builtins.int
     MAX_COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    ROOT_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Name; may contain slashes."""
@@ -1306,6 +1307,8 @@ class Model(_message.Message):
     """Maximum number of tokens of prompt and answer together."""
     max_completion_tokens: _builtins.int
     """Maximum number of tokens of an answer."""
+    root: _builtins.str
+    """Groq's id of the model, if `id` is an alias."""
     extra_json: _builtins.str
     """All other members."""
     def __init__(
@@ -1318,11 +1321,12 @@ class Model(_message.Message):
         active: _builtins.bool | None = ...,
         context_window: _builtins.int | None = ...,
         max_completion_tokens: _builtins.int | None = ...,
+        root: _builtins.str | None = ...,
         extra_json: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "_context_window", b"_context_window", "_created", b"_created", "_id", b"_id", "_max_completion_tokens", b"_max_completion_tokens", "_object", b"_object", "_owned_by", b"_owned_by", "active", b"active", "context_window", b"context_window", "created", b"created", "id", b"id", "max_completion_tokens", b"max_completion_tokens", "object", b"object", "owned_by", b"owned_by"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "_context_window", b"_context_window", "_created", b"_created", "_id", b"_id", "_max_completion_tokens", b"_max_completion_tokens", "_object", b"_object", "_owned_by", b"_owned_by", "_root", b"_root", "active", b"active", "context_window", b"context_window", "created", b"created", "id", b"id", "max_completion_tokens", b"max_completion_tokens", "object", b"object", "owned_by", b"owned_by", "root", b"root"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "_context_window", b"_context_window", "_created", b"_created", "_id", b"_id", "_max_completion_tokens", b"_max_completion_tokens", "_object", b"_object", "_owned_by", b"_owned_by", "active", b"active", "context_window", b"context_window", "created", b"created", "extra_json", b"extra_json", "id", b"id", "max_completion_tokens", b"max_completion_tokens", "object", b"object", "owned_by", b"owned_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "_context_window", b"_context_window", "_created", b"_created", "_id", b"_id", "_max_completion_tokens", b"_max_completion_tokens", "_object", b"_object", "_owned_by", b"_owned_by", "_root", b"_root", "active", b"active", "context_window", b"context_window", "created", b"created", "extra_json", b"extra_json", "id", b"id", "max_completion_tokens", b"max_completion_tokens", "object", b"object", "owned_by", b"owned_by", "root", b"root"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__active: _TypeAlias = _typing.Literal["active"]  # noqa: Y015
     _WhichOneofArgType__active: _TypeAlias = _typing.Literal["_active", b"_active"]  # noqa: Y015
@@ -1338,6 +1342,8 @@ class Model(_message.Message):
     _WhichOneofArgType__object: _TypeAlias = _typing.Literal["_object", b"_object"]  # noqa: Y015
     _WhichOneofReturnType__owned_by: _TypeAlias = _typing.Literal["owned_by"]  # noqa: Y015
     _WhichOneofArgType__owned_by: _TypeAlias = _typing.Literal["_owned_by", b"_owned_by"]  # noqa: Y015
+    _WhichOneofReturnType__root: _TypeAlias = _typing.Literal["root"]  # noqa: Y015
+    _WhichOneofArgType__root: _TypeAlias = _typing.Literal["_root", b"_root"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__active) -> _WhichOneofReturnType__active | None: ...
     @_typing.overload
@@ -1352,5 +1358,7 @@ class Model(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__object) -> _WhichOneofReturnType__object | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__owned_by) -> _WhichOneofReturnType__owned_by | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__root) -> _WhichOneofReturnType__root | None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015

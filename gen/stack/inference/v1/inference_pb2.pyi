@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from stack.common.v1 import surface_pb2 as _surface_pb2
 from stack.common.v1 import verdict_pb2 as _verdict_pb2
 from stack.inference.v1 import chat_pb2 as _chat_pb2
 import builtins as _builtins
@@ -64,6 +65,7 @@ class RequestContext(_message.Message):
     DAY_FIELD_NUMBER: _builtins.int
     RESERVED_AT_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
+    SURFACE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Id of the request; the ledger's primary key."""
     account_id: _builtins.str
@@ -72,6 +74,8 @@ class RequestContext(_message.Message):
     """Public id of the key."""
     day: _builtins.str
     """UTC date of the reserve, `YYYY-MM-DD`."""
+    surface: _surface_pb2.Surface.ValueType
+    """Surface of the request; unspecified for direct callers, and in the contexts of CloseUnknown, since holds have none."""
     @_builtins.property
     def reserved_at(self) -> _timestamp_pb2.Timestamp:
         """Time of the reserve by Redis' clock."""
@@ -89,10 +93,11 @@ class RequestContext(_message.Message):
         day: _builtins.str = ...,
         reserved_at: _timestamp_pb2.Timestamp | None = ...,
         models: _abc.Iterable[_builtins.str] | None = ...,
+        surface: _surface_pb2.Surface.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reserved_at", b"reserved_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "day", b"day", "key_id", b"key_id", "models", b"models", "request_id", b"request_id", "reserved_at", b"reserved_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "day", b"day", "key_id", b"key_id", "models", b"models", "request_id", b"request_id", "reserved_at", b"reserved_at", "surface", b"surface"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

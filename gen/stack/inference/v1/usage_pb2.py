@@ -23,57 +23,58 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from stack.common.v1 import surface_pb2 as stack_dot_common_dot_v1_dot_surface__pb2
 from stack.common.v1 import verdict_pb2 as stack_dot_common_dot_v1_dot_verdict__pb2
 from stack.inference.v1 import inference_pb2 as stack_dot_inference_dot_v1_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estack/inference/v1/usage.proto\x12\x12stack.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dstack/common/v1/verdict.proto\x1a\"stack/inference/v1/inference.proto\"%\n\x06KeyDay\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\"-\n\nAccountDay\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\"\xcc\x01\n\x13\x43ountChargedRequest\x12,\n\x08key_days\x18\x01 \x03(\x0b\x32\x1a.stack.inference.v1.KeyDay\x12\x33\n\x0freserved_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14\x65xcluded_request_ids\x18\x03 \x03(\t\x12\x34\n\x0c\x61\x63\x63ount_days\x18\x04 \x03(\x0b\x32\x1e.stack.inference.v1.AccountDay\">\n\x14\x43ountChargedResponse\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\x03\x12\x16\n\x0e\x61\x63\x63ount_counts\x18\x02 \x03(\x03\"\'\n\x11GetRequestRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"E\n\x12GetRequestResponse\x12/\n\x06record\x18\x01 \x01(\x0b\x32\x1f.stack.inference.v1.UsageRecord\"\xde\x03\n\x0bUsageRecord\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x16\n\x0eupstream_model\x18\x06 \x01(\t\x12\x0e\n\x06stream\x18\x07 \x01(\x08\x12\x0f\n\x07outcome\x18\x08 \x01(\t\x12\x0f\n\x07\x63harged\x18\t \x01(\x08\x12\x15\n\rrefund_reason\x18\n \x01(\t\x12\x15\n\rprompt_tokens\x18\x0b \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x0c \x01(\x03\x12\x14\n\x0ctotal_tokens\x18\r \x01(\x03\x12\x15\n\rcached_tokens\x18\x0e \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x0f \x01(\x03\x12\x14\n\x0cusage_source\x18\x10 \x01(\t\x12\x13\n\x0bupstream_id\x18\x11 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x12 \x01(\x03\x12\x1e\n\x16time_to_first_token_ms\x18\x13 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x14 \x01(\x03\x12/\n\x0breserved_at\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x15SummarizeUsageRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x10\n\x08\x66rom_day\x18\x02 \x01(\t\x12\x0e\n\x06to_day\x18\x03 \x01(\t\x12\x12\n\naccount_id\x18\x04 \x01(\t\"M\n\x16SummarizeUsageResponse\x12\x33\n\tsummaries\x18\x01 \x03(\x0b\x32 .stack.inference.v1.UsageSummary\"\xd8\x01\n\x0cUsageSummary\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x18\n\x10\x63harged_requests\x18\x03 \x01(\x03\x12\x19\n\x11released_requests\x18\x04 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x05 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x06 \x01(\x03\x12\x14\n\x0ctotal_tokens\x18\x07 \x01(\x03\x12\x15\n\rcached_tokens\x18\x08 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\t \x01(\x03\"K\n\x13\x43loseUnknownRequest\x12\x34\n\x08\x63ontexts\x18\x01 \x03(\x0b\x32\".stack.inference.v1.RequestContext\"B\n\x14\x43loseUnknownResponse\x12*\n\x08verdicts\x18\x01 \x03(\x0e\x32\x18.stack.common.v1.Verdict\"Q\n\x17ResolveAbandonedRequest\x12\x36\n\x08requests\x18\x01 \x03(\x0b\x32$.stack.inference.v1.AbandonedRequest\"7\n\x10\x41\x62\x61ndonedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\"F\n\x18ResolveAbandonedResponse\x12*\n\x08verdicts\x18\x01 \x03(\x0e\x32\x18.stack.common.v1.Verdict\"\x8f\x01\n\x13ListRequestsRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x0f\n\x07outcome\x18\x03 \x01(\t\x12\x10\n\x08\x66rom_day\x18\x04 \x01(\t\x12\x0e\n\x06to_day\x18\x05 \x01(\t\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x0e\n\x06\x62\x65\x66ore\x18\x07 \x01(\t\"H\n\x14ListRequestsResponse\x12\x30\n\x07records\x18\x01 \x03(\x0b\x32\x1f.stack.inference.v1.UsageRecord\"&\n\x13ListLastUsesRequest\x12\x0f\n\x07key_ids\x18\x01 \x03(\t\"F\n\x07LastUse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12+\n\x07used_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x14ListLastUsesResponse\x12.\n\tlast_uses\x18\x01 \x03(\x0b\x32\x1b.stack.inference.v1.LastUse2\xcf\x05\n\x0cUsageService\x12\x61\n\x0c\x43ountCharged\x12\'.stack.inference.v1.CountChargedRequest\x1a(.stack.inference.v1.CountChargedResponse\x12[\n\nGetRequest\x12%.stack.inference.v1.GetRequestRequest\x1a&.stack.inference.v1.GetRequestResponse\x12g\n\x0eSummarizeUsage\x12).stack.inference.v1.SummarizeUsageRequest\x1a*.stack.inference.v1.SummarizeUsageResponse\x12\x61\n\x0c\x43loseUnknown\x12\'.stack.inference.v1.CloseUnknownRequest\x1a(.stack.inference.v1.CloseUnknownResponse\x12m\n\x10ResolveAbandoned\x12+.stack.inference.v1.ResolveAbandonedRequest\x1a,.stack.inference.v1.ResolveAbandonedResponse\x12\x61\n\x0cListRequests\x12\'.stack.inference.v1.ListRequestsRequest\x1a(.stack.inference.v1.ListRequestsResponse\x12\x61\n\x0cListLastUses\x12\'.stack.inference.v1.ListLastUsesRequest\x1a(.stack.inference.v1.ListLastUsesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estack/inference/v1/usage.proto\x12\x12stack.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dstack/common/v1/surface.proto\x1a\x1dstack/common/v1/verdict.proto\x1a\"stack/inference/v1/inference.proto\"%\n\x06KeyDay\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\"-\n\nAccountDay\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\"\xcc\x01\n\x13\x43ountChargedRequest\x12,\n\x08key_days\x18\x01 \x03(\x0b\x32\x1a.stack.inference.v1.KeyDay\x12\x33\n\x0freserved_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14\x65xcluded_request_ids\x18\x03 \x03(\t\x12\x34\n\x0c\x61\x63\x63ount_days\x18\x04 \x03(\x0b\x32\x1e.stack.inference.v1.AccountDay\">\n\x14\x43ountChargedResponse\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\x03\x12\x16\n\x0e\x61\x63\x63ount_counts\x18\x02 \x03(\x03\"\'\n\x11GetRequestRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"E\n\x12GetRequestResponse\x12/\n\x06record\x18\x01 \x01(\x0b\x32\x1f.stack.inference.v1.UsageRecord\"\x89\x04\n\x0bUsageRecord\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x16\n\x0eupstream_model\x18\x06 \x01(\t\x12\x0e\n\x06stream\x18\x07 \x01(\x08\x12\x0f\n\x07outcome\x18\x08 \x01(\t\x12\x0f\n\x07\x63harged\x18\t \x01(\x08\x12\x15\n\rrefund_reason\x18\n \x01(\t\x12\x15\n\rprompt_tokens\x18\x0b \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x0c \x01(\x03\x12\x14\n\x0ctotal_tokens\x18\r \x01(\x03\x12\x15\n\rcached_tokens\x18\x0e \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x0f \x01(\x03\x12\x14\n\x0cusage_source\x18\x10 \x01(\t\x12\x13\n\x0bupstream_id\x18\x11 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x12 \x01(\x03\x12\x1e\n\x16time_to_first_token_ms\x18\x13 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x14 \x01(\x03\x12/\n\x0breserved_at\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x07surface\x18\x16 \x01(\x0e\x32\x18.stack.common.v1.Surface\"q\n\x15SummarizeUsageRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x10\n\x08\x66rom_day\x18\x02 \x01(\t\x12\x0e\n\x06to_day\x18\x03 \x01(\t\x12\x12\n\naccount_id\x18\x04 \x01(\t\x12\x12\n\nby_surface\x18\x05 \x01(\x08\"M\n\x16SummarizeUsageResponse\x12\x33\n\tsummaries\x18\x01 \x03(\x0b\x32 .stack.inference.v1.UsageSummary\"\x83\x02\n\x0cUsageSummary\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x18\n\x10\x63harged_requests\x18\x03 \x01(\x03\x12\x19\n\x11released_requests\x18\x04 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x05 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x06 \x01(\x03\x12\x14\n\x0ctotal_tokens\x18\x07 \x01(\x03\x12\x15\n\rcached_tokens\x18\x08 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\t \x01(\x03\x12)\n\x07surface\x18\n \x01(\x0e\x32\x18.stack.common.v1.Surface\"K\n\x13\x43loseUnknownRequest\x12\x34\n\x08\x63ontexts\x18\x01 \x03(\x0b\x32\".stack.inference.v1.RequestContext\"B\n\x14\x43loseUnknownResponse\x12*\n\x08verdicts\x18\x01 \x03(\x0e\x32\x18.stack.common.v1.Verdict\"Q\n\x17ResolveAbandonedRequest\x12\x36\n\x08requests\x18\x01 \x03(\x0b\x32$.stack.inference.v1.AbandonedRequest\"7\n\x10\x41\x62\x61ndonedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\"F\n\x18ResolveAbandonedResponse\x12*\n\x08verdicts\x18\x01 \x03(\x0e\x32\x18.stack.common.v1.Verdict\"\xba\x01\n\x13ListRequestsRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x0f\n\x07outcome\x18\x03 \x01(\t\x12\x10\n\x08\x66rom_day\x18\x04 \x01(\t\x12\x0e\n\x06to_day\x18\x05 \x01(\t\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x0e\n\x06\x62\x65\x66ore\x18\x07 \x01(\t\x12)\n\x07surface\x18\x08 \x01(\x0e\x32\x18.stack.common.v1.Surface\"H\n\x14ListRequestsResponse\x12\x30\n\x07records\x18\x01 \x03(\x0b\x32\x1f.stack.inference.v1.UsageRecord\"&\n\x13ListLastUsesRequest\x12\x0f\n\x07key_ids\x18\x01 \x03(\t\"F\n\x07LastUse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12+\n\x07used_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x14ListLastUsesResponse\x12.\n\tlast_uses\x18\x01 \x03(\x0b\x32\x1b.stack.inference.v1.LastUse2\xcf\x05\n\x0cUsageService\x12\x61\n\x0c\x43ountCharged\x12\'.stack.inference.v1.CountChargedRequest\x1a(.stack.inference.v1.CountChargedResponse\x12[\n\nGetRequest\x12%.stack.inference.v1.GetRequestRequest\x1a&.stack.inference.v1.GetRequestResponse\x12g\n\x0eSummarizeUsage\x12).stack.inference.v1.SummarizeUsageRequest\x1a*.stack.inference.v1.SummarizeUsageResponse\x12\x61\n\x0c\x43loseUnknown\x12\'.stack.inference.v1.CloseUnknownRequest\x1a(.stack.inference.v1.CloseUnknownResponse\x12m\n\x10ResolveAbandoned\x12+.stack.inference.v1.ResolveAbandonedRequest\x1a,.stack.inference.v1.ResolveAbandonedResponse\x12\x61\n\x0cListRequests\x12\'.stack.inference.v1.ListRequestsRequest\x1a(.stack.inference.v1.ListRequestsResponse\x12\x61\n\x0cListLastUses\x12\'.stack.inference.v1.ListLastUsesRequest\x1a(.stack.inference.v1.ListLastUsesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stack.inference.v1.usage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KEYDAY']._serialized_start=154
-  _globals['_KEYDAY']._serialized_end=191
-  _globals['_ACCOUNTDAY']._serialized_start=193
-  _globals['_ACCOUNTDAY']._serialized_end=238
-  _globals['_COUNTCHARGEDREQUEST']._serialized_start=241
-  _globals['_COUNTCHARGEDREQUEST']._serialized_end=445
-  _globals['_COUNTCHARGEDRESPONSE']._serialized_start=447
-  _globals['_COUNTCHARGEDRESPONSE']._serialized_end=509
-  _globals['_GETREQUESTREQUEST']._serialized_start=511
-  _globals['_GETREQUESTREQUEST']._serialized_end=550
-  _globals['_GETREQUESTRESPONSE']._serialized_start=552
-  _globals['_GETREQUESTRESPONSE']._serialized_end=621
-  _globals['_USAGERECORD']._serialized_start=624
-  _globals['_USAGERECORD']._serialized_end=1102
-  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_start=1104
-  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_end=1197
-  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_start=1199
-  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_end=1276
-  _globals['_USAGESUMMARY']._serialized_start=1279
-  _globals['_USAGESUMMARY']._serialized_end=1495
-  _globals['_CLOSEUNKNOWNREQUEST']._serialized_start=1497
-  _globals['_CLOSEUNKNOWNREQUEST']._serialized_end=1572
-  _globals['_CLOSEUNKNOWNRESPONSE']._serialized_start=1574
-  _globals['_CLOSEUNKNOWNRESPONSE']._serialized_end=1640
-  _globals['_RESOLVEABANDONEDREQUEST']._serialized_start=1642
-  _globals['_RESOLVEABANDONEDREQUEST']._serialized_end=1723
-  _globals['_ABANDONEDREQUEST']._serialized_start=1725
-  _globals['_ABANDONEDREQUEST']._serialized_end=1780
-  _globals['_RESOLVEABANDONEDRESPONSE']._serialized_start=1782
-  _globals['_RESOLVEABANDONEDRESPONSE']._serialized_end=1852
-  _globals['_LISTREQUESTSREQUEST']._serialized_start=1855
-  _globals['_LISTREQUESTSREQUEST']._serialized_end=1998
-  _globals['_LISTREQUESTSRESPONSE']._serialized_start=2000
-  _globals['_LISTREQUESTSRESPONSE']._serialized_end=2072
-  _globals['_LISTLASTUSESREQUEST']._serialized_start=2074
-  _globals['_LISTLASTUSESREQUEST']._serialized_end=2112
-  _globals['_LASTUSE']._serialized_start=2114
-  _globals['_LASTUSE']._serialized_end=2184
-  _globals['_LISTLASTUSESRESPONSE']._serialized_start=2186
-  _globals['_LISTLASTUSESRESPONSE']._serialized_end=2256
-  _globals['_USAGESERVICE']._serialized_start=2259
-  _globals['_USAGESERVICE']._serialized_end=2978
+  _globals['_KEYDAY']._serialized_start=185
+  _globals['_KEYDAY']._serialized_end=222
+  _globals['_ACCOUNTDAY']._serialized_start=224
+  _globals['_ACCOUNTDAY']._serialized_end=269
+  _globals['_COUNTCHARGEDREQUEST']._serialized_start=272
+  _globals['_COUNTCHARGEDREQUEST']._serialized_end=476
+  _globals['_COUNTCHARGEDRESPONSE']._serialized_start=478
+  _globals['_COUNTCHARGEDRESPONSE']._serialized_end=540
+  _globals['_GETREQUESTREQUEST']._serialized_start=542
+  _globals['_GETREQUESTREQUEST']._serialized_end=581
+  _globals['_GETREQUESTRESPONSE']._serialized_start=583
+  _globals['_GETREQUESTRESPONSE']._serialized_end=652
+  _globals['_USAGERECORD']._serialized_start=655
+  _globals['_USAGERECORD']._serialized_end=1176
+  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_start=1178
+  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_end=1291
+  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_start=1293
+  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_end=1370
+  _globals['_USAGESUMMARY']._serialized_start=1373
+  _globals['_USAGESUMMARY']._serialized_end=1632
+  _globals['_CLOSEUNKNOWNREQUEST']._serialized_start=1634
+  _globals['_CLOSEUNKNOWNREQUEST']._serialized_end=1709
+  _globals['_CLOSEUNKNOWNRESPONSE']._serialized_start=1711
+  _globals['_CLOSEUNKNOWNRESPONSE']._serialized_end=1777
+  _globals['_RESOLVEABANDONEDREQUEST']._serialized_start=1779
+  _globals['_RESOLVEABANDONEDREQUEST']._serialized_end=1860
+  _globals['_ABANDONEDREQUEST']._serialized_start=1862
+  _globals['_ABANDONEDREQUEST']._serialized_end=1917
+  _globals['_RESOLVEABANDONEDRESPONSE']._serialized_start=1919
+  _globals['_RESOLVEABANDONEDRESPONSE']._serialized_end=1989
+  _globals['_LISTREQUESTSREQUEST']._serialized_start=1992
+  _globals['_LISTREQUESTSREQUEST']._serialized_end=2178
+  _globals['_LISTREQUESTSRESPONSE']._serialized_start=2180
+  _globals['_LISTREQUESTSRESPONSE']._serialized_end=2252
+  _globals['_LISTLASTUSESREQUEST']._serialized_start=2254
+  _globals['_LISTLASTUSESREQUEST']._serialized_end=2292
+  _globals['_LASTUSE']._serialized_start=2294
+  _globals['_LASTUSE']._serialized_end=2364
+  _globals['_LISTLASTUSESRESPONSE']._serialized_start=2366
+  _globals['_LISTLASTUSESRESPONSE']._serialized_end=2436
+  _globals['_USAGESERVICE']._serialized_start=2439
+  _globals['_USAGESERVICE']._serialized_end=3158
 # @@protoc_insertion_point(module_scope)

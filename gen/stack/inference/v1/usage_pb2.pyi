@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from stack.common.v1 import surface_pb2 as _surface_pb2
 from stack.common.v1 import verdict_pb2 as _verdict_pb2
 from stack.inference.v1 import inference_pb2 as _inference_pb2
 import builtins as _builtins
@@ -218,6 +219,7 @@ class UsageRecord(_message.Message):
     TIME_TO_FIRST_TOKEN_MS_FIELD_NUMBER: _builtins.int
     DURATION_MS_FIELD_NUMBER: _builtins.int
     RESERVED_AT_FIELD_NUMBER: _builtins.int
+    SURFACE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Id of the request."""
     account_id: _builtins.str
@@ -260,6 +262,10 @@ class UsageRecord(_message.Message):
     """Milliseconds to the first output; 0 without output."""
     duration_ms: _builtins.int
     """Milliseconds from arrival to the end of Groq's answer."""
+    surface: _surface_pb2.Surface.ValueType
+    """Surface of the request; unspecified for direct callers, for requests whose outcome is `unknown`, and for rows that
+    were written before surfaces were recorded.
+    """
     @_builtins.property
     def reserved_at(self) -> _timestamp_pb2.Timestamp:
         """Time of the reserve, or of the arrival for direct callers."""
@@ -288,10 +294,11 @@ class UsageRecord(_message.Message):
         time_to_first_token_ms: _builtins.int = ...,
         duration_ms: _builtins.int = ...,
         reserved_at: _timestamp_pb2.Timestamp | None = ...,
+        surface: _surface_pb2.Surface.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reserved_at", b"reserved_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "attempts", b"attempts", "cached_tokens", b"cached_tokens", "charged", b"charged", "completion_tokens", b"completion_tokens", "day", b"day", "duration_ms", b"duration_ms", "key_id", b"key_id", "model", b"model", "outcome", b"outcome", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "refund_reason", b"refund_reason", "request_id", b"request_id", "reserved_at", b"reserved_at", "stream", b"stream", "time_to_first_token_ms", b"time_to_first_token_ms", "total_tokens", b"total_tokens", "upstream_id", b"upstream_id", "upstream_model", b"upstream_model", "usage_source", b"usage_source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "attempts", b"attempts", "cached_tokens", b"cached_tokens", "charged", b"charged", "completion_tokens", b"completion_tokens", "day", b"day", "duration_ms", b"duration_ms", "key_id", b"key_id", "model", b"model", "outcome", b"outcome", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "refund_reason", b"refund_reason", "request_id", b"request_id", "reserved_at", b"reserved_at", "stream", b"stream", "surface", b"surface", "time_to_first_token_ms", b"time_to_first_token_ms", "total_tokens", b"total_tokens", "upstream_id", b"upstream_id", "upstream_model", b"upstream_model", "usage_source", b"usage_source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -307,6 +314,7 @@ class SummarizeUsageRequest(_message.Message):
     FROM_DAY_FIELD_NUMBER: _builtins.int
     TO_DAY_FIELD_NUMBER: _builtins.int
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    BY_SURFACE_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """Public id of the key; empty means all keys of the account."""
     from_day: _builtins.str
@@ -315,6 +323,8 @@ class SummarizeUsageRequest(_message.Message):
     """Last UTC date, `YYYY-MM-DD`; empty means no upper bound."""
     account_id: _builtins.str
     """Id of the account; empty means any account."""
+    by_surface: _builtins.bool
+    """Whether to sum the rows of each surface separately. This reads every row, and no index alone."""
     def __init__(
         self,
         *,
@@ -322,10 +332,11 @@ class SummarizeUsageRequest(_message.Message):
         from_day: _builtins.str = ...,
         to_day: _builtins.str = ...,
         account_id: _builtins.str = ...,
+        by_surface: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "from_day", b"from_day", "key_id", b"key_id", "to_day", b"to_day"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "by_surface", b"by_surface", "from_day", b"from_day", "key_id", b"key_id", "to_day", b"to_day"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -340,7 +351,7 @@ class SummarizeUsageResponse(_message.Message):
     SUMMARIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def summaries(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageSummary]:
-        """Newest day first, then by model."""
+        """Newest day first, then by model, and by surface if requested."""
 
     def __init__(
         self,
@@ -357,7 +368,7 @@ Global___SummarizeUsageResponse: _TypeAlias = SummarizeUsageResponse  # noqa: Y0
 
 @_typing.final
 class UsageSummary(_message.Message):
-    """UsageSummary contains the sums of the rows of one day and model."""
+    """UsageSummary contains the sums of the rows of one day and model, and of one surface if requested."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -370,6 +381,7 @@ class UsageSummary(_message.Message):
     TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     REASONING_TOKENS_FIELD_NUMBER: _builtins.int
+    SURFACE_FIELD_NUMBER: _builtins.int
     day: _builtins.str
     """UTC date, `YYYY-MM-DD`."""
     model: _builtins.str
@@ -388,6 +400,8 @@ class UsageSummary(_message.Message):
     """Prompt tokens from Groq's cache."""
     reasoning_tokens: _builtins.int
     """Generated tokens used for reasoning."""
+    surface: _surface_pb2.Surface.ValueType
+    """Surface of the requests; unspecified if it is not known, or if the sums are not by surface."""
     def __init__(
         self,
         *,
@@ -400,10 +414,11 @@ class UsageSummary(_message.Message):
         total_tokens: _builtins.int = ...,
         cached_tokens: _builtins.int = ...,
         reasoning_tokens: _builtins.int = ...,
+        surface: _surface_pb2.Surface.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "charged_requests", b"charged_requests", "completion_tokens", b"completion_tokens", "day", b"day", "model", b"model", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "released_requests", b"released_requests", "total_tokens", b"total_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "charged_requests", b"charged_requests", "completion_tokens", b"completion_tokens", "day", b"day", "model", b"model", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "released_requests", b"released_requests", "surface", b"surface", "total_tokens", b"total_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -546,6 +561,7 @@ class ListRequestsRequest(_message.Message):
     TO_DAY_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     BEFORE_FIELD_NUMBER: _builtins.int
+    SURFACE_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     """Id of the account; must not be empty."""
     key_id: _builtins.str
@@ -560,6 +576,8 @@ class ListRequestsRequest(_message.Message):
     """Maximum number of items to return, 1 to 1,000; 0 means 100."""
     before: _builtins.str
     """Return rows older than the row with this request id; empty starts with the newest."""
+    surface: _surface_pb2.Surface.ValueType
+    """Only rows of this surface; unspecified means all rows."""
     def __init__(
         self,
         *,
@@ -570,10 +588,11 @@ class ListRequestsRequest(_message.Message):
         to_day: _builtins.str = ...,
         page_size: _builtins.int = ...,
         before: _builtins.str = ...,
+        surface: _surface_pb2.Surface.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "before", b"before", "from_day", b"from_day", "key_id", b"key_id", "outcome", b"outcome", "page_size", b"page_size", "to_day", b"to_day"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "before", b"before", "from_day", b"from_day", "key_id", b"key_id", "outcome", b"outcome", "page_size", b"page_size", "surface", b"surface", "to_day", b"to_day"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

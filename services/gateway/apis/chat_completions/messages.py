@@ -13,7 +13,7 @@ _MEMBERS = {
     "developer": frozenset({"role", "content", "name"}),
     "user": frozenset({"role", "content", "name"}),
     "assistant": frozenset({"role", "content", "name", "tool_calls", "reasoning", "function_call"}),
-    "tool": frozenset({"role", "content", "name", "tool_call_id"}),
+    "tool": frozenset({"role", "content", "tool_call_id"}),
     "function": frozenset({"role", "content", "name"}),
 }
 _PART_MEMBERS = {

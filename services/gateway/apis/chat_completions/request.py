@@ -1,5 +1,6 @@
 """Parsing and validation of chat requests. Invalid requests get OpenAI's errors and are not charged."""
 
+from services.common.surface import Surface
 from services.gateway.apis.chat_completions.limits import DEFAULT_LIMITS, ChatLimits, check_limits, check_values
 from services.gateway.apis.chat_completions.message_shapes import fits
 from services.gateway.apis.chat_completions.messages import MESSAGES, upstream_members
@@ -28,4 +29,5 @@ def parse_chat(body: bytes, limits: ChatLimits = DEFAULT_LIMITS) -> Chat:
     if not fits(messages):
         MESSAGES("messages", messages)
     stream = parameters.pop("stream", False)
-    return Chat({"messages": [upstream_members(message) for message in messages], **parameters}, stream, len(body))
+    chat = {"messages": [upstream_members(message) for message in messages], **parameters}
+    return Chat(chat, stream, len(body), surface=Surface.CHAT)

@@ -1,11 +1,12 @@
 """Parsing of legacy completion requests. Invalid requests get OpenAI's errors and are not charged."""
 
+from services.common.surface import Surface
 from services.gateway.apis.chat_completions.limits import check_limits, check_values
 from services.gateway.apis.chat_completions.parameters import to_upstream
 from services.gateway.apis.completions.parameters import CHAT_NAMES, check_parameters
 from services.gateway.apis.completions.renderer import CompletionsRenderer
 from services.gateway.apis.json_bodies import json_object
-from services.gateway.apis.surface import Context, ModelFacts, served_model
+from services.gateway.apis.surface import Context, ModelFacts
 from services.gateway.apis.translation.outputs import max_completion_tokens, reasoning_members
 from services.gateway.requests.surface import SurfaceRequest
 from services.gateway.requests.types import Chat, JSONObject
@@ -36,7 +37,7 @@ def parse(body: bytes, context: Context) -> SurfaceRequest:
         echo=prompt if members.get("echo") else "",
         includes_usage=bool(members.get("stream_options", {}).get("include_usage")),
     )
-    return SurfaceRequest(Chat(chat, stream, len(body)), renderer)
+    return SurfaceRequest(Chat(chat, stream, len(body), surface=Surface.COMPLETIONS), renderer)
 
 
 def _chat_members(members: JSONObject, prompt: str, context: Context) -> JSONObject:
@@ -47,7 +48,7 @@ def _chat_members(members: JSONObject, prompt: str, context: Context) -> JSONObj
     return {
         "messages": _messages(prompt, members.get("suffix", "")),
         **parameters,
-        **({"model": served_model(model, facts)} if model else {}),
+        **({"model": model} if model else {}),
         **max_completion_tokens(members.get("max_tokens"), facts),
         **(reasoning_members(model, effort, facts) if effort else _least_reasoning(model, facts)),
     }

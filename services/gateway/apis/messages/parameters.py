@@ -67,8 +67,14 @@ def _refuse_safeguards(path: str, value: Any) -> None:
     raise refusal(f"{path}: safeguards is not supported.", path, "unsupported_parameter")
 
 
+def _check_model(path: str, value: Any) -> None:
+    string(path, value)
+    if not value:
+        raise refusal(f"{path}: at least 1 character is required.", path, "empty_string")
+
+
 PARAMETERS: dict[str, Rule] = {
-    "model": string,
+    "model": Rule(_check_model, {"type": "string", "minLength": 1}),
     "messages": messages(_TOOL),
     "max_tokens": integer(1),
     "system": TEXT_CONTENT,

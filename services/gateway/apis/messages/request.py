@@ -1,6 +1,7 @@
 """Parsing of message requests into chat requests."""
 
 from services.common.errors import ErrorDetails, NotFound
+from services.common.surface import Surface
 from services.gateway.apis.chat_completions.limits import check_length, check_limits, check_nesting, check_values
 from services.gateway.apis.checks import refusal
 from services.gateway.apis.json_bodies import json_object
@@ -11,7 +12,7 @@ from services.gateway.apis.messages.parameters import REQUIRED, check_parameters
 from services.gateway.apis.messages.renderer import MessagesRenderer
 from services.gateway.apis.messages.thinking import effort_members, thinking_of
 from services.gateway.apis.messages.tools import tool_members
-from services.gateway.apis.surface import Context, served_model
+from services.gateway.apis.surface import Context
 from services.gateway.apis.translation.formats import set_response_format
 from services.gateway.apis.translation.images import has_images
 from services.gateway.apis.translation.outputs import max_completion_tokens
@@ -42,7 +43,8 @@ def parse(body: bytes, context: Context) -> SurfaceRequest:
         body_bytes=len(body),
         context_window=facts.context_window if facts else None,
     )
-    return SurfaceRequest(Chat(chat, members.get("stream", False), len(body)), renderer)
+    stream = members.get("stream", False)
+    return SurfaceRequest(Chat(chat, stream, len(body), surface=Surface.MESSAGES), renderer)
 
 
 def read_members(body: bytes, context: Context, required: tuple[str, ...]) -> JSONObject:
@@ -67,23 +69,24 @@ def chat_members(members: JSONObject, context: Context, names: ToolNames[str]) -
         InvalidRequest: A tool result belongs to no call, or a limit of a chat request is exceeded.
         NotFound: The model is one of Anthropic's, and no alias is set for it.
     """
-    name = context.aliases.resolve(members["model"])
+    name = members["model"]
+    if context.model(name) is None:  # A name in the model list is that model, on every surface.
+        name = context.aliases.resolve(name)
     facts = context.model(name)
-    if facts is None and name.startswith(_FOREIGN_MODELS):
+    if facts is None and context.models and name.startswith(_FOREIGN_MODELS):
         raise _not_served(name)
-    model = served_model(name, facts)
     history = _history(members, names)
     if facts and facts.reads_images is False:
-        _refuse_images(history.messages, model)
-    chat: JSONObject = {"messages": history.messages, "model": model}
+        _refuse_images(history.messages, name)
+    chat: JSONObject = {"messages": history.messages, "model": name}
     chat |= max_completion_tokens(members.get("max_tokens"), facts)
-    chat |= {name: members[name] for name in ("temperature", "top_p") if name in members}
+    chat |= {member: members[member] for member in ("temperature", "top_p") if member in members}
     if members.get("stop_sequences"):
         chat["stop"] = members["stop_sequences"]
     if members.get("stream"):
         chat["stream_options"] = {"include_usage": True}
     chat |= tool_members(members, history, names, tools_max=context.limits.tools_max)
-    chat |= effort_members(members, model, facts)
+    chat |= effort_members(members, name, facts)
     _set_format(chat, members)
     check_limits(chat, context.limits, body=b"")
     return chat

@@ -11,7 +11,7 @@ from msgspec.json import Encoder
 from services.gateway.apis.messages.parameters import COUNT_REQUIRED
 from services.gateway.apis.messages.request import chat_members, read_members
 from services.gateway.apis.messages.tokenizers import text_tokens
-from services.gateway.apis.surface import Context
+from services.gateway.apis.surface import Context, served_model
 from services.gateway.apis.translation.tool_names import ToolNames
 from services.gateway.requests.types import JSONObject
 
@@ -31,17 +31,17 @@ def count_tokens(body: bytes, context: Context) -> bytes:
     """
     members = read_members(body, context, COUNT_REQUIRED)
     chat = chat_members(members, context, ToolNames())
-    return _encode({"input_tokens": _tokens(chat)})
+    model = served_model(chat["model"], context.model(chat["model"]))
+    return _encode({"input_tokens": _tokens(chat, model)})
 
 
-def _tokens(chat: JSONObject) -> int:
+def _tokens(chat: JSONObject, model: str) -> int:
     parts = [part for message in chat["messages"] for part in _parts(message)]
     images = sum(1 for part in parts if part["type"] != "text")
     texts = [part["text"] for part in parts if part["type"] == "text"]
     texts += [text for message in chat["messages"] for text in _other_texts(message)]
     texts += [_encode(tool["function"]).decode() for tool in chat.get("tools", ())]
     framing = _MESSAGE_TOKENS * (len(chat["messages"]) + len(chat.get("tools", ())))
-    model: str = chat["model"]
     return text_tokens(model, "\n".join(texts)) + _IMAGE_TOKENS * images + framing
 
 

@@ -2,6 +2,6 @@
 
 from services.gateway.apis.responses.errors import error
 from services.gateway.apis.responses.request import parse
-from services.gateway.apis.responses.schema import schema
+from services.gateway.apis.responses.schema import documented_schema, schema
 
-__all__ = ["error", "parse", "schema"]
+__all__ = ["documented_schema", "error", "parse", "schema"]

@@ -171,14 +171,14 @@ def _check_item(path: str, item: Any) -> None:
     _TYPES[kind].rule(path, item)
 
 
-def _schema() -> Schema:
+def _schema(reference_id: Schema) -> Schema:
     messages = [_message_schema(role, content) for role, content in _CONTENT_OF_ROLE.items()]
     reference = {
         "type": "object",
         "properties": {
             "type": {"enum": ["item_reference", None]},
             "role": {},
-            "id": {"type": "string", "pattern": f"^{_REASONING_ID}"},
+            "id": reference_id,
         },
         "required": ["id"],
         "if": {"properties": {"type": {"type": "null"}}},
@@ -213,9 +213,9 @@ def _check_item_or_reference(path: str, item: Any) -> None:
         _check_item(path, item)
 
 
-ITEMS = array_of(Rule(_check_item, _schema()), "an array of objects")
+ITEMS = array_of(Rule(_check_item, _schema({"type": "string", "pattern": f"^{_REASONING_ID}"})), "an array of objects")
 """The rule for `input` items."""
-ITEMS_OR_REFERENCES = array_of(Rule(_check_item_or_reference, {}), "an array of objects")
+ITEMS_OR_REFERENCES = array_of(Rule(_check_item_or_reference, _schema(string.schema)), "an array of objects")
 """The rule for `input` items while responses are stored: they may refer to any stored item."""
 
 

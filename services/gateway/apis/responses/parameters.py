@@ -89,12 +89,20 @@ _METADATA = Rule(
 
 def _check_previous(path: str, value: Any) -> None:
     string(path, value)
-    raise previous_not_found(value)
+    raise previous_not_found(
+        value,
+        " This service does not store responses: set `store` to false and send the whole conversation as `input`.",
+    )
 
 
-def previous_not_found(response_id: str) -> InvalidRequest:
-    """Return OpenAI's error for a `previous_response_id` that is not stored."""
-    text = f"Previous response with id '{redacted(response_id)}' not found."
+def previous_not_found(response_id: str, advice: str = "") -> InvalidRequest:
+    """Return OpenAI's error for a `previous_response_id` that is not stored.
+
+    Args:
+        response_id: The id.
+        advice: A sentence after OpenAI's own one, with a space before it.
+    """
+    text = f"Previous response with id '{redacted(response_id)}' not found.{advice}"
     return refusal(text, "previous_response_id", "previous_response_not_found")
 
 
@@ -155,7 +163,9 @@ PARAMETERS: Mapping[str, Parameter] = {
     ),
     "conversation": _rejected("conversations are not stored; send all items in `input`"),
     "prompt": _rejected("prompt templates are not stored; send the text in `input`"),
-    "background": _accepted_only(False, boolean, "responses are not stored; use `stream` for long answers"),
+    "background": _accepted_only(
+        False, boolean, "nothing is answered in the background; use `stream` for long answers"
+    ),
     "truncation": _ignored(one_of("auto", "disabled"), "the input is never truncated"),
     "max_tool_calls": _ignored(integer(), "bounds only hosted tools"),
     "top_logprobs": _accepted_only(0, integer(0, 20), _NO_LOGPROBS),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from services.common.surface import Surface
 from services.gateway.apis.chat_completions.limits import check_limits, check_values
 from services.gateway.apis.checks import missing, refusal
 from services.gateway.apis.json_bodies import json_object
@@ -14,7 +15,7 @@ from services.gateway.apis.responses.renderer import ResponsesRenderer
 from services.gateway.apis.responses.response_object import ResponseTemplate
 from services.gateway.apis.responses.tool_choice import tool_members
 from services.gateway.apis.responses.tools import ToolTable
-from services.gateway.apis.surface import Context, served_model
+from services.gateway.apis.surface import Context
 from services.gateway.apis.translation.formats import set_response_format
 from services.gateway.apis.translation.images import has_images
 from services.gateway.apis.translation.outputs import max_completion_tokens, reasoning_members
@@ -89,8 +90,8 @@ def translated(
     table = ToolTable(context.limits.tools_max)
     messages = _messages(members, items, stored_items, table)
     check_messages(messages, context.limits)
-    chat = Chat(_chat_members(members, messages, table, context), members.get("stream", False), body_bytes)
-    return chat, table
+    chat, stream = _chat_members(members, messages, table, context), members.get("stream", False)
+    return Chat(chat, stream, body_bytes, surface=Surface.RESPONSES), table
 
 
 def renderer_of(members: JSONObject, table: ToolTable, context: Context, *, is_stored: bool) -> ResponsesRenderer:
@@ -127,7 +128,7 @@ def _chat_members(members: JSONObject, messages: list[JSONObject], table: ToolTa
         text = f"The model `{redacted(model)}` does not read images. Remove them, or use a model that does."
         raise refusal(text, "input", "unsupported_value")
     chat = {"messages": messages} | {name: members[name] for name in _SAME_NAME if name in members}
-    chat |= {"model": served_model(model, facts)} if model else {}
+    chat |= {"model": model} if model else {}
     chat |= max_completion_tokens(members.get("max_output_tokens"), facts)
     chat |= tool_members(table, members.get("tool_choice"), members.get("parallel_tool_calls"))
     chat |= reasoning_members(model, members.get("reasoning", {}).get("effort"), facts)

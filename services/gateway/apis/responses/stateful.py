@@ -93,16 +93,21 @@ class _Answer:
         response, suffix = self.renderer.close(), self.renderer.id_suffix
         if response is None:
             return
-        own = [
-            input_item(item, index, suffix)
-            for index, item in enumerate(self.items)
-            if item_type(item) != "item_reference"
-        ]
-        content = encode(response, self.earlier + own)
+        content = encode(response, self.earlier + self._own_items(suffix))
         if len(content) > _CONTENT_BYTES_MAX:
             message = f"The response is larger than {_CONTENT_BYTES_MAX:,} bytes with its input, and cannot be stored."
             raise TooLarge(f'{message} Send "store": false, or a shorter input.')
         await self.responses.store(self.account_id, response_id(suffix), content)
+
+    def _own_items(self, suffix: str) -> list[JSONObject]:
+        """Return the items of the request's input, with an id that no other item of the conversation has."""
+        taken = {item["id"] for item in self.earlier}
+        own = []
+        for index, item in enumerate(self.items):
+            if item_type(item) != "item_reference":
+                own.append(input_item(item, index, suffix, taken=taken))
+                taken.add(own[-1]["id"])
+        return own
 
 
 @dataclass(slots=True)
@@ -137,10 +142,13 @@ class _Reader:
         """
         references = [item["id"] for item in items if item_type(item) == "item_reference"]
         found: dict[str, JSONObject] = {}
+        searched: set[str] = set()
         # The latest response contains the items of the responses before it.
         for item_id in reversed(references):
-            if item_id not in found:
-                stored = await self._read(response_of_item(item_id) or "")
+            response = response_of_item(item_id) or ""
+            if item_id not in found and response not in searched:
+                searched.add(response)
+                stored = await self._read(response)
                 found |= {item["id"]: item for item in stored.items} if stored else {}
             if item_id not in found and not is_reasoning(item_id):
                 raise item_not_found(item_id)

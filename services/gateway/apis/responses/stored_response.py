@@ -1,7 +1,7 @@
 """What is stored of a response: the response object, and the whole input that it was made from."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import msgspec
 
@@ -79,17 +79,18 @@ def decode(content: bytes) -> StoredResponse:
         raise InternalError("A stored response cannot be read.") from exc
 
 
-def input_item(item: JSONObject, index: int, suffix: str) -> JSONObject:
+def input_item(item: JSONObject, index: int, suffix: str, *, taken: Collection[str] = ()) -> JSONObject:
     """Return an input item in the form in which it is stored and listed: with an id, its type and parts.
 
     Args:
         item: A checked item.
         index: Its position in the input.
         suffix: The part that the ids of the response and of its items share.
+        taken: Ids of other items. An item with one of them gets another one.
     """
     kind = item_type(item)
     own_id = item.get("id")
-    if not isinstance(own_id, str) or response_of_item(own_id) is None:
+    if not isinstance(own_id, str) or response_of_item(own_id) is None or own_id in taken:
         own_id = f"{_PREFIXES.get(kind, _OTHER_PREFIX)}_{suffix}_i{index}"
     stored = {**item, "id": own_id, "type": kind}
     if kind == "message":

@@ -6,6 +6,7 @@ from grpc import aio
 
 from services.common.batched import batched
 from services.common.rpc.status import rpc_errors
+from services.common.rpc.surface import surface_to_proto
 from services.common.timestamps import unix_seconds
 from services.gateway.apis.receipts import DayUsage, Receipt
 from services.gateway.clients.ledger import GrpcLedger, receipt_of
@@ -66,6 +67,7 @@ class GrpcUsage:
             to_day=filters.to_day,
             before=filters.before,
             page_size=count,
+            surface=surface_to_proto(filters.surface),
         )
         with rpc_errors(unavailable_reason="inference_unavailable"):
             answer = await self._stub.ListRequests(request, timeout=self._timeout_seconds)

@@ -65,20 +65,21 @@ if (play) {
   const shellQuoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
   const apis = {
     chat: {
-      path: "chat", method: "chat.completions.create", messages: "messages",
-      python: { text: "answer.choices[0].message.content", loop: `for chunk in stream:\n    print(chunk.choices[0].delta.content or "", end="") if chunk.choices else None` },
+      path: "chat", method: "chat.completions.create", messages: "messages", options: {},
+      python: { options: "", text: "answer.choices[0].message.content", loop: `for chunk in stream:\n    print(chunk.choices[0].delta.content or "", end="") if chunk.choices else None` },
       javascript: { text: "answer.choices[0].message.content", loop: `for await (const chunk of stream) process.stdout.write(chunk.choices[0]?.delta?.content ?? "");` },
     },
     responses: {
-      path: "responses", method: "responses.create", messages: "input",
-      python: { text: "answer.output_text", loop: `for event in stream:\n    if event.type == "response.output_text.delta":\n        print(event.delta, end="")` },
+      // The playground stores nothing. Without `store`, a response is stored if the operator stores responses.
+      path: "responses", method: "responses.create", messages: "input", options: { store: false },
+      python: { options: "    store=False,\n", text: "answer.output_text", loop: `for event in stream:\n    if event.type == "response.output_text.delta":\n        print(event.delta, end="")` },
       javascript: { text: "answer.output_text", loop: `for await (const event of stream) {\n  if (event.type === "response.output_text.delta") process.stdout.write(event.delta);\n}` },
     },
   };
-  const bodyOf = (body, api) => ({ model: body.model, [api.messages]: body.messages, stream: body.stream });
+  const bodyOf = (body, api) => ({ model: body.model, [api.messages]: body.messages, ...api.options, stream: body.stream });
   const snippets = {
     curl: (body, url, api) => `curl ${url}/api/v1/${api.path} \\\n  -H "Authorization: Bearer $STACK_API_KEY" \\\n  -H "Content-Type: application/json" \\\n  -d ${shellQuoted(JSON.stringify(bodyOf(body, api), null, 2))}`,
-    python: (body, url, api) => `import os\nfrom openai import OpenAI\n\nclient = OpenAI(base_url="${url}/api/v1", api_key=os.environ["STACK_API_KEY"])\n${body.stream ? "stream" : "answer"} = client.${api.method}(\n    model=${JSON.stringify(body.model)},\n    ${api.messages}=${JSON.stringify(body.messages, null, 4).replaceAll("\n", "\n    ")},\n${body.stream ? `    stream=True,\n)\n${api.python.loop}` : `)\nprint(${api.python.text})`}`,
+    python: (body, url, api) => `import os\nfrom openai import OpenAI\n\nclient = OpenAI(base_url="${url}/api/v1", api_key=os.environ["STACK_API_KEY"])\n${body.stream ? "stream" : "answer"} = client.${api.method}(\n    model=${JSON.stringify(body.model)},\n    ${api.messages}=${JSON.stringify(body.messages, null, 4).replaceAll("\n", "\n    ")},\n${api.python.options}${body.stream ? `    stream=True,\n)\n${api.python.loop}` : `)\nprint(${api.python.text})`}`,
     javascript: (body, url, api) => `import OpenAI from "openai";\n\nconst client = new OpenAI({ baseURL: "${url}/api/v1", apiKey: process.env.STACK_API_KEY });\nconst ${body.stream ? "stream" : "answer"} = await client.${api.method}(${JSON.stringify(bodyOf(body, api), null, 2)});\n${body.stream ? api.javascript.loop : `console.log(${api.javascript.text});`}`,
   };
   let language = "curl";

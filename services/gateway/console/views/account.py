@@ -57,7 +57,8 @@ class AccountViews:
             await self._responses.delete_account(account_id)
         except ServiceError as exc:
             _log.error(
-                "The stored responses of a deleted account could not be deleted. They expire.",
+                "The stored responses of a deleted account could not be deleted. Run `stackctl accounts delete` "
+                "with its id.",
                 extra={"account_id": account_id, "reason": exc.reason},
             )
 

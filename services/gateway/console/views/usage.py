@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from services.common.ids import Kind, is_id
+from services.common.surface import Surface
 from services.gateway.apis.receipts import DayUsage, Receipt
 from services.gateway.console.charts import columns
 from services.gateway.console.downloads import Download, Downloads
@@ -29,6 +30,7 @@ _CSV_PAGE = 1_000
 _CSV_COLUMNS = (
     *("request_id", "key_id", "created_at", "model", "stream", "outcome", "charged", "refund_reason"),
     *("prompt_tokens", "completion_tokens", "total_tokens", "time_to_first_token_ms", "duration_ms"),
+    "surface",
 )
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _FORMULA_STARTS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
@@ -74,6 +76,7 @@ class UsageViews:
             names={key.id: key.name for key in keys},
             filters=filters,
             outcomes=OUTCOMES,
+            surfaces=tuple(Surface),
             more=requests[-1].id if len(receipts) > _PAGE else "",
         )
 
@@ -132,13 +135,14 @@ class UsageViews:
 def _filter(query: Mapping[str, str]) -> RequestFilter:
     """Return the filter from a query. Invalid values are ignored."""
     key_id, outcome = query.get("key", ""), query.get("outcome", "")
-    before = query.get("before", "")
+    before, surface = query.get("before", ""), query.get("surface", "")
     return RequestFilter(
         key_id if is_id(key_id, Kind.KEY) else "",
         outcome if outcome in OUTCOMES else "",
         _day(query.get("from", "")),
         _day(query.get("to", "")),
         before if is_id(before, Kind.REQUEST) else "",
+        Surface(surface) if surface in tuple(Surface) else None,
     )
 
 
@@ -180,7 +184,8 @@ def _row(row: Receipt) -> Sequence[object]:
     tokens = (row.usage.prompt_tokens, row.usage.completion_tokens, row.usage.total_tokens)
     result = (row.outcome, row.charged, row.refund_reason or "")
     times = (row.time_to_first_token_ms or "", row.duration_ms)
-    return [row.id, row.key_id, row.created_at, _cell(row.model), row.stream, *result, *tokens, *times]
+    request = (row.id, row.key_id, row.created_at, _cell(row.model), row.stream)
+    return [*request, *result, *tokens, *times, row.surface or ""]
 
 
 def _lines(rows: Iterable[Sequence[object]]) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from services.common.errors import ServiceError
 from services.gateway.apis import messages, responses
-from services.gateway.apis.surface import Context
+from services.gateway.apis.surface import Context, ModelFacts
 
 _KEY = "sk_stk_a7Kq0ZxW3bN9vT5rY1mC8dE2fG4hJ6kLpQsUt0Rz"
 _USER = {"role": "user", "content": "hi"}
@@ -37,6 +37,6 @@ def test_a_key_in_place_of_an_id_is_masked(parse: Callable[[bytes, Context], obj
     body = {"model": "m", "input": "hi"} if parse is responses.parse else {"model": "m", "max_tokens": 1}
     default = {} if parse is responses.parse else {"messages": [_USER]}
     with pytest.raises(ServiceError) as refused:
-        parse(json.dumps({**body, **default, **members}).encode(), Context())
+        parse(json.dumps({**body, **default, **members}).encode(), Context(models={"m": ModelFacts()}))
     assert "****" in refused.value.message
     assert _KEY[7:20] not in refused.value.message

@@ -45,9 +45,9 @@ def _receipt(number: int) -> Receipt:
     usage = ReceiptUsage(1, 1, 2, 0, 0, "reported")
     model = _FORMULAS[number % len(_FORMULAS)]
     return Receipt(
-        id=str(number), key_id="key_1", day="2026-11-29", created_at="2026-11-29T00:00:00Z", model=model, stream=False,
-        outcome="completed", charged=True, refund_reason=None, usage=usage, attempts=1, time_to_first_token_ms=None,
-        duration_ms=1,
+        id=str(number), key_id="key_1", day="2026-11-29", created_at="2026-11-29T00:00:00Z", model=model, surface=None,
+        stream=False, outcome="completed", charged=True, refund_reason=None, usage=usage, attempts=1,
+        time_to_first_token_ms=None, duration_ms=1,
     )  # fmt: skip
 
 

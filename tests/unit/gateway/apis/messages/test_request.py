@@ -128,11 +128,25 @@ class TestMembers:
         request.renderer.begin("req_A", 0)
         assert json.loads(request.renderer.completion(b"{}"))["model"] == name
 
-    def test_the_id_of_a_model_is_sent(self) -> None:
-        context = Context(models={"claude-x": ModelFacts(id=_OSS, max_output_tokens=5)})
+    def test_an_alias_of_the_list_keeps_its_name_and_gets_the_members_of_its_model(self) -> None:
+        context = Context(models={"claude-x": ModelFacts(id=_OSS, reasons=True, max_output_tokens=5)})
         body = json.dumps({"model": "claude-x", "max_tokens": 9, "messages": [_USER]}).encode()
         members = parse(body, context).chat.members
-        assert (members["model"], members["max_completion_tokens"]) == (_OSS, 5)
+        assert (members["model"], members["max_completion_tokens"]) == ("claude-x", 5)
+        assert "reasoning_format" not in members
+
+    def test_the_model_must_not_be_empty(self) -> None:
+        error = _refusal(model="")
+        assert (error.message, error.details.param) == ("model: at least 1 character is required.", "model")
+
+    def test_a_listed_name_is_not_resolved_by_a_pattern(self) -> None:
+        context = Context(models={"claude-haiku-x": ModelFacts(id=_QWEN)}, aliases=_CONTEXT.aliases)
+        body = json.dumps({"model": "claude-haiku-x", "max_tokens": 9, "messages": [_USER]}).encode()
+        assert parse(body, context).chat.members["model"] == "claude-haiku-x"
+
+    def test_a_model_of_anthropic_is_left_to_inference_until_the_list_is_known(self) -> None:
+        body = json.dumps({"model": "claude-sonnet-5", "max_tokens": 9, "messages": [_USER]}).encode()
+        assert parse(body, Context()).chat.members["model"] == "claude-sonnet-5"
 
     def test_a_model_of_anthropic_without_an_alias_is_not_found(self) -> None:
         error = _refusal(model="claude-sonnet-5")

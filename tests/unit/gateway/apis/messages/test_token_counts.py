@@ -10,7 +10,7 @@ from services.common.errors import InvalidRequest, NotFound
 from services.gateway.apis.messages import tokenizers
 from services.gateway.apis.messages.token_counts import count_tokens
 from services.gateway.apis.messages.tokenizers import text_tokens
-from services.gateway.apis.surface import Context
+from services.gateway.apis.surface import Context, ModelFacts
 
 _TEXT = "The quick brown fox jumps over the lazy dog. " * 20
 _NO_WHEEL = tokenizers.QUICKTOK is None
@@ -98,5 +98,6 @@ def test_max_tokens_are_not_required_and_hidden_tools_cost_nothing() -> None:
 def test_invalid_requests_are_refused() -> None:
     with pytest.raises(InvalidRequest):
         count_tokens(b'{"model":"m"}', Context())
+    known = Context(models={"m": ModelFacts()})
     with pytest.raises(NotFound):
-        _count(model="claude-opus-5-5")
+        count_tokens(b'{"model":"claude-opus-5-5","messages":[{"role":"user","content":"hi"}]}', known)

@@ -120,7 +120,10 @@ def test_refusals_name_the_parameter(members: JSONObject, param: str, code: str)
 
 
 def test_an_unknown_previous_response_has_openais_words() -> None:
-    assert _refusal(previous_response_id="resp_x").message == "Previous response with id 'resp_x' not found."
+    assert _refusal(previous_response_id="resp_x").message == (
+        "Previous response with id 'resp_x' not found. This service does not store responses: set `store` to false and "
+        "send the whole conversation as `input`."
+    )
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b'"a"', b'{"input":"\xff"}', b'{"input":"\\ud800"}', b"[" * 9_999])
@@ -171,10 +174,11 @@ def test_images_are_refused_if_the_model_does_not_read_them() -> None:
     assert parse(context).chat.members["messages"] == [USER]
 
 
-def test_aliases_are_sent_as_the_served_model() -> None:
-    context = Context(models={"gpt-6.2-sol": ModelFacts(id=MODEL, reasons=True)})
-    chat = parse(context, model="gpt-6.2-sol", reasoning={"effort": "max"}).chat.members
-    assert (chat["model"], chat["reasoning_effort"]) == (MODEL, "high")
+def test_an_alias_keeps_its_name_and_gets_the_members_of_its_model() -> None:
+    alias = "gpt-6.2-sol"
+    context = Context(models={alias: ModelFacts(id=MODEL, reasons=True)})
+    assert _added(context, model=alias, reasoning={"effort": "max"}) == {"reasoning_effort": "high"}
+    assert parse(context, model=alias).chat.members["model"] == alias
     assert "model" not in parse(model=None).chat.members
 
 

@@ -186,6 +186,24 @@ async def test_references_resolve_to_items_with_one_read(world: World) -> None:
     assert [one["reasoning"] for one in messages if "reasoning" in one] == ["thoughts A", "thoughts B", "thoughts C"]
 
 
+async def test_many_references_to_lost_items_of_a_response_read_its_items_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a request of 400 KB blocks the event loop for seconds, while a stored response is decoded each time."""
+    await world.answer("A")
+    reads: list[str] = []
+    items = StoredResponse.items
+
+    def counted(stored: StoredResponse) -> list[JSONObject]:
+        reads.append("")
+        return items.fget(stored)  # type: ignore[attr-defined, no-any-return]
+
+    monkeypatch.setattr(StoredResponse, "items", property(counted))
+    lost = [{"type": "item_reference", "id": f"rs_A_{100 + index % 300}"} for index in range(500)]
+    await world.parse(input=[*lost, {"role": "user", "content": "hi"}])
+    assert len(reads) == 1
+
+
 async def test_references_may_name_input_items_and_leave_out_their_type(world: World) -> None:
     await world.answer("A", input="one")
     assert _plain(await world.messages(input=[{"id": "msg_A_i0"}])) == _said("one")
@@ -370,6 +388,15 @@ async def test_stored_items_keep_our_ids_and_get_ids_in_place_of_others(world: W
     stored = world.store.stored("A").input
     assert [item["id"] for item in stored] == ["msg_A_i0", "msg_Z_0", "fc_A_i2", "fco_A_i3", "item_A_i4"]
     assert stored[1]["content"] == [{"type": "output_text", "text": "b", "annotations": [], "logprobs": []}]
+
+
+async def test_no_two_stored_items_have_the_same_id(world: World) -> None:
+    """Otherwise a client that lists the items page by page never reaches the end."""
+    first = await world.answer("A", input="one")
+    same = {"role": "user", "content": "a", "id": "msg_Z_0"}
+    await world.answer("B", previous_response_id="resp_A", input=[*first["output"], same, same])
+    stored = [item["id"] for item in world.store.stored("B").input]
+    assert stored == ["msg_A_i0", "msg_A_0", "msg_B_i0", "msg_Z_0", "msg_B_i2"]
 
 
 def test_what_is_stored_round_trips() -> None:
