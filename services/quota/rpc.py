@@ -22,6 +22,7 @@ from services.quota.holds import (
 )
 from services.quota.redis.state import RedisState, State
 from services.quota.sweeper import Discrepancy, DiscrepancyKind, Sweeper
+from stack.common.v1 import limits_pb2
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 _ITEMS_MAX = 1_000
@@ -32,7 +33,7 @@ _KINDS = {
     DiscrepancyKind.HOLD_OVERDUE: quota_pb2.DISCREPANCY_KIND_HOLD_OVERDUE,
     DiscrepancyKind.OVER_LIMIT: quota_pb2.DISCREPANCY_KIND_OVER_LIMIT,
 }
-_SCOPES = {Scope.KEY: quota_pb2.SCOPE_KEY, Scope.ACCOUNT: quota_pb2.SCOPE_ACCOUNT}
+_SCOPES = {Scope.KEY: limits_pb2.SCOPE_KEY, Scope.ACCOUNT: limits_pb2.SCOPE_ACCOUNT}
 _ACCOUNTS_MAX = 100_000
 _STATES = {
     State.UNKNOWN: quota_pb2.DEPENDENCY_STATE_UNSPECIFIED,
@@ -118,12 +119,12 @@ def _reservation(item: quota_pb2.Reservation) -> Reservation:
     return Reservation(item.request_id, item.key_id, item.account_id, item.limit, account_limit)
 
 
-def _account_limit(limits: Sequence[quota_pb2.Limit]) -> int:
+def _account_limit(limits: Sequence[limits_pb2.Limit]) -> int:
     """Return the account's limit in requests per day, the only further limit that is supported."""
-    (limit,) = limits if len(limits) == 1 else (quota_pb2.Limit(),)
-    kind = limit.scope, limit.unit, limit.window, limit.amount
-    if kind != (quota_pb2.SCOPE_ACCOUNT, quota_pb2.UNIT_REQUESTS, quota_pb2.WINDOW_DAY, 1) or limit.limit < 0:
-        raise InvalidRequest("limits: expected at most the account's limit in requests per day, with the amount 1")
+    (limit,) = limits if len(limits) == 1 else (limits_pb2.Limit(),)
+    kind = limit.scope, limit.unit, limit.window
+    if kind != (limits_pb2.SCOPE_ACCOUNT, limits_pb2.UNIT_REQUESTS, limits_pb2.WINDOW_DAY) or limit.limit < 0:
+        raise InvalidRequest("limits: expected at most the account's limit in requests per day")
     return limit.limit
 
 
@@ -167,15 +168,14 @@ def _result(outcome: Held | Denied | CounterUnavailable) -> quota_pb2.ReserveRes
     )
 
 
-def _tightest(limit: LimitStatus) -> quota_pb2.Limit | None:
+def _tightest(limit: LimitStatus) -> limits_pb2.Limit | None:
     if limit.scope is Scope.KEY:
         return None
-    return quota_pb2.Limit(
+    return limits_pb2.Limit(
         scope=_SCOPES[limit.scope],
-        unit=quota_pb2.UNIT_REQUESTS,
-        window=quota_pb2.WINDOW_DAY,
+        unit=limits_pb2.UNIT_REQUESTS,
+        window=limits_pb2.WINDOW_DAY,
         limit=limit.limit,
-        amount=1,
     )
 
 

@@ -24,7 +24,7 @@ from services.quota.redis.store import RedisHoldStore, connect
 from services.quota.redis.sweep_store import RedisSweepStore
 from services.quota.rpc import QuotaService
 from services.quota.sweeper import Sweeper
-from stack.common.v1 import verdict_pb2
+from stack.common.v1 import limits_pb2, verdict_pb2
 from stack.inference.v1 import usage_pb2
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 from tests.properties.hold_world import StoreClock
@@ -256,8 +256,8 @@ def test_days_and_dates_are_the_same_days() -> None:
     assert all(day_number(iso_date(day)) == day for day in (0, 59, 11_016, 20_667, 2_932_896))
 
 
-ACCOUNT_LIMIT = quota_pb2.Limit(
-    scope=quota_pb2.SCOPE_ACCOUNT, unit=quota_pb2.UNIT_REQUESTS, window=quota_pb2.WINDOW_DAY, limit=2, amount=1
+ACCOUNT_LIMIT = limits_pb2.Limit(
+    scope=limits_pb2.SCOPE_ACCOUNT, unit=limits_pb2.UNIT_REQUESTS, window=limits_pb2.WINDOW_DAY, limit=2
 )
 
 
@@ -287,11 +287,10 @@ async def test_an_account_starts_from_its_summary_while_inference_is_of_the_prev
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("scope", quota_pb2.SCOPE_KEY),
-        ("unit", quota_pb2.UNIT_UNSPECIFIED),
-        ("window", quota_pb2.WINDOW_UNSPECIFIED),
+        ("scope", limits_pb2.SCOPE_KEY),
+        ("unit", limits_pb2.UNIT_UNSPECIFIED),
+        ("window", limits_pb2.WINDOW_UNSPECIFIED),
         ("limit", -1),
-        ("amount", 2),
     ],
 )
 async def test_a_limit_of_an_unknown_kind_is_refused_and_not_ignored(quota: Quota, field: str, value: int) -> None:

@@ -11,6 +11,7 @@ from services.common.rpc.verdict import verdict_to_proto
 from services.common.timestamps import unix_seconds
 from services.gateway.clients.batched_quota import ReserveItem, SettleItem, counter_unavailable, not_settled
 from services.gateway.requests.types import Hold, LimitReached, RateLimit
+from stack.common.v1 import limits_pb2
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 
@@ -49,14 +50,13 @@ def _reservation(item: ReserveItem) -> quota_pb2.Reservation:
 
 
 @lru_cache(maxsize=100)
-def _account_limit(limit: int) -> quota_pb2.Limit:
+def _account_limit(limit: int) -> limits_pb2.Limit:
     """Return the limit of an account as a message, which is copied into each reservation."""
-    return quota_pb2.Limit(
-        scope=quota_pb2.SCOPE_ACCOUNT,
-        unit=quota_pb2.UNIT_REQUESTS,
-        window=quota_pb2.WINDOW_DAY,
+    return limits_pb2.Limit(
+        scope=limits_pb2.SCOPE_ACCOUNT,
+        unit=limits_pb2.UNIT_REQUESTS,
+        window=limits_pb2.WINDOW_DAY,
         limit=limit,
-        amount=1,
     )
 
 

@@ -31,6 +31,9 @@ usage_ledger = Table(
     Column("duration_ms", BigInteger, nullable=False),
     # Null for direct callers, if it is not known, and in rows of versions that did not record it.
     Column("surface", String(32), nullable=True),
+    # Microdollars, by the prices in force when the row was written. Null in rows of versions that did not record it.
+    Column("cost", BigInteger, nullable=True),
+    Column("queue_ms", BigInteger, nullable=True),
     # Covering index of CountCharged, from which quota initialises its counters.
     Index("ix_usage_ledger_key_day", "key_id", "day", "charged", "reserved_at"),
     # Covering index of SummarizeUsage. Reading an account's rows, which are spread over many pages, took thirty times

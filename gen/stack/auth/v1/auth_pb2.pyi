@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from stack.common.v1 import limits_pb2 as _limits_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -118,6 +119,8 @@ class Principal(_message.Message):
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     ACCOUNT_DAILY_LIMIT_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """Public id of the key, `key_…`."""
     account_id: _builtins.str
@@ -126,6 +129,8 @@ class Principal(_message.Message):
     """Requests per UTC day: the key's own limit, or its plan's. 0 denies every request."""
     account_daily_limit: _builtins.int
     """Requests per UTC day of the account with all its keys; absent means no limit."""
+    weight: _builtins.int
+    """Share of Groq's allowance that the account gets, relative to others, when not all can be served; 0 means 1."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
         """Expiry time of the key; absent means never."""
@@ -133,6 +138,10 @@ class Principal(_message.Message):
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Models permitted to the key, by name or as patterns with `*`; empty permits all."""
+
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[_limits_pb2.Limit]:
+        """All other limits of the key and its account."""
 
     def __init__(
         self,
@@ -143,10 +152,12 @@ class Principal(_message.Message):
         expires_at: _timestamp_pb2.Timestamp | None = ...,
         models: _abc.Iterable[_builtins.str] | None = ...,
         account_daily_limit: _builtins.int | None = ...,
+        limits: _abc.Iterable[_limits_pb2.Limit] | None = ...,
+        weight: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_account_daily_limit", b"_account_daily_limit", "account_daily_limit", b"account_daily_limit", "expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_account_daily_limit", b"_account_daily_limit", "account_daily_limit", b"account_daily_limit", "account_id", b"account_id", "daily_limit", b"daily_limit", "expires_at", b"expires_at", "key_id", b"key_id", "models", b"models"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_account_daily_limit", b"_account_daily_limit", "account_daily_limit", b"account_daily_limit", "account_id", b"account_id", "daily_limit", b"daily_limit", "expires_at", b"expires_at", "key_id", b"key_id", "limits", b"limits", "models", b"models", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__account_daily_limit: _TypeAlias = _typing.Literal["account_daily_limit"]  # noqa: Y015
     _WhichOneofArgType__account_daily_limit: _TypeAlias = _typing.Literal["_account_daily_limit", b"_account_daily_limit"]  # noqa: Y015

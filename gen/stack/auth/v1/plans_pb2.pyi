@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from stack.common.v1 import limits_pb2 as _limits_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -30,6 +31,8 @@ class Plan(_message.Message):
     ACTIVE_KEYS_MAX_FIELD_NUMBER: _builtins.int
     NEW_KEYS_PER_DAY_MAX_FIELD_NUMBER: _builtins.int
     ACCOUNT_DAILY_LIMIT_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name, 1 to 50 characters from a-z, 0-9, `-` and `_`."""
     daily_limit: _builtins.int
@@ -42,6 +45,12 @@ class Plan(_message.Message):
     """Requests per UTC day of an account with all its keys; absent means no limit. If a key of the account has a higher
     limit, that is the account's too.
     """
+    weight: _builtins.int
+    """Share of Groq's allowance that its accounts get, relative to others, when not all can be served; 0 means 1."""
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[_limits_pb2.Limit]:
+        """All other limits: of each key without its own, and of the account."""
+
     def __init__(
         self,
         *,
@@ -50,10 +59,12 @@ class Plan(_message.Message):
         active_keys_max: _builtins.int | None = ...,
         new_keys_per_day_max: _builtins.int | None = ...,
         account_daily_limit: _builtins.int | None = ...,
+        limits: _abc.Iterable[_limits_pb2.Limit] | None = ...,
+        weight: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_account_daily_limit", b"_account_daily_limit", "_active_keys_max", b"_active_keys_max", "_new_keys_per_day_max", b"_new_keys_per_day_max", "account_daily_limit", b"account_daily_limit", "active_keys_max", b"active_keys_max", "new_keys_per_day_max", b"new_keys_per_day_max"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_account_daily_limit", b"_account_daily_limit", "_active_keys_max", b"_active_keys_max", "_new_keys_per_day_max", b"_new_keys_per_day_max", "account_daily_limit", b"account_daily_limit", "active_keys_max", b"active_keys_max", "daily_limit", b"daily_limit", "name", b"name", "new_keys_per_day_max", b"new_keys_per_day_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_account_daily_limit", b"_account_daily_limit", "_active_keys_max", b"_active_keys_max", "_new_keys_per_day_max", b"_new_keys_per_day_max", "account_daily_limit", b"account_daily_limit", "active_keys_max", b"active_keys_max", "daily_limit", b"daily_limit", "limits", b"limits", "name", b"name", "new_keys_per_day_max", b"new_keys_per_day_max", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__account_daily_limit: _TypeAlias = _typing.Literal["account_daily_limit"]  # noqa: Y015
     _WhichOneofArgType__account_daily_limit: _TypeAlias = _typing.Literal["_account_daily_limit", b"_account_daily_limit"]  # noqa: Y015

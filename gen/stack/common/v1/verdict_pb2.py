@@ -24,13 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dstack/common/v1/verdict.proto\x12\x0fstack.common.v1*M\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n\x0fVERDICT_CHARGED\x10\x01\x12\x14\n\x10VERDICT_RELEASED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dstack/common/v1/verdict.proto\x12\x0fstack.common.v1\"\'\n\x07\x41mounts\x12\x0e\n\x06tokens\x18\x01 \x01(\x03\x12\x0c\n\x04\x63ost\x18\x02 \x01(\x03*M\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x13\n\x0fVERDICT_CHARGED\x10\x01\x12\x14\n\x10VERDICT_RELEASED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stack.common.v1.verdict_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERDICT']._serialized_start=50
-  _globals['_VERDICT']._serialized_end=127
+  _globals['_VERDICT']._serialized_start=91
+  _globals['_VERDICT']._serialized_end=168
+  _globals['_AMOUNTS']._serialized_start=50
+  _globals['_AMOUNTS']._serialized_end=89
 # @@protoc_insertion_point(module_scope)

@@ -66,6 +66,7 @@ class RequestContext(_message.Message):
     RESERVED_AT_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     SURFACE_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Id of the request; the ledger's primary key."""
     account_id: _builtins.str
@@ -76,6 +77,8 @@ class RequestContext(_message.Message):
     """UTC date of the reserve, `YYYY-MM-DD`."""
     surface: _surface_pb2.Surface.ValueType
     """Surface of the request; unspecified for direct callers, and in the contexts of CloseUnknown, since holds have none."""
+    weight: _builtins.int
+    """Share of Groq's allowance that the account gets, relative to others, when not all can be served; 0 means 1."""
     @_builtins.property
     def reserved_at(self) -> _timestamp_pb2.Timestamp:
         """Time of the reserve by Redis' clock."""
@@ -94,10 +97,11 @@ class RequestContext(_message.Message):
         reserved_at: _timestamp_pb2.Timestamp | None = ...,
         models: _abc.Iterable[_builtins.str] | None = ...,
         surface: _surface_pb2.Surface.ValueType = ...,
+        weight: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reserved_at", b"reserved_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "day", b"day", "key_id", b"key_id", "models", b"models", "request_id", b"request_id", "reserved_at", b"reserved_at", "surface", b"surface"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "day", b"day", "key_id", b"key_id", "models", b"models", "request_id", b"request_id", "reserved_at", b"reserved_at", "surface", b"surface", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -146,6 +150,7 @@ class CreateChatCompletionResponse(_message.Message):
     COMPLETION_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     COMPLETION_JSON_FIELD_NUMBER: _builtins.int
+    AMOUNTS_FIELD_NUMBER: _builtins.int
     verdict: _verdict_pb2.Verdict.ValueType
     """Verdict of the request's ledger row."""
     completion_json: _builtins.bytes
@@ -154,16 +159,21 @@ class CreateChatCompletionResponse(_message.Message):
     def completion(self) -> _chat_pb2.ChatCompletion:
         """The answer; absent if `wants_json` is set."""
 
+    @_builtins.property
+    def amounts(self) -> _verdict_pb2.Amounts:
+        """What the request has used; absent without a verdict."""
+
     def __init__(
         self,
         *,
         completion: _chat_pb2.ChatCompletion | None = ...,
         verdict: _verdict_pb2.Verdict.ValueType = ...,
         completion_json: _builtins.bytes = ...,
+        amounts: _verdict_pb2.Amounts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "completion", b"completion"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completion", b"completion", "completion_json", b"completion_json", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "completion", b"completion", "completion_json", b"completion_json", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -214,6 +224,7 @@ class StreamChatCompletionResponse(_message.Message):
     CHUNKS_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     CHUNKS_JSON_FIELD_NUMBER: _builtins.int
+    AMOUNTS_FIELD_NUMBER: _builtins.int
     verdict: _verdict_pb2.Verdict.ValueType
     """Verdict of the request's ledger row; only in the last message."""
     @_builtins.property
@@ -224,16 +235,21 @@ class StreamChatCompletionResponse(_message.Message):
     def chunks_json(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """The chunks as JSON texts, in order; empty unless `wants_json` is set."""
 
+    @_builtins.property
+    def amounts(self) -> _verdict_pb2.Amounts:
+        """What the request has used; only in the last message, and absent without a verdict."""
+
     def __init__(
         self,
         *,
         chunks: _abc.Iterable[_chat_pb2.ChatChunk] | None = ...,
         verdict: _verdict_pb2.Verdict.ValueType = ...,
         chunks_json: _abc.Iterable[_builtins.bytes] | None = ...,
+        amounts: _verdict_pb2.Amounts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunks", b"chunks", "chunks_json", b"chunks_json", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "chunks", b"chunks", "chunks_json", b"chunks_json", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

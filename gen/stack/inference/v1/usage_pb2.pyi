@@ -220,6 +220,8 @@ class UsageRecord(_message.Message):
     DURATION_MS_FIELD_NUMBER: _builtins.int
     RESERVED_AT_FIELD_NUMBER: _builtins.int
     SURFACE_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    QUEUE_MS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Id of the request."""
     account_id: _builtins.str
@@ -266,6 +268,12 @@ class UsageRecord(_message.Message):
     """Surface of the request; unspecified for direct callers, for requests whose outcome is `unknown`, and for rows that
     were written before surfaces were recorded.
     """
+    cost: _builtins.int
+    """Cost in microdollars; absent in rows that were written before costs were recorded."""
+    queue_ms: _builtins.int
+    """Milliseconds for which the request waited for its turn before the call to Groq; absent in rows that were written
+    before the time was recorded.
+    """
     @_builtins.property
     def reserved_at(self) -> _timestamp_pb2.Timestamp:
         """Time of the reserve, or of the arrival for direct callers."""
@@ -295,12 +303,21 @@ class UsageRecord(_message.Message):
         duration_ms: _builtins.int = ...,
         reserved_at: _timestamp_pb2.Timestamp | None = ...,
         surface: _surface_pb2.Surface.ValueType = ...,
+        cost: _builtins.int | None = ...,
+        queue_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["reserved_at", b"reserved_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "_queue_ms", b"_queue_ms", "cost", b"cost", "queue_ms", b"queue_ms", "reserved_at", b"reserved_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "attempts", b"attempts", "cached_tokens", b"cached_tokens", "charged", b"charged", "completion_tokens", b"completion_tokens", "day", b"day", "duration_ms", b"duration_ms", "key_id", b"key_id", "model", b"model", "outcome", b"outcome", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "refund_reason", b"refund_reason", "request_id", b"request_id", "reserved_at", b"reserved_at", "stream", b"stream", "surface", b"surface", "time_to_first_token_ms", b"time_to_first_token_ms", "total_tokens", b"total_tokens", "upstream_id", b"upstream_id", "upstream_model", b"upstream_model", "usage_source", b"usage_source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "_queue_ms", b"_queue_ms", "account_id", b"account_id", "attempts", b"attempts", "cached_tokens", b"cached_tokens", "charged", b"charged", "completion_tokens", b"completion_tokens", "cost", b"cost", "day", b"day", "duration_ms", b"duration_ms", "key_id", b"key_id", "model", b"model", "outcome", b"outcome", "prompt_tokens", b"prompt_tokens", "queue_ms", b"queue_ms", "reasoning_tokens", b"reasoning_tokens", "refund_reason", b"refund_reason", "request_id", b"request_id", "reserved_at", b"reserved_at", "stream", b"stream", "surface", b"surface", "time_to_first_token_ms", b"time_to_first_token_ms", "total_tokens", b"total_tokens", "upstream_id", b"upstream_id", "upstream_model", b"upstream_model", "usage_source", b"usage_source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cost: _TypeAlias = _typing.Literal["cost"]  # noqa: Y015
+    _WhichOneofArgType__cost: _TypeAlias = _typing.Literal["_cost", b"_cost"]  # noqa: Y015
+    _WhichOneofReturnType__queue_ms: _TypeAlias = _typing.Literal["queue_ms"]  # noqa: Y015
+    _WhichOneofArgType__queue_ms: _TypeAlias = _typing.Literal["_queue_ms", b"_queue_ms"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cost) -> _WhichOneofReturnType__cost | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__queue_ms) -> _WhichOneofReturnType__queue_ms | None: ...
 
 Global___UsageRecord: _TypeAlias = UsageRecord  # noqa: Y015
 

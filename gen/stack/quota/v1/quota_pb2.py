@@ -23,64 +23,61 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from stack.common.v1 import limits_pb2 as stack_dot_common_dot_v1_dot_limits__pb2
 from stack.common.v1 import verdict_pb2 as stack_dot_common_dot_v1_dot_verdict__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1astack/quota/v1/quota.proto\x12\x0estack.quota.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dstack/common/v1/verdict.proto\"e\n\tDayStatus\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x0f\n\x07\x63harged\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\x03\x12,\n\x08reset_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x0eReserveRequest\x12\x31\n\x0creservations\x18\x01 \x03(\x0b\x32\x1b.stack.quota.v1.Reservation\"\x98\x01\n\x05Limit\x12$\n\x05scope\x18\x01 \x01(\x0e\x32\x15.stack.quota.v1.Scope\x12\"\n\x04unit\x18\x02 \x01(\x0e\x32\x14.stack.quota.v1.Unit\x12&\n\x06window\x18\x03 \x01(\x0e\x32\x16.stack.quota.v1.Window\x12\r\n\x05limit\x18\x04 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x05 \x01(\x03\"{\n\x0bReservation\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x12\n\naccount_id\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\x03\x12%\n\x06limits\x18\x05 \x03(\x0b\x32\x15.stack.quota.v1.Limit\"A\n\x0fReserveResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.stack.quota.v1.ReserveResult\"\xc5\x01\n\rReserveResult\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.stack.quota.v1.ReserveOutcome\x12)\n\x06status\x18\x02 \x01(\x0b\x32\x19.stack.quota.v1.DayStatus\x12/\n\x0breserved_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x08tightest\x18\x04 \x01(\x0b\x32\x15.stack.quota.v1.Limit\"@\n\rSettleRequest\x12/\n\x0bsettlements\x18\x01 \x03(\x0b\x32\x1a.stack.quota.v1.Settlement\"|\n\nSettlement\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x03 \x01(\t\x12)\n\x07verdict\x18\x04 \x01(\x0e\x32\x18.stack.common.v1.Verdict\x12\x12\n\naccount_id\x18\x05 \x01(\t\"?\n\x0eSettleResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.stack.quota.v1.SettleResult\".\n\x0cSettleResult\x12\x0e\n\x06\x63losed\x18\x01 \x01(\x08\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\"8\n\x10GetStatusRequest\x12\x0f\n\x07key_ids\x18\x01 \x03(\t\x12\x13\n\x0b\x61\x63\x63ount_ids\x18\x02 \x03(\t\"@\n\x11GetStatusResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.stack.quota.v1.DayStatus\"\x0f\n\rVerifyRequest\"\x81\x01\n\x0eVerifyResponse\x12\x32\n\rdiscrepancies\x18\x01 \x03(\x0b\x32\x1b.stack.quota.v1.Discrepancy\x12\x10\n\x08key_days\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\x03\x12\x1b\n\x13\x64iscrepancies_count\x18\x04 \x01(\x03\"\xa4\x01\n\x0b\x44iscrepancy\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\x12-\n\x04kind\x18\x03 \x01(\x0e\x32\x1f.stack.quota.v1.DiscrepancyKind\x12\x0f\n\x07\x63harged\x18\x04 \x01(\x03\x12\x0c\n\x04held\x18\x05 \x01(\x03\x12\x16\n\x0eledger_charged\x18\x06 \x01(\x03\x12\x12\n\naccount_id\x18\x07 \x01(\t\"\x18\n\x16GetDependenciesRequest\"K\n\x17GetDependenciesResponse\x12\x30\n\x0c\x64\x65pendencies\x18\x01 \x03(\x0b\x32\x1a.stack.quota.v1.Dependency\"[\n\nDependency\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.stack.quota.v1.DependencyState\x12\x0f\n\x07message\x18\x03 \x01(\t*@\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\r\n\tSCOPE_KEY\x10\x01\x12\x11\n\rSCOPE_ACCOUNT\x10\x02*/\n\x04Unit\x12\x14\n\x10UNIT_UNSPECIFIED\x10\x00\x12\x11\n\rUNIT_REQUESTS\x10\x01*0\n\x06Window\x12\x16\n\x12WINDOW_UNSPECIFIED\x10\x00\x12\x0e\n\nWINDOW_DAY\x10\x01*\x88\x01\n\x0eReserveOutcome\x12\x1f\n\x1bRESERVE_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14RESERVE_OUTCOME_HELD\x10\x01\x12\x1a\n\x16RESERVE_OUTCOME_DENIED\x10\x02\x12\x1f\n\x1bRESERVE_OUTCOME_UNAVAILABLE\x10\x03*\xcd\x01\n\x0f\x44iscrepancyKind\x12 \n\x1c\x44ISCREPANCY_KIND_UNSPECIFIED\x10\x00\x12)\n%DISCREPANCY_KIND_COUNTER_ABOVE_LEDGER\x10\x01\x12)\n%DISCREPANCY_KIND_COUNTER_BELOW_LEDGER\x10\x02\x12!\n\x1d\x44ISCREPANCY_KIND_HOLD_OVERDUE\x10\x03\x12\x1f\n\x1b\x44ISCREPANCY_KIND_OVER_LIMIT\x10\x04*\x8d\x01\n\x0f\x44\x65pendencyState\x12 \n\x1c\x44\x45PENDENCY_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x45PENDENCY_STATE_OK\x10\x01\x12\x1d\n\x19\x44\x45PENDENCY_STATE_REJECTED\x10\x02\x12 \n\x1c\x44\x45PENDENCY_STATE_UNREACHABLE\x10\x03\x32\xa2\x03\n\x0cQuotaService\x12J\n\x07Reserve\x12\x1e.stack.quota.v1.ReserveRequest\x1a\x1f.stack.quota.v1.ReserveResponse\x12G\n\x06Settle\x12\x1d.stack.quota.v1.SettleRequest\x1a\x1e.stack.quota.v1.SettleResponse\x12P\n\tGetStatus\x12 .stack.quota.v1.GetStatusRequest\x1a!.stack.quota.v1.GetStatusResponse\x12G\n\x06Verify\x12\x1d.stack.quota.v1.VerifyRequest\x1a\x1e.stack.quota.v1.VerifyResponse\x12\x62\n\x0fGetDependencies\x12&.stack.quota.v1.GetDependenciesRequest\x1a\'.stack.quota.v1.GetDependenciesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1astack/quota/v1/quota.proto\x12\x0estack.quota.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cstack/common/v1/limits.proto\x1a\x1dstack/common/v1/verdict.proto\"e\n\tDayStatus\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x0f\n\x07\x63harged\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\x03\x12,\n\x08reset_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x0eReserveRequest\x12\x31\n\x0creservations\x18\x01 \x03(\x0b\x32\x1b.stack.quota.v1.Reservation\"\xa8\x01\n\x0bReservation\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x12\n\naccount_id\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\x03\x12&\n\x06limits\x18\x05 \x03(\x0b\x32\x16.stack.common.v1.Limit\x12*\n\x08\x65stimate\x18\x06 \x01(\x0b\x32\x18.stack.quota.v1.Estimate\"n\n\x08\x45stimate\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x13\n\x0bprompt_cost\x18\x03 \x01(\x03\x12\x1f\n\x17output_cost_per_million\x18\x04 \x01(\x03\"A\n\x0fReserveResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.stack.quota.v1.ReserveResult\"\x8a\x02\n\rReserveResult\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.stack.quota.v1.ReserveOutcome\x12)\n\x06status\x18\x02 \x01(\x0b\x32\x19.stack.quota.v1.DayStatus\x12/\n\x0breserved_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x08tightest\x18\x04 \x01(\x0b\x32\x16.stack.common.v1.Limit\x12\x15\n\routput_tokens\x18\x05 \x01(\x03\x12+\n\x06tokens\x18\x06 \x01(\x0b\x32\x1b.stack.quota.v1.LimitStatus\"\x81\x01\n\x0bLimitStatus\x12%\n\x05limit\x18\x01 \x01(\x0b\x32\x16.stack.common.v1.Limit\x12\x0f\n\x07\x63harged\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\x03\x12,\n\x08reset_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"@\n\rSettleRequest\x12/\n\x0bsettlements\x18\x01 \x03(\x0b\x32\x1a.stack.quota.v1.Settlement\"\xa7\x01\n\nSettlement\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x03 \x01(\t\x12)\n\x07verdict\x18\x04 \x01(\x0e\x32\x18.stack.common.v1.Verdict\x12\x12\n\naccount_id\x18\x05 \x01(\t\x12)\n\x07\x61mounts\x18\x06 \x01(\x0b\x32\x18.stack.common.v1.Amounts\"?\n\x0eSettleResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.stack.quota.v1.SettleResult\".\n\x0cSettleResult\x12\x0e\n\x06\x63losed\x18\x01 \x01(\x08\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\"8\n\x10GetStatusRequest\x12\x0f\n\x07key_ids\x18\x01 \x03(\t\x12\x13\n\x0b\x61\x63\x63ount_ids\x18\x02 \x03(\t\"@\n\x11GetStatusResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.stack.quota.v1.DayStatus\"\x0f\n\rVerifyRequest\"\x81\x01\n\x0eVerifyResponse\x12\x32\n\rdiscrepancies\x18\x01 \x03(\x0b\x32\x1b.stack.quota.v1.Discrepancy\x12\x10\n\x08key_days\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\x03\x12\x1b\n\x13\x64iscrepancies_count\x18\x04 \x01(\x03\"\xa4\x01\n\x0b\x44iscrepancy\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\x12-\n\x04kind\x18\x03 \x01(\x0e\x32\x1f.stack.quota.v1.DiscrepancyKind\x12\x0f\n\x07\x63harged\x18\x04 \x01(\x03\x12\x0c\n\x04held\x18\x05 \x01(\x03\x12\x16\n\x0eledger_charged\x18\x06 \x01(\x03\x12\x12\n\naccount_id\x18\x07 \x01(\t\"\x18\n\x16GetDependenciesRequest\"K\n\x17GetDependenciesResponse\x12\x30\n\x0c\x64\x65pendencies\x18\x01 \x03(\x0b\x32\x1a.stack.quota.v1.Dependency\"[\n\nDependency\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.stack.quota.v1.DependencyState\x12\x0f\n\x07message\x18\x03 \x01(\t*\x88\x01\n\x0eReserveOutcome\x12\x1f\n\x1bRESERVE_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14RESERVE_OUTCOME_HELD\x10\x01\x12\x1a\n\x16RESERVE_OUTCOME_DENIED\x10\x02\x12\x1f\n\x1bRESERVE_OUTCOME_UNAVAILABLE\x10\x03*\xcd\x01\n\x0f\x44iscrepancyKind\x12 \n\x1c\x44ISCREPANCY_KIND_UNSPECIFIED\x10\x00\x12)\n%DISCREPANCY_KIND_COUNTER_ABOVE_LEDGER\x10\x01\x12)\n%DISCREPANCY_KIND_COUNTER_BELOW_LEDGER\x10\x02\x12!\n\x1d\x44ISCREPANCY_KIND_HOLD_OVERDUE\x10\x03\x12\x1f\n\x1b\x44ISCREPANCY_KIND_OVER_LIMIT\x10\x04*\x8d\x01\n\x0f\x44\x65pendencyState\x12 \n\x1c\x44\x45PENDENCY_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x45PENDENCY_STATE_OK\x10\x01\x12\x1d\n\x19\x44\x45PENDENCY_STATE_REJECTED\x10\x02\x12 \n\x1c\x44\x45PENDENCY_STATE_UNREACHABLE\x10\x03\x32\xa2\x03\n\x0cQuotaService\x12J\n\x07Reserve\x12\x1e.stack.quota.v1.ReserveRequest\x1a\x1f.stack.quota.v1.ReserveResponse\x12G\n\x06Settle\x12\x1d.stack.quota.v1.SettleRequest\x1a\x1e.stack.quota.v1.SettleResponse\x12P\n\tGetStatus\x12 .stack.quota.v1.GetStatusRequest\x1a!.stack.quota.v1.GetStatusResponse\x12G\n\x06Verify\x12\x1d.stack.quota.v1.VerifyRequest\x1a\x1e.stack.quota.v1.VerifyResponse\x12\x62\n\x0fGetDependencies\x12&.stack.quota.v1.GetDependenciesRequest\x1a\'.stack.quota.v1.GetDependenciesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stack.quota.v1.quota_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SCOPE']._serialized_start=1770
-  _globals['_SCOPE']._serialized_end=1834
-  _globals['_UNIT']._serialized_start=1836
-  _globals['_UNIT']._serialized_end=1883
-  _globals['_WINDOW']._serialized_start=1885
-  _globals['_WINDOW']._serialized_end=1933
-  _globals['_RESERVEOUTCOME']._serialized_start=1936
-  _globals['_RESERVEOUTCOME']._serialized_end=2072
-  _globals['_DISCREPANCYKIND']._serialized_start=2075
-  _globals['_DISCREPANCYKIND']._serialized_end=2280
-  _globals['_DEPENDENCYSTATE']._serialized_start=2283
-  _globals['_DEPENDENCYSTATE']._serialized_end=2424
-  _globals['_DAYSTATUS']._serialized_start=110
-  _globals['_DAYSTATUS']._serialized_end=211
-  _globals['_RESERVEREQUEST']._serialized_start=213
-  _globals['_RESERVEREQUEST']._serialized_end=280
-  _globals['_LIMIT']._serialized_start=283
-  _globals['_LIMIT']._serialized_end=435
-  _globals['_RESERVATION']._serialized_start=437
-  _globals['_RESERVATION']._serialized_end=560
-  _globals['_RESERVERESPONSE']._serialized_start=562
-  _globals['_RESERVERESPONSE']._serialized_end=627
-  _globals['_RESERVERESULT']._serialized_start=630
-  _globals['_RESERVERESULT']._serialized_end=827
-  _globals['_SETTLEREQUEST']._serialized_start=829
-  _globals['_SETTLEREQUEST']._serialized_end=893
-  _globals['_SETTLEMENT']._serialized_start=895
-  _globals['_SETTLEMENT']._serialized_end=1019
-  _globals['_SETTLERESPONSE']._serialized_start=1021
-  _globals['_SETTLERESPONSE']._serialized_end=1084
-  _globals['_SETTLERESULT']._serialized_start=1086
-  _globals['_SETTLERESULT']._serialized_end=1132
-  _globals['_GETSTATUSREQUEST']._serialized_start=1134
-  _globals['_GETSTATUSREQUEST']._serialized_end=1190
-  _globals['_GETSTATUSRESPONSE']._serialized_start=1192
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1256
-  _globals['_VERIFYREQUEST']._serialized_start=1258
-  _globals['_VERIFYREQUEST']._serialized_end=1273
-  _globals['_VERIFYRESPONSE']._serialized_start=1276
-  _globals['_VERIFYRESPONSE']._serialized_end=1405
-  _globals['_DISCREPANCY']._serialized_start=1408
-  _globals['_DISCREPANCY']._serialized_end=1572
-  _globals['_GETDEPENDENCIESREQUEST']._serialized_start=1574
-  _globals['_GETDEPENDENCIESREQUEST']._serialized_end=1598
-  _globals['_GETDEPENDENCIESRESPONSE']._serialized_start=1600
-  _globals['_GETDEPENDENCIESRESPONSE']._serialized_end=1675
-  _globals['_DEPENDENCY']._serialized_start=1677
-  _globals['_DEPENDENCY']._serialized_end=1768
-  _globals['_QUOTASERVICE']._serialized_start=2427
-  _globals['_QUOTASERVICE']._serialized_end=2845
+  _globals['_RESERVEOUTCOME']._serialized_start=2049
+  _globals['_RESERVEOUTCOME']._serialized_end=2185
+  _globals['_DISCREPANCYKIND']._serialized_start=2188
+  _globals['_DISCREPANCYKIND']._serialized_end=2393
+  _globals['_DEPENDENCYSTATE']._serialized_start=2396
+  _globals['_DEPENDENCYSTATE']._serialized_end=2537
+  _globals['_DAYSTATUS']._serialized_start=140
+  _globals['_DAYSTATUS']._serialized_end=241
+  _globals['_RESERVEREQUEST']._serialized_start=243
+  _globals['_RESERVEREQUEST']._serialized_end=310
+  _globals['_RESERVATION']._serialized_start=313
+  _globals['_RESERVATION']._serialized_end=481
+  _globals['_ESTIMATE']._serialized_start=483
+  _globals['_ESTIMATE']._serialized_end=593
+  _globals['_RESERVERESPONSE']._serialized_start=595
+  _globals['_RESERVERESPONSE']._serialized_end=660
+  _globals['_RESERVERESULT']._serialized_start=663
+  _globals['_RESERVERESULT']._serialized_end=929
+  _globals['_LIMITSTATUS']._serialized_start=932
+  _globals['_LIMITSTATUS']._serialized_end=1061
+  _globals['_SETTLEREQUEST']._serialized_start=1063
+  _globals['_SETTLEREQUEST']._serialized_end=1127
+  _globals['_SETTLEMENT']._serialized_start=1130
+  _globals['_SETTLEMENT']._serialized_end=1297
+  _globals['_SETTLERESPONSE']._serialized_start=1299
+  _globals['_SETTLERESPONSE']._serialized_end=1362
+  _globals['_SETTLERESULT']._serialized_start=1364
+  _globals['_SETTLERESULT']._serialized_end=1410
+  _globals['_GETSTATUSREQUEST']._serialized_start=1412
+  _globals['_GETSTATUSREQUEST']._serialized_end=1468
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1470
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1534
+  _globals['_VERIFYREQUEST']._serialized_start=1536
+  _globals['_VERIFYREQUEST']._serialized_end=1551
+  _globals['_VERIFYRESPONSE']._serialized_start=1554
+  _globals['_VERIFYRESPONSE']._serialized_end=1683
+  _globals['_DISCREPANCY']._serialized_start=1686
+  _globals['_DISCREPANCY']._serialized_end=1850
+  _globals['_GETDEPENDENCIESREQUEST']._serialized_start=1852
+  _globals['_GETDEPENDENCIESREQUEST']._serialized_end=1876
+  _globals['_GETDEPENDENCIESRESPONSE']._serialized_start=1878
+  _globals['_GETDEPENDENCIESRESPONSE']._serialized_end=1953
+  _globals['_DEPENDENCY']._serialized_start=1955
+  _globals['_DEPENDENCY']._serialized_end=2046
+  _globals['_QUOTASERVICE']._serialized_start=2540
+  _globals['_QUOTASERVICE']._serialized_end=2958
 # @@protoc_insertion_point(module_scope)

@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from stack.common.v1 import limits_pb2 as _limits_pb2
 from stack.common.v1 import verdict_pb2 as _verdict_pb2
 import builtins as _builtins
 import sys
@@ -20,70 +21,6 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
-
-class _Scope:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    SCOPE_UNSPECIFIED: _Scope.ValueType  # 0
-    """Default value; never sent."""
-    SCOPE_KEY: _Scope.ValueType  # 1
-    """The key."""
-    SCOPE_ACCOUNT: _Scope.ValueType  # 2
-    """The account, with all keys that it ever had."""
-
-class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
-    """Scope is what a limit applies to."""
-
-SCOPE_UNSPECIFIED: Scope.ValueType  # 0
-"""Default value; never sent."""
-SCOPE_KEY: Scope.ValueType  # 1
-"""The key."""
-SCOPE_ACCOUNT: Scope.ValueType  # 2
-"""The account, with all keys that it ever had."""
-Global___Scope: _TypeAlias = Scope  # noqa: Y015
-
-class _Unit:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _UnitEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Unit.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    UNIT_UNSPECIFIED: _Unit.ValueType  # 0
-    """Default value; never sent."""
-    UNIT_REQUESTS: _Unit.ValueType  # 1
-    """Requests."""
-
-class Unit(_Unit, metaclass=_UnitEnumTypeWrapper):
-    """Unit is what a limit counts."""
-
-UNIT_UNSPECIFIED: Unit.ValueType  # 0
-"""Default value; never sent."""
-UNIT_REQUESTS: Unit.ValueType  # 1
-"""Requests."""
-Global___Unit: _TypeAlias = Unit  # noqa: Y015
-
-class _Window:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _WindowEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Window.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    WINDOW_UNSPECIFIED: _Window.ValueType  # 0
-    """Default value; never sent."""
-    WINDOW_DAY: _Window.ValueType  # 1
-    """A UTC day."""
-
-class Window(_Window, metaclass=_WindowEnumTypeWrapper):
-    """Window is the time for which a limit counts."""
-
-WINDOW_UNSPECIFIED: Window.ValueType  # 0
-"""Default value; never sent."""
-WINDOW_DAY: Window.ValueType  # 1
-"""A UTC day."""
-Global___Window: _TypeAlias = Window  # noqa: Y015
 
 class _ReserveOutcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -234,44 +171,6 @@ class ReserveRequest(_message.Message):
 Global___ReserveRequest: _TypeAlias = ReserveRequest  # noqa: Y015
 
 @_typing.final
-class Limit(_message.Message):
-    """Limit is the most that a scope may take of a unit in a window, and how much of it a request takes."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    SCOPE_FIELD_NUMBER: _builtins.int
-    UNIT_FIELD_NUMBER: _builtins.int
-    WINDOW_FIELD_NUMBER: _builtins.int
-    LIMIT_FIELD_NUMBER: _builtins.int
-    AMOUNT_FIELD_NUMBER: _builtins.int
-    scope: Global___Scope.ValueType
-    """What the limit applies to."""
-    unit: Global___Unit.ValueType
-    """What it counts."""
-    window: Global___Window.ValueType
-    """The time for which it counts."""
-    limit: _builtins.int
-    """Current limit; 0 denies every request."""
-    amount: _builtins.int
-    """Amount to hold; for requests, 1."""
-    def __init__(
-        self,
-        *,
-        scope: Global___Scope.ValueType = ...,
-        unit: Global___Unit.ValueType = ...,
-        window: Global___Window.ValueType = ...,
-        limit: _builtins.int = ...,
-        amount: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount", b"amount", "limit", b"limit", "scope", b"scope", "unit", b"unit", "window", b"window"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Limit: _TypeAlias = Limit  # noqa: Y015
-
-@_typing.final
 class Reservation(_message.Message):
     """Reservation is a request for one slot of all limits that apply to it, or of none."""
 
@@ -282,6 +181,7 @@ class Reservation(_message.Message):
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    ESTIMATE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Globally unique id of the request; the ledger's primary key."""
     key_id: _builtins.str
@@ -291,10 +191,14 @@ class Reservation(_message.Message):
     limit: _builtins.int
     """Current limit of the key in requests per day; 0 denies every request."""
     @_builtins.property
-    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Limit]:
-        """Further limits: at most the account's in requests per day. Without it, the account's requests are counted and not
-        limited.
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[_limits_pb2.Limit]:
+        """Further limits; no two with the same scope, unit and window. Without one for the account's requests per day, these
+        are counted and not limited.
         """
+
+    @_builtins.property
+    def estimate(self) -> Global___Estimate:
+        """What the request takes of tokens and cost at most; absent takes none."""
 
     def __init__(
         self,
@@ -303,15 +207,52 @@ class Reservation(_message.Message):
         key_id: _builtins.str = ...,
         account_id: _builtins.str = ...,
         limit: _builtins.int = ...,
-        limits: _abc.Iterable[Global___Limit] | None = ...,
+        limits: _abc.Iterable[_limits_pb2.Limit] | None = ...,
+        estimate: Global___Estimate | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["estimate", b"estimate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "key_id", b"key_id", "limit", b"limit", "limits", b"limits", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "estimate", b"estimate", "key_id", b"key_id", "limit", b"limit", "limits", b"limits", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Reservation: _TypeAlias = Reservation  # noqa: Y015
+
+@_typing.final
+class Estimate(_message.Message):
+    """Estimate is an upper bound of the tokens and the cost of a request. The output is lowered to what the limits have
+    left, to not less than one token.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    PROMPT_COST_FIELD_NUMBER: _builtins.int
+    OUTPUT_COST_PER_MILLION_FIELD_NUMBER: _builtins.int
+    prompt_tokens: _builtins.int
+    """Tokens of the prompt."""
+    output_tokens: _builtins.int
+    """Tokens of the output that the request may generate."""
+    prompt_cost: _builtins.int
+    """Cost of the prompt in microdollars."""
+    output_cost_per_million: _builtins.int
+    """Cost of a million output tokens in microdollars."""
+    def __init__(
+        self,
+        *,
+        prompt_tokens: _builtins.int = ...,
+        output_tokens: _builtins.int = ...,
+        prompt_cost: _builtins.int = ...,
+        output_cost_per_million: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["output_cost_per_million", b"output_cost_per_million", "output_tokens", b"output_tokens", "prompt_cost", b"prompt_cost", "prompt_tokens", b"prompt_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Estimate: _TypeAlias = Estimate  # noqa: Y015
 
 @_typing.final
 class ReserveResponse(_message.Message):
@@ -347,8 +288,12 @@ class ReserveResult(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     RESERVED_AT_FIELD_NUMBER: _builtins.int
     TIGHTEST_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
     outcome: Global___ReserveOutcome.ValueType
     """Outcome of the reservation."""
+    output_tokens: _builtins.int
+    """Tokens of the output that are held; 0 without an estimate."""
     @_builtins.property
     def status(self) -> Global___DayStatus:
         """Counts of the tightest limit after this reservation; absent if the outcome is unavailable."""
@@ -358,10 +303,14 @@ class ReserveResult(_message.Message):
         """Time of the hold by Redis' clock, to be stored in the request's ledger row; absent unless held."""
 
     @_builtins.property
-    def tightest(self) -> Global___Limit:
+    def tightest(self) -> _limits_pb2.Limit:
         """The tightest limit, if it is not the key's in requests per day: the one with the least left, which denies the request
         if the outcome is denied.
         """
+
+    @_builtins.property
+    def tokens(self) -> Global___LimitStatus:
+        """The limit of tokens with the least left, or that denies the request; absent without such a limit."""
 
     def __init__(
         self,
@@ -369,15 +318,55 @@ class ReserveResult(_message.Message):
         outcome: Global___ReserveOutcome.ValueType = ...,
         status: Global___DayStatus | None = ...,
         reserved_at: _timestamp_pb2.Timestamp | None = ...,
-        tightest: Global___Limit | None = ...,
+        tightest: _limits_pb2.Limit | None = ...,
+        output_tokens: _builtins.int = ...,
+        tokens: Global___LimitStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["reserved_at", b"reserved_at", "status", b"status", "tightest", b"tightest"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reserved_at", b"reserved_at", "status", b"status", "tightest", b"tightest", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "reserved_at", b"reserved_at", "status", b"status", "tightest", b"tightest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "output_tokens", b"output_tokens", "reserved_at", b"reserved_at", "status", b"status", "tightest", b"tightest", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReserveResult: _TypeAlias = ReserveResult  # noqa: Y015
+
+@_typing.final
+class LimitStatus(_message.Message):
+    """LimitStatus is a limit and its counts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    CHARGED_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    RESET_AT_FIELD_NUMBER: _builtins.int
+    charged: _builtins.int
+    """What is charged in the window."""
+    held: _builtins.int
+    """What requests in flight hold."""
+    @_builtins.property
+    def limit(self) -> _limits_pb2.Limit:
+        """The limit."""
+
+    @_builtins.property
+    def reset_at(self) -> _timestamp_pb2.Timestamp:
+        """End of the window."""
+
+    def __init__(
+        self,
+        *,
+        limit: _limits_pb2.Limit | None = ...,
+        charged: _builtins.int = ...,
+        held: _builtins.int = ...,
+        reset_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "reset_at", b"reset_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charged", b"charged", "held", b"held", "limit", b"limit", "reset_at", b"reset_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitStatus: _TypeAlias = LimitStatus  # noqa: Y015
 
 @_typing.final
 class SettleRequest(_message.Message):
@@ -414,6 +403,7 @@ class Settlement(_message.Message):
     DAY_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    AMOUNTS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Id of the request."""
     key_id: _builtins.str
@@ -426,6 +416,10 @@ class Settlement(_message.Message):
     """Id of the account that owns the key. Without it, and with a key that this replica does not know, the settlement
     fails, and the sweeper closes the hold.
     """
+    @_builtins.property
+    def amounts(self) -> _verdict_pb2.Amounts:
+        """What the request has used, if it is charged. Without it, a hold of tokens or cost is charged in full."""
+
     def __init__(
         self,
         *,
@@ -434,10 +428,11 @@ class Settlement(_message.Message):
         day: _builtins.str = ...,
         verdict: _verdict_pb2.Verdict.ValueType = ...,
         account_id: _builtins.str = ...,
+        amounts: _verdict_pb2.Amounts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "day", b"day", "key_id", b"key_id", "request_id", b"request_id", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "amounts", b"amounts", "day", b"day", "key_id", b"key_id", "request_id", b"request_id", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
