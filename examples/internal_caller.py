@@ -24,7 +24,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from stack.auth.v1 import auth_pb2, auth_pb2_grpc
-from stack.common.v1 import error_details_pb2, verdict_pb2
+from stack.common.v1 import error_details_pb2, limits_pb2, verdict_pb2
 from stack.inference.v1 import chat_pb2, inference_pb2, inference_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
@@ -123,12 +123,12 @@ async def reserve(channel: aio.Channel, principal: auth_pb2.Principal) -> infere
     )
     if principal.HasField("account_daily_limit"):
         reservation.limits.add(
-            scope=quota_pb2.SCOPE_ACCOUNT,
-            unit=quota_pb2.UNIT_REQUESTS,
-            window=quota_pb2.WINDOW_DAY,
+            scope=limits_pb2.SCOPE_ACCOUNT,
+            unit=limits_pb2.UNIT_REQUESTS,
+            window=limits_pb2.WINDOW_DAY,
             limit=principal.account_daily_limit,
-            amount=1,
         )
+    reservation.limits.extend(principal.limits)
     request = quota_pb2.ReserveRequest(reservations=[reservation])
     answer = await quota_pb2_grpc.QuotaServiceStub(channel).Reserve(request, timeout=CALL_SECONDS)
     (result,) = answer.results

@@ -93,7 +93,7 @@ def set_plan(
     named = {field: value for field, value in options.items() if value is not None}
     if not named:
         raise click.UsageError("There is nothing to set. Give at least one option, such as --daily-limit.")
-    values = {field: value for field, value in named.items() if value != _DEFAULT}
+    values: dict[str, Any] = {field: value for field, value in named.items() if value != _DEFAULT}
     request = plans_pb2.SetPlanRequest(
         plan=plans_pb2.Plan(name=name, **values), update_mask=FieldMask(paths=sorted(named))
     )
