@@ -34,6 +34,9 @@ usage_ledger = Table(
     # Microdollars, by the prices in force when the row was written. Null in rows of versions that did not record it.
     Column("cost", BigInteger, nullable=True),
     Column("queue_ms", BigInteger, nullable=True),
+    # What counts against limits, where Groq counted more than was held. Null means all tokens, and the cost.
+    Column("charged_tokens", BigInteger, nullable=True),
+    Column("charged_cost", BigInteger, nullable=True),
     # Covering index of CountCharged, from which quota initialises its counters.
     Index("ix_usage_ledger_key_day", "key_id", "day", "charged", "reserved_at"),
     # Covering index of SummarizeUsage. Reading an account's rows, which are spread over many pages, took thirty times

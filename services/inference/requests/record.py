@@ -128,6 +128,7 @@ class RequestRecord:
 
     def _row(self, outcome: Outcome, usage: Usage, *, charged: bool, reason: str = "") -> LedgerRow:
         context = self._context
+        held = context.held if charged else None
         return LedgerRow(
             request_id=context.request_id,
             account_id=context.account_id,
@@ -146,6 +147,7 @@ class RequestRecord:
             time_to_first_token_ms=self._first_token_ms,
             duration_ms=self._age_ms(),
             surface=context.surface,
+            charged_tokens=held.tokens if held and usage.total_tokens > held.tokens else None,
         )
 
     def _age_ms(self) -> int:
