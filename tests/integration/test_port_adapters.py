@@ -286,7 +286,7 @@ class ScriptedStore:
         self._verdicts = list(verdicts)
         self.asked: list[tuple[str, Outcome | None]] = []
 
-    async def resolve_abandoned(self, requests: Sequence[tuple[str, Outcome | None]]) -> list[Verdict | None]:
+    async def resolve_abandoned(self, requests: Sequence[tuple[str, Outcome | None]]) -> list[RowVerdict | None]:
         self.asked += requests
         return [self._verdicts.pop(0) for _ in requests]
 
