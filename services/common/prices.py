@@ -90,6 +90,7 @@ class Prices:
         self.highest = ModelPrice(
             input=max((price.input for price in models.values()), default=0),
             output=max((price.output for price in models.values()), default=0),
+            image=max((price.image for price in models.values()), default=0),
         )
         """An upper bound of the prices of all models."""
         self.has_image_prices = any(price.image for price in models.values())

@@ -116,7 +116,11 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
     Args:
         settings: The service's settings.
         ports: Clients of services in this process; None calls them over gRPC.
+
+    Raises:
+        StartError: The prices or the address cannot be used.
     """
+    read_prices(settings.prices_file)  # Inference computes costs; an invalid file stops both services.
     async with AsyncExitStack() as stack:
         stack.enter_context(metrics.served(settings.metrics_listen))
         channels = await open_channels(settings, stack)
