@@ -1,0 +1,47 @@
+"""Conversion between `Limit` and protobuf's message, for all services."""
+
+from collections.abc import Iterable
+
+from services.common.limits import Limit, Scope, Unit, Window
+from stack.common.v1 import limits_pb2
+
+_SCOPES = {Scope.KEY: limits_pb2.SCOPE_KEY, Scope.ACCOUNT: limits_pb2.SCOPE_ACCOUNT}
+_UNITS = {
+    Unit.REQUESTS: limits_pb2.UNIT_REQUESTS,
+    Unit.TOKENS: limits_pb2.UNIT_TOKENS,
+    Unit.COST: limits_pb2.UNIT_COST,
+    Unit.CONCURRENT_REQUESTS: limits_pb2.UNIT_CONCURRENT_REQUESTS,
+}
+_WINDOWS: dict[Window | None, limits_pb2.Window.ValueType] = {
+    None: limits_pb2.WINDOW_UNSPECIFIED,
+    Window.MINUTE: limits_pb2.WINDOW_MINUTE,
+    Window.DAY: limits_pb2.WINDOW_DAY,
+    Window.MONTH: limits_pb2.WINDOW_MONTH,
+}
+_SCOPE_OF: dict[int, Scope] = {value: scope for scope, value in _SCOPES.items()}
+_UNIT_OF: dict[int, Unit] = {value: unit for unit, value in _UNITS.items()}
+_WINDOW_OF: dict[int, Window | None] = {value: window for window, value in _WINDOWS.items()}
+
+
+def limit_to_proto(limit: Limit) -> limits_pb2.Limit:
+    """Return a limit as a message."""
+    return limits_pb2.Limit(
+        scope=_SCOPES[limit.scope], unit=_UNITS[limit.unit], window=_WINDOWS[limit.window], limit=limit.limit
+    )
+
+
+def limit_from_proto(message: limits_pb2.Limit) -> Limit | None:
+    """Return the limit of a message; None if only a newer version knows its scope, unit or window.
+
+    Raises:
+        InvalidRequest: The unit does not have the window, or the limit is out of range.
+    """
+    if message.scope not in _SCOPE_OF or message.unit not in _UNIT_OF or message.window not in _WINDOW_OF:
+        return None
+    return Limit(_SCOPE_OF[message.scope], _UNIT_OF[message.unit], _WINDOW_OF[message.window], message.limit)
+
+
+def limits_from_proto(messages: Iterable[limits_pb2.Limit]) -> tuple[Limit, ...]:
+    """Return the limits of messages, without those that only a newer version knows; see `limit_from_proto`."""
+    limits = (limit_from_proto(message) for message in messages)
+    return tuple(limit for limit in limits if limit is not None)
