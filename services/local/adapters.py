@@ -318,7 +318,14 @@ def _local_errors(unavailable_reason: str) -> Iterator[None]:
 def _principal(key: Key) -> Principal:
     expires_at = None if key.expires_at is None else key.expires_at.timestamp()
     return Principal(
-        key.id, key.account_id, key.daily_limit, expires_at, models=key.models, account_limit=key.account_daily_limit
+        key.id,
+        key.account_id,
+        key.daily_limit,
+        expires_at,
+        models=key.models,
+        account_limit=key.account_daily_limit,
+        limits=key.limits,
+        weight=key.weight,
     )
 
 

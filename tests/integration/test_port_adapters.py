@@ -26,6 +26,7 @@ from services.common.errors import (
     ServiceError,
     Unavailable,
 )
+from services.common.limits import parse_limits
 from services.common.rpc.channel import open_channel
 from services.common.rpc.interceptors import ServiceInterceptor
 from services.common.runtime.clock import SystemClock, utc_now
@@ -539,11 +540,13 @@ def _key(**changes: Any) -> Key:
 @ADAPTERS
 async def test_a_key_is_authenticated_with_all_of_its_permissions(adapter: str) -> None:
     expires_at = utc_now(SystemClock()).replace(microsecond=250_000)
-    async with _auth(adapter, ScriptedVerifier(_key(expires_at=expires_at, models=("a", "b*")))) as auth:
+    limits = parse_limits(["account:concurrent_requests=20", "key:cost:month=$5"])
+    more: dict[str, Any] = {"models": ("a", "b*"), "limits": limits, "weight": 4}
+    async with _auth(adapter, ScriptedVerifier(_key(expires_at=expires_at, **more))) as auth:
         found = await auth.authenticate("sk_stk_1")
     assert found.principal is not None
     assert found.principal.expires_at == pytest.approx(expires_at.timestamp(), abs=1e-6)
-    principal = Principal("key_1", "acc_1", 5, found.principal.expires_at, models=("a", "b*"))
+    principal = Principal("key_1", "acc_1", 5, found.principal.expires_at, **more)
     assert found == Authentication(principal, "", 7)
 
 

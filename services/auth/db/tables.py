@@ -52,6 +52,10 @@ plans = Table(
     Column("new_keys_per_day_max", Integer, nullable=True),
     # Requests a day of an account with all its keys. Null, as for plans of earlier versions, sets no limit.
     Column("account_daily_limit", BigInteger, nullable=True),
+    # All other limits: a JSON array of texts such as `key:tokens:minute=6000`; null means none.
+    Column("limits", Text, nullable=True),
+    # Share of Groq's allowance relative to other accounts; null means 1.
+    Column("weight", Integer, nullable=True),
 )
 
 accounts = Table(
@@ -138,6 +142,8 @@ api_keys = Table(
     Column("models", Text, nullable=True),
     # Id of the key that replaced this one in a rotation.
     Column("replaced_by", String(30), nullable=True),
+    # Limits of the key that override its plan's, as in `plans.limits`; null means none.
+    Column("limits", Text, nullable=True),
     # Revision of the key's latest change, read by WatchKeys.
     Column("revision", BigInteger, nullable=False, index=True),
 )

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from services.common.errors import Throttled
+from services.common.limits import Limit
 from services.common.surface import Surface
 from services.common.verdict import Verdict
 
@@ -26,6 +27,10 @@ class Principal:
     """Permitted models, by name or as patterns with `*`; empty permits all."""
     account_limit: int | None = None
     """Requests per UTC day of the whole account; None sets no limit."""
+    limits: tuple[Limit, ...] = ()
+    """All other limits of the key and its account."""
+    weight: int = 1
+    """Share of Groq's allowance that the account gets, relative to others, when not all can be served."""
 
 
 @dataclass(frozen=True, slots=True)
