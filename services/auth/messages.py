@@ -35,6 +35,7 @@ def principal(key: Key) -> auth_pb2.Principal:
         models=key.models,
         limits=map(limit_to_proto, key.limits),
         weight=key.weight,
+        quota_account_id=key.quota_account_id or "",
     )
 
 
@@ -52,6 +53,7 @@ def key(source: Key) -> keys_pb2.Key:
         models=source.models,
         replaced_by=source.replaced_by or "",
         limits=map(limit_to_proto, source.limits),
+        quota_account_id=source.quota_account_id or "",
     )
 
 
@@ -64,6 +66,7 @@ def account(source: Account) -> accounts_pb2.Account:
         created_at=timestamp(source.created_at),
         email_verified_at=timestamp(source.email_verified_at),
         deleted_at=timestamp(source.deleted_at),
+        quota_account_id=source.quota_account_id or "",
     )
 
 

@@ -74,6 +74,8 @@ class CallContext:
     """Permitted models, by name or as patterns with `*`; empty permits all."""
     surface: Surface | None = None
     """None for a direct caller, and if it is not known."""
+    quota_account_id: str = ""
+    """Account under which quota counts the request; empty means `account_id`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,7 @@ def required_context(context: inference_pb2.RequestContext) -> CallContext:
     Raises:
         InvalidRequest: The ledger could not store the ids or the date.
     """
-    for field in ("request_id", "account_id", "key_id"):
+    for field in ("request_id", "account_id", "key_id", "quota_account_id"):
         check_id(field, getattr(context, field))
     check_day("day", context.day)
     return CallContext(
@@ -78,6 +78,7 @@ def required_context(context: inference_pb2.RequestContext) -> CallContext:
         unix_seconds(context.reserved_at),
         models=tuple(context.models),
         surface=surface_from_proto(context.surface),
+        quota_account_id=context.quota_account_id,
     )
 
 

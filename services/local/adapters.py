@@ -107,7 +107,7 @@ class LocalCounters:
     async def status(self, principal: Principal) -> RateLimit:
         """Return the key's day; see `Counters.status`."""
         async with _deadline(self._timeout_seconds, "quota_unavailable"):
-            (status,) = await self._holds.status([KeyRef(principal.account_id, principal.key_id)])
+            (status,) = await self._holds.status([KeyRef(principal.quota_account_id, principal.key_id)])
         return _rate_limit(principal, status)
 
 
@@ -326,6 +326,7 @@ def _principal(key: Key) -> Principal:
         account_limit=key.account_daily_limit,
         limits=key.limits,
         weight=key.weight,
+        quota_account_id=key.quota_account_id or "",
     )
 
 
@@ -343,7 +344,7 @@ def _watch_event(event: ChangeEvent) -> WatchEvent:
 def _reservation(item: ReserveItem) -> Reservation:
     principal = item.principal
     return Reservation(
-        item.request_id, principal.key_id, principal.account_id, principal.daily_limit, principal.account_limit
+        item.request_id, principal.key_id, principal.quota_account_id, principal.daily_limit, principal.account_limit
     )
 
 
@@ -364,7 +365,7 @@ def _rate_limit(principal: Principal, status: DayStatus) -> RateLimit:
 
 def _settlement(item: SettleItem) -> Settlement:
     hold = item.hold
-    return Settlement(hold.request_id, hold.principal.account_id, day_number(hold.day), item.verdict)
+    return Settlement(hold.request_id, hold.principal.quota_account_id, day_number(hold.day), item.verdict)
 
 
 def _request_context(hold: Hold, chat: Chat) -> CallContext:
@@ -377,4 +378,5 @@ def _request_context(hold: Hold, chat: Chat) -> CallContext:
         hold.reserved_at,
         models=principal.models,
         surface=chat.surface,
+        quota_account_id=principal.quota_account_id,
     )

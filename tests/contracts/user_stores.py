@@ -357,6 +357,49 @@ class UserStoreContract(LongDeadlines):
     async def test_the_plan_pro_exists(self, world: World) -> None:
         assert await world.plans.get("pro") == Plan("pro", 10_000, account_daily_limit=50_000, weight=4)
 
+    async def test_an_account_that_is_created_again_on_the_day_of_its_deletion_continues_its_counts(
+        self, world: World
+    ) -> None:
+        """Before, each deletion and sign-up started the day's requests over."""
+        first = await world.account("ada@example.com")
+        await world.accounts.delete(first.id, by=BY, at=world.at)
+        other = await world.account("bob@example.com")
+        second = await world.account("Ada+again@example.com".lower())
+        await world.accounts.delete(second.id, by=BY, at=world.at)
+        third = await world.account("ada@example.com")
+        sibling = await world.account("ada+too@example.com")
+
+        assert len({account.id for account in (first, second, third, other, sibling)}) == 5
+        found = [await world.accounts.get(account.id) for account in (first, second, third, other, sibling)]
+        assert [account.quota_account_id for account in found] == [None, first.id, first.id, None, None]
+        minted = mint("laptop", daily_limit=None, pepper=PEPPER, clock=SystemClock())
+        await world.keys.add(third.id, minted.key, by=BY)
+        key = (await world.keys.find(minted.key.digest)).key
+        assert key is not None
+        assert (key.account_id, key.quota_account_id) == (third.id, first.id)
+        opened = await world.session_manager().open(third, address="")
+        assert (await world.session_manager().get(opened.token)).account.quota_account_id == first.id
+
+    @pytest.mark.parametrize(("limits", "days"), [([], 1), (["account:cost:month=5"], 31)])
+    async def test_a_deleted_account_is_recognized_until_the_windows_of_its_limits_have_ended(
+        self, world: World, limits: list[str], days: int
+    ) -> None:
+        world.clock.seconds = datetime(2026, 8, 1, 12, tzinfo=UTC).timestamp()
+        await world.plans.set(Plan("free", 1000, limits=parse_limits(limits)), by=BY, at=world.at)
+        first, late = await world.account("ada@example.com"), await world.account("bob@example.com")
+        await world.accounts.delete(first.id, by=BY, at=world.at)
+        await world.accounts.delete(late.id, by=BY, at=world.at)
+
+        end = datetime(2026, 8, 1, tzinfo=UTC) + timedelta(days=days)
+        world.clock.seconds = end.timestamp() + 60  # Redis' clock may be behind.
+        assert (await world.account("ada@example.com")).id != first.id
+        again = await world.accounts.get("ada@example.com")
+        world.clock.seconds = end.timestamp() + 3_660
+        await world.account("bob@example.com")
+
+        assert again.quota_account_id == first.id
+        assert (await world.accounts.get("bob@example.com")).quota_account_id is None
+
     async def test_every_change_is_in_the_audit_log_and_no_failed_one_is(self, world: World) -> None:
         account = await world.account()
         minted = mint("laptop", daily_limit=None, pepper=PEPPER, clock=SystemClock())

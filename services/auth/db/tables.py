@@ -72,6 +72,17 @@ accounts = Table(
     # Identity of the mailbox, from `identity_of`. Null for deleted accounts, and for accounts that a replica of schema
     # version 0002 created.
     Column("identity", String(254), nullable=True, index=True),
+    # Id under which quota counts the account, if it continues the counts of a deleted one; null means its own id.
+    Column("quota_account_id", String(30), nullable=True),
+)
+
+# Deleted accounts whose counts an account with the same mailbox continues. The digest is keyed: no address is kept.
+former_accounts = Table(
+    "former_accounts",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("quota_account_id", String(30), nullable=False),
+    Column("expires_at", UTCDateTime, nullable=False, index=True),
 )
 
 sessions = Table(

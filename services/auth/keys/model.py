@@ -44,6 +44,8 @@ class Key:
     override. Ordered by name."""
     weight: int = WEIGHT_DEFAULT
     """Share of Groq's allowance that the account gets, relative to others, when not all can be served."""
+    quota_account_id: AccountId | None = None
+    """Id under which quota counts the account, if it continues the counts of a deleted one; None means its own id."""
 
     def is_active(self, now: datetime) -> bool:
         """Return whether the key is neither revoked nor expired at `now`."""

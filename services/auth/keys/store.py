@@ -45,6 +45,7 @@ _KEY_COLUMNS = (
     api_keys.c.limits.label("own_limits"),
     plans.c.limits.label("plan_limits"),
     plans.c.weight,
+    accounts.c.quota_account_id,
 )
 _sibling = api_keys.alias("sibling")
 _HIGHEST_OWN_LIMIT = (
@@ -398,6 +399,7 @@ def _key(row: Row[Any], account_daily_limit: int | None = None) -> Key:
         account_daily_limit=account_daily_limit,
         limits=effective_limits(from_json(row.plan_limits), from_json(row.own_limits)),
         weight=WEIGHT_DEFAULT if row.weight is None else row.weight,
+        quota_account_id=row.quota_account_id,
     )
 
 

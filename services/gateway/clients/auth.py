@@ -57,4 +57,5 @@ def principal_of(principal: auth_pb2.Principal) -> Principal:
         account_limit=principal.account_daily_limit if principal.HasField("account_daily_limit") else None,
         limits=limits_from_proto(principal.limits),
         weight=principal.weight or 1,
+        quota_account_id=principal.quota_account_id,
     )

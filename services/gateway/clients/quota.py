@@ -43,7 +43,7 @@ def _reservation(item: ReserveItem) -> quota_pb2.Reservation:
     return quota_pb2.Reservation(
         request_id=item.request_id,
         key_id=principal.key_id,
-        account_id=principal.account_id,
+        account_id=principal.quota_account_id,
         limit=principal.daily_limit,
         limits=() if principal.account_limit is None else (_account_limit(principal.account_limit),),
     )
@@ -76,7 +76,7 @@ def _settlement(item: SettleItem) -> quota_pb2.Settlement:
     return quota_pb2.Settlement(
         request_id=item.hold.request_id,
         key_id=item.hold.principal.key_id,
-        account_id=item.hold.principal.account_id,
+        account_id=item.hold.principal.quota_account_id,
         day=item.hold.day,
         verdict=verdict_to_proto(item.verdict),
     )

@@ -130,7 +130,11 @@ class SQLLedgerStore:
         excluded: Sequence[str] = (),
     ) -> list[int]:
         """Return the number of charged rows of each (account id, day), in order."""
-        return await self._count_charged(usage_ledger.c.account_id, account_days, reserved_before, excluded)
+        row = usage_ledger.c
+        own = await self._count_charged(row.account_id, account_days, reserved_before, excluded)
+        # Rows of accounts that continue the counts of these. Quota never counts such an account under its own id.
+        continued = await self._count_charged(row.quota_account_id, account_days, reserved_before, excluded)
+        return [sum(counts) for counts in zip(own, continued, strict=True)]
 
     async def _count_charged(
         self,
@@ -253,8 +257,11 @@ def _surface(text: str | None) -> Surface | None:
 
 
 def _upsert(insert: Any) -> Any:
-    """Make an insert update an existing `unknown` row, except its charge, since the sweeper has released its hold."""
-    final = {"request_id", "account_id", "key_id", "day", "reserved_at", "charged", "refund_reason"}
+    """Make an insert update an existing `unknown` row, except its charge, since the sweeper has released its hold.
+
+    The sweeper knows only the account under which quota counts, so the account is updated.
+    """
+    final = {"request_id", "key_id", "day", "reserved_at", "charged", "refund_reason"}
     updated = {column.name: insert.excluded[column.name] for column in usage_ledger.c if column.name not in final}
     is_unknown = usage_ledger.c.outcome == Outcome.UNKNOWN.value
     return insert.on_conflict_do_update(index_elements=["request_id"], set_=updated, where=is_unknown)

@@ -51,6 +51,8 @@ class LedgerRow:
     duration_ms: int
     surface: Surface | None
     """None for a direct caller, and if it is not known."""
+    quota_account_id: str | None = None
+    """Account under which quota counts the request; None if it is `account_id`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ class LedgerStore(Protocol):
         reserved_before: float | None = None,
         excluded: Sequence[str] = (),
     ) -> list[int]:
-        """Return the number of charged rows of each (account id, day), in order; see `count_charged`."""
+        """Return the number of charged rows that quota counts under each (account id, day); see `count_charged`."""
 
     async def find(self, request_id: str) -> LedgerRow | None:
         """Return a row, or None if there is none."""

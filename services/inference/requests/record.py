@@ -146,10 +146,15 @@ class RequestRecord:
             time_to_first_token_ms=self._first_token_ms,
             duration_ms=self._age_ms(),
             surface=context.surface,
+            quota_account_id=_other(context.quota_account_id, context.account_id),
         )
 
     def _age_ms(self) -> int:
         return max(1, round((self._clock.monotonic() - self.started) * 1000))
+
+
+def _other(quota_account_id: str, account_id: str) -> str | None:
+    return quota_account_id if quota_account_id not in ("", account_id) else None
 
 
 def outcome_of(error: ServiceError, *, after_output: bool) -> Outcome:

@@ -37,6 +37,7 @@ class Key(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     REPLACED_BY_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    QUOTA_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Public id, `key_…`."""
     account_id: _builtins.str
@@ -49,6 +50,8 @@ class Key(_message.Message):
     """Current limit in requests per UTC day: the key's own, or its plan's."""
     replaced_by: _builtins.str
     """Id of the key that replaced it in a rotation; empty if it was not rotated."""
+    quota_account_id: _builtins.str
+    """Id under which quota counts the account, if it continues the counts of a deleted one; empty means `account_id`."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """Creation time."""
@@ -83,10 +86,11 @@ class Key(_message.Message):
         models: _abc.Iterable[_builtins.str] | None = ...,
         replaced_by: _builtins.str = ...,
         limits: _abc.Iterable[_limits_pb2.Limit] | None = ...,
+        quota_account_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "revoked_at", b"revoked_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "created_at", b"created_at", "daily_limit", b"daily_limit", "expires_at", b"expires_at", "id", b"id", "limits", b"limits", "models", b"models", "name", b"name", "prefix", b"prefix", "replaced_by", b"replaced_by", "revoked_at", b"revoked_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "created_at", b"created_at", "daily_limit", b"daily_limit", "expires_at", b"expires_at", "id", b"id", "limits", b"limits", "models", b"models", "name", b"name", "prefix", b"prefix", "quota_account_id", b"quota_account_id", "replaced_by", b"replaced_by", "revoked_at", b"revoked_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
