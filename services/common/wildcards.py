@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 def permits(patterns: Sequence[str], *names: str) -> bool:
     """Return whether a pattern matches any of `names`, which are aliases of each other. No patterns permit all."""
-    return not patterns or any(_matches(pattern, name) for pattern in patterns for name in names)
+    return not patterns or any(matches(pattern, name) for pattern in patterns for name in names)
 
 
-def _matches(pattern: str, name: str) -> bool:
+def matches(pattern: str, name: str) -> bool:
     """Return whether a name matches a pattern in which each `*` matches any text, including none.
 
     Implemented without regular expressions, which can backtrack exponentially on patterns with many stars.

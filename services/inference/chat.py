@@ -92,6 +92,13 @@ class ChatCall:
     """Size of the protobuf message."""
 
     @property
+    def images(self) -> int:
+        """Number of images in the messages."""
+        contents = (message.get("content") for message in self.members.get("messages") or ())
+        parts = (part for content in contents if isinstance(content, list) for part in content)
+        return sum(isinstance(part, dict) and part.get("type") == "image_url" for part in parts)
+
+    @property
     def tokens(self) -> int:
         """Estimate of what Groq counts against its token limits: the prompt, at four bytes a token, and the maximum
         length of the answer, at most `TOKENS_MAX`.

@@ -18,6 +18,10 @@ FIRST_TOKEN_SECONDS = Histogram(
     "stack_time_to_first_token_seconds", "Time from a chat's arrival to the first output.", buckets=_DURATION_BUCKETS
 )
 TOKENS = Counter("stack_tokens_total", "Tokens in ledger rows.", ["kind"])
+COST = Counter("stack_cost_microdollars_total", "Cost of ledger rows in microdollars.")
+ROWS_WITHOUT_PRICE = Counter(
+    "stack_ledger_rows_without_price_total", "Ledger rows without a cost, because their model has no price."
+)
 UPSTREAM_CALLS = Counter("stack_upstream_calls_total", "Calls to Groq by key number and result.", ["key", "result"])
 UPSTREAM_KEY_STATE = Gauge(
     "stack_upstream_key_usable",
@@ -125,3 +129,10 @@ def count_tokens(usages: Sequence[Usage]) -> None:
     _TOKENS["completion"].inc(sum(usage.completion_tokens for usage in usages))
     _TOKENS["cached"].inc(sum(usage.cached_tokens for usage in usages))
     _TOKENS["reasoning"].inc(sum(usage.reasoning_tokens for usage in usages))
+
+
+def count_costs(costs: Sequence[int | None]) -> None:
+    """Add the costs of rows to the counters; None is a row whose model has no price."""
+    priced = [cost for cost in costs if cost is not None]
+    COST.inc(sum(priced))
+    ROWS_WITHOUT_PRICE.inc(len(costs) - len(priced))

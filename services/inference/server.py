@@ -7,6 +7,7 @@ from pathlib import Path
 from services.common.concurrency.byte_budget import ByteBudget
 from services.common.db import database
 from services.common.errors import StartError
+from services.common.price_file import read_prices
 from services.common.rpc.server import GrpcServer
 from services.common.rpc.tls import identity
 from services.common.runtime.clock import SystemClock
@@ -108,10 +109,12 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
     """Return the domain objects, which live as long as `stack`.
 
     Raises:
-        StartError: There is no Groq key, the secret of stored responses is missing, or the database cannot be used.
+        StartError: There is no Groq key, the secret of stored responses is missing, or the prices or the database
+            cannot be used.
     """
     if not settings.keys:
         raise StartError("No Groq key is set. Set GROQ_API_KEY, or GROQ_API_KEYS to a comma-separated list.")
+    prices = read_prices(settings.prices_file)
     responses = open_store(settings, stack)
     store = await _open_ledger(settings, stack)
     ledger = Ledger(store, wait_seconds=settings.ledger_wait_seconds, rows_max=settings.ledger_rows_max)
@@ -144,6 +147,7 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
         _upstream(settings, keys, limiter),
         ledger,
         ByteBudget(total_max=settings.request_bytes_max, share_max=settings.request_bytes_max // 2),
+        prices=prices,
         clock=SystemClock(),
         timeouts=Timeouts(
             total=settings.request_timeout_seconds,

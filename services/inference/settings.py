@@ -62,6 +62,10 @@ class InferenceSettings(ServiceSettings):
     model_fallbacks: dict[str, list[str]] = Field(default={})
     """JSON object from model name to a list of models to try, in order, if the model fails before its first output."""
 
+    prices_file: str = Field(default="", validation_alias="PRICES_FILE")
+    """TOML file with prices of models, which completes or replaces the built-in ones; empty uses only those. Must be
+    the same for all services."""
+
     models_allowed: list[str] = Field(default=[])
     """JSON array of permitted models, with `*` as a wildcard; `[]` permits all. An alias matches by its own name or by
     its model's."""

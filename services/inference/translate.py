@@ -139,6 +139,7 @@ def usage_record(row: LedgerRow) -> usage_pb2.UsageRecord:
         duration_ms=row.duration_ms,
         reserved_at=timestamp(row.reserved_at),
         surface=surface_to_proto(row.surface),
+        cost=row.cost,
     )
 
 
@@ -155,6 +156,7 @@ def usage_summary(summary: UsageSummary) -> usage_pb2.UsageSummary:
         cached_tokens=summary.cached_tokens,
         reasoning_tokens=summary.reasoning_tokens,
         surface=surface_to_proto(summary.surface),
+        cost=summary.cost,
     )
 
 

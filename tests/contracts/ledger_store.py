@@ -32,6 +32,7 @@ ROW = LedgerRow(
     time_to_first_token_ms=3,
     duration_ms=7,
     surface=Surface.RESPONSES,
+    cost=1_234,
 )
 
 
@@ -178,7 +179,7 @@ class LedgerStoreContract(LongDeadlines):
 
     async def test_a_keys_rows_are_summed_by_day_and_model_newest_day_first(self, store: LedgerStore) -> None:
         await store.insert(rows(2))
-        await store.insert(rows(1, start=10, charged=False, usage=Usage()))
+        await store.insert(rows(1, start=10, charged=False, usage=Usage(), cost=1))
         await store.insert(rows(1, start=20, model="a-model"))
         await store.insert(rows(1, start=30, day="2026-08-03"))
         await store.insert(rows(1, start=40, key_id="key_2"))
@@ -186,10 +187,23 @@ class LedgerStoreContract(LongDeadlines):
         summaries = await store.summarize("key_1", account_id="", from_day="", to_day="")
 
         assert summaries == [
-            UsageSummary("2026-08-03", ROW.model, 1, 0, 10, 20, 30, 4, 5),
-            UsageSummary(DAY, "a-model", 1, 0, 10, 20, 30, 4, 5),
-            UsageSummary(DAY, ROW.model, 2, 1, 20, 40, 60, 8, 10),
+            UsageSummary("2026-08-03", ROW.model, 1, 0, 10, 20, 30, 4, 5, cost=1_234),
+            UsageSummary(DAY, "a-model", 1, 0, 10, 20, 30, 4, 5, cost=1_234),
+            UsageSummary(DAY, ROW.model, 2, 1, 20, 40, 60, 8, 10, cost=2_469),
         ]
+
+    async def test_a_sum_of_costs_leaves_out_rows_without_one_and_is_absent_if_none_has_one(
+        self, store: LedgerStore
+    ) -> None:
+        """Also if the sum needs more than 32 bits, and if it is zero."""
+        costs = {"01": (None, None), "02": (None, 5), "03": (2**40, 2**40), "04": (0, None)}
+        for number, (day, pair) in enumerate(costs.items()):
+            for second, cost in enumerate(pair):
+                await store.insert(rows(1, start=2 * number + second, day=f"2026-08-{day}", cost=cost))
+
+        summaries = await store.summarize("key_1", account_id="acc_1", from_day="", to_day="")
+
+        assert [one.cost for one in summaries] == [0, 2 * 2**40, 5, None]
 
     async def test_a_keys_rows_are_summed_by_surface_if_requested(self, store: LedgerStore) -> None:
         for number, surface in enumerate([*Surface, Surface.CHAT, None]):
@@ -238,7 +252,7 @@ class LedgerStoreContract(LongDeadlines):
         unknown = await store.find("req_9")
         assert unknown is not None
         assert (unknown.outcome, unknown.charged, unknown.usage) == (Outcome.UNKNOWN, False, Usage())
-        assert unknown.surface is None
+        assert (unknown.surface, unknown.cost) == (None, None)
         assert (unknown.key_id, unknown.day, unknown.reserved_at) == (ROW.key_id, ROW.day, ROW.reserved_at)
         assert await store.count_charged([("key_1", DAY)]) == [1]
 

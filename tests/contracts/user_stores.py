@@ -377,7 +377,7 @@ class UserStoreContract(LongDeadlines):
         key = (await world.keys.find(minted.key.digest)).key
         assert key is not None
         assert (key.account_id, key.quota_account_id) == (third.id, first.id)
-        opened = await world.session_manager().open(third, address="")
+        opened = await world.session_manager().open(Proof(third.id), by=BY)
         assert (await world.session_manager().get(opened.token)).account.quota_account_id == first.id
 
     @pytest.mark.parametrize(("limits", "days"), [([], 1), (["account:cost:month=5"], 31)])

@@ -14,6 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.common.concurrency.byte_budget import ByteBudget
 from services.common.db import database
+from services.common.price_file import read_prices
+from services.common.prices import Prices
 from services.common.rpc.channel import open_channel
 from services.common.rpc.interceptors import ServiceInterceptor
 from services.common.rpc.status import rpc_errors
@@ -116,6 +118,7 @@ async def running(
     queue_seconds: float = 0,
     answer_bytes_max: int = 1_000_000,
     request_bytes_max: int = 100_000_000,
+    prices: Prices | None = None,
 ) -> AsyncIterator[Inference]:
     """Run a service over the stand-in at `url`, with its ledger in `folder`."""
     async with AsyncExitStack() as stack:
@@ -150,6 +153,7 @@ async def running(
             ),
             ledger,
             ByteBudget(total_max=request_bytes_max, share_max=request_bytes_max // 2),
+            prices=prices or read_prices(""),
             clock=clock,
             timeouts=Timeouts(
                 total=total_timeout_seconds, first_byte=first_byte_timeout_seconds, idle=idle_timeout_seconds

@@ -42,15 +42,16 @@ def count_charged(
 
 
 def summary(key_id: str, account_id: str, from_day: str, to_day: str, *, by_surface: bool = False) -> Select[Any]:
-    """Select (day, model, surface, sums), newest day first; empty arguments do not filter.
+    """Select (day, model, surface, cost, sums), newest day first; empty arguments do not filter.
 
-    The surface is null unless `by_surface` is set.
+    The surface is null unless `by_surface` is set. The cost is null if no row has one.
     """
     table = usage_ledger.c
     query = select(
         table.day,
         table.model,
         table.surface if by_surface else null(),
+        func.sum(table.cost),
         func.sum(case((table.charged, 1), else_=0)),
         func.sum(case((table.charged, 0), else_=1)),
         *(func.sum(table[name]) for name in COUNTS),

@@ -214,7 +214,8 @@ def _verdict(is_charged: bool) -> Verdict:
 
 
 def _values(row: LedgerRow) -> dict[str, Any]:
-    values: dict[str, Any] = dict(zip(_ROW_COLUMNS, _row_values(row), strict=True))
+    values: dict[str, Any] = {"queue_ms": None}  # Not recorded yet.
+    values |= zip(_ROW_COLUMNS, _row_values(row), strict=True)
     values |= zip(COUNTS, _counts(row.usage), strict=True)
     return values | {
         "outcome": row.outcome.value,
@@ -244,11 +245,12 @@ def _ledger_row(row: Row[Any]) -> LedgerRow:
     return LedgerRow(**own, usage=usage, outcome=Outcome(stored["outcome"]), surface=_surface(stored["surface"]))
 
 
-def _summary(day: str, model: str, surface: str | None, *sums: int) -> UsageSummary:
+def _summary(day: str, model: str, surface: str | None, cost: int | None, *sums: int) -> UsageSummary:
     # Sums have other types in Postgres.
+    cost = None if cost is None else int(cost)
     charged, released, *tokens = map(int, sums)
     counts = dict(zip(COUNTS, tokens, strict=True))
-    return UsageSummary(day, model, charged, released, **counts, surface=_surface(surface))
+    return UsageSummary(day, model, charged, released, **counts, surface=_surface(surface), cost=cost)
 
 
 def _surface(text: str | None) -> Surface | None:
@@ -286,4 +288,5 @@ def _unknown(context: CallContext) -> LedgerRow:
         time_to_first_token_ms=0,
         duration_ms=0,
         surface=context.surface,
+        cost=None,
     )

@@ -31,7 +31,8 @@ usage_ledger = Table(
     Column("duration_ms", BigInteger, nullable=False),
     # Null for direct callers, if it is not known, and in rows of versions that did not record it.
     Column("surface", String(32), nullable=True),
-    # Microdollars, by the prices in force when the row was written. Null in rows of versions that did not record it.
+    # Microdollars, by the prices in force when the request ended. Null if a model that it used has no price, if the
+    # outcome is unknown, and in rows of versions that did not record it.
     Column("cost", BigInteger, nullable=True),
     Column("queue_ms", BigInteger, nullable=True),
     # Account under which quota counts the request: a deleted one whose counts `account_id` continues. Usually null.
@@ -41,9 +42,9 @@ usage_ledger = Table(
     # Covering index of SummarizeUsage. Reading an account's rows, which are spread over many pages, took thirty times
     # as long among ten million rows (docs/benchmarks/growth.md).
     Index(
-        "ix_usage_ledger_account_usage",
+        "ix_usage_ledger_account_sums",
         *("account_id", "day", "model", "key_id", "charged"),
-        *("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens"),
+        *("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens", "cost"),
     ),
     # Index of CountCharged, for the few rows that count under another account.
     Index(

@@ -18,6 +18,7 @@ from services.inference.chat import CallContext, Outcome, Usage
 _log = logging.getLogger(__name__)
 _ROWS_IN_A_GROUP_MAX = 200
 _RETRY_SECONDS = 0.25
+_WARNED_MODELS_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,9 @@ class LedgerRow:
     duration_ms: int
     surface: Surface | None
     """None for a direct caller, and if it is not known."""
+    cost: int | None
+    """Microdollars, by the prices in force when the request ended, whether it is charged or not. None if a model that
+    it used has no price, if its outcome is unknown, and in rows of versions that did not record it."""
     quota_account_id: str | None = None
     """Account under which quota counts the request; None if it is `account_id`."""
 
@@ -70,6 +74,8 @@ class UsageSummary:
     reasoning_tokens: int
     surface: Surface | None = None
     """None if it is not known, or if the sums are not by surface."""
+    cost: int | None = None
+    """Microdollars of the rows that have a cost; None if none has one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +182,7 @@ class Ledger:
         self._rows_max = rows_max
         # One batch at a time, so that the next group collects while the database commits.
         self._groups = Batcher(self._commit, name="rows", max_items=_ROWS_IN_A_GROUP_MAX, max_concurrent_batches=1)
+        self._models_without_price: set[str] = set()
         metrics.LEDGER_LAG.set_function(lambda: float(self._groups.load))
 
     def check_room(self) -> None:
@@ -231,6 +238,7 @@ class Ledger:
                 with metrics.LEDGER_COMMIT_SECONDS.time(), tracing.span("commit", {"stack.rows": len(rows)}):
                     verdicts = await self._store.insert(rows)
                 _count(rows)
+                self._warn_about_prices(rows)
                 _count_rows_after_close(rows, verdicts)
                 return verdicts
             except Unavailable as exc:
@@ -241,6 +249,14 @@ class Ledger:
                 )
                 await asyncio.sleep(_RETRY_SECONDS)
 
+    def _warn_about_prices(self, rows: Sequence[LedgerRow]) -> None:
+        """Log each model without a price once. A budget cannot limit requests without a cost."""
+        models = {row.upstream_model for row in rows if row.cost is None} - self._models_without_price
+        for model in sorted(models)[: _WARNED_MODELS_MAX - len(self._models_without_price)]:
+            self._models_without_price.add(model)
+            message = "A model has no price, so its requests have no cost. Add it, or `*`, to PRICES_FILE."
+            _log.warning(message, extra={"model": model})
+
 
 def _count(rows: Sequence[LedgerRow]) -> None:
     for (outcome, charged), count in Counter((row.outcome, row.charged) for row in rows).items():
@@ -250,6 +266,7 @@ def _count(rows: Sequence[LedgerRow]) -> None:
         if row.time_to_first_token_ms:
             metrics.FIRST_TOKEN_SECONDS.observe(row.time_to_first_token_ms / 1000)
     metrics.count_tokens([row.usage for row in rows])
+    metrics.count_costs([row.cost for row in rows])
 
 
 def _trace(row: LedgerRow) -> None:

@@ -16,6 +16,7 @@ import msgspec
 from services.common.concurrency.byte_budget import Allocation, ByteBudget
 from services.common.concurrency.idle_timer import IdleTimer
 from services.common.errors import DeadlineExceeded, InternalError, ServiceError
+from services.common.prices import Prices
 from services.common.runtime.clock import Clock
 from services.common.verdict import Verdict
 from services.inference.catalogue import Catalogue
@@ -78,6 +79,7 @@ class Completions:
         ledger: Ledger,
         budget: ByteBudget,
         *,
+        prices: Prices,
         clock: Clock,
         timeouts: Timeouts,
     ) -> None:
@@ -86,6 +88,7 @@ class Completions:
         self._upstream = upstream
         self._ledger = ledger
         self._budget = budget
+        self._prices = prices
         self._clock = clock
         self._timeouts = timeouts
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -98,7 +101,7 @@ class Completions:
             ServiceError: Groq refused or failed. The details contain the verdict if the row is committed.
         """
         allocation = self._admit(call, context)
-        record = RequestRecord(call, context, clock=self._clock, stream=False)
+        record = RequestRecord(call, context, clock=self._clock, prices=self._prices, stream=False)
         task = self._spawn(self._create(record), allocation)
         try:
             return await asyncio.shield(task)
@@ -115,7 +118,7 @@ class Completions:
         """
         allocation = self._admit(call, context)
         buffer = StreamBuffer()
-        record = RequestRecord(call, context, clock=self._clock, stream=True)
+        record = RequestRecord(call, context, clock=self._clock, prices=self._prices, stream=True)
         task = self._spawn(self._stream(record, buffer), allocation)
         task.add_done_callback(buffer.close)
         try:
@@ -232,6 +235,7 @@ class _Relay:
         self._buffer = buffer
         self._timeouts = timeouts
         self.shaper = self._new_shaper()
+        self._model = ""
         self._has_output = False
 
     @property
@@ -242,6 +246,7 @@ class _Relay:
     async def attempt(self, model: str, lease: KeyLease) -> None:
         """Call Groq once and forward its events."""
         self._add_usage()
+        self._model = model
         shaper = self.shaper = self._new_shaper()
         body = _body(self._record, model)
         with IdleTimer(self._timeouts.first_byte, lambda: self._time_out(timer, lease)) as timer:
@@ -293,7 +298,7 @@ class _Relay:
         """Add the usage of the failed attempt to the record."""
         usage = self.shaper.reported_usage
         if usage is not None:
-            self._record.usage = usage if self._record.usage is None else self._record.usage + usage
+            self._record.add_failed_attempt(self._model, usage)
 
     def _new_shaper(self) -> EventShaper:
         call = self._record.call

@@ -1,5 +1,9 @@
 """State of a request in progress, from which its ledger row is made."""
 
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+
 from services.common.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -10,6 +14,7 @@ from services.common.errors import (
     TooLarge,
     Unavailable,
 )
+from services.common.prices import PricedCall, Prices
 from services.common.runtime.clock import Clock
 from services.inference.chat import CallContext, ChatCall, Outcome, Usage
 from services.inference.ledger.writer import LedgerRow
@@ -39,11 +44,10 @@ class RequestRecord:
         attempts: Number of calls made to Groq.
         upstream_model: Model of the last call to Groq.
         upstream_id: Groq's id of the last call; empty until it is known.
-        usage: Usage of failed attempts; None without any.
         body_bytes: Size of the last request to Groq.
     """
 
-    def __init__(self, call: ChatCall, context: CallContext, *, clock: Clock, stream: bool) -> None:
+    def __init__(self, call: ChatCall, context: CallContext, *, clock: Clock, prices: Prices, stream: bool) -> None:
         """Create the record of a request that is arriving now."""
         self.call = call
         self.stream = stream
@@ -53,8 +57,9 @@ class RequestRecord:
         self.attempts = 0
         self.upstream_model = call.model
         self.upstream_id = ""
-        self.usage: Usage | None = None
         self.body_bytes = 0
+        self._failed: list[tuple[str, Usage]] = []
+        self._prices = prices
         self._context = context
         self._clock = clock
         self._first_token_ms = 0
@@ -91,13 +96,17 @@ class RequestRecord:
         self.upstream_model = upstream_model
         self.upstream_id = ""
 
+    def add_failed_attempt(self, upstream_model: str, usage: Usage) -> None:
+        """Add the usage of a failed call, which Groq bills like that of the last one."""
+        self._failed.append((upstream_model, usage))
+
     def mark_first_token(self) -> None:
         """Record the time of the first output; later calls have no effect."""
         self._first_token_ms = self._first_token_ms or self._age_ms()
 
     def answered_row(self, usage: Usage) -> LedgerRow:
         """Return the row of a request that Groq answered."""
-        return self._row(self.abandoned or Outcome.ANSWERED, self._total(usage), charged=True)
+        return self._row(self.abandoned or Outcome.ANSWERED, self._calls(usage), charged=True)
 
     def failed_row(self, error: ServiceError, usage: Usage | None) -> LedgerRow:
         """Return the row of a request that failed with `error`.
@@ -111,8 +120,8 @@ class RequestRecord:
         if self.abandoned is Outcome.TIMED_OUT:
             outcome, reason = Outcome.TIMED_OUT, "upstream_timeout"
         if usage is not None:
-            return self._row(outcome, self._total(usage), charged=True)
-        return self._row(outcome, Usage(), charged=False, reason=reason)
+            return self._row(outcome, self._calls(usage), charged=True)
+        return self._row(outcome, [], charged=False, reason=reason)
 
     def stopped_row(self, usage: Usage | None) -> LedgerRow:
         """Return the row of a request cancelled because the service stops; it is not charged.
@@ -121,13 +130,21 @@ class RequestRecord:
             usage: Usage so far; None if output had not begun.
         """
         outcome = Outcome.UPSTREAM_FAILED if usage is None else Outcome.CUT
-        return self._row(outcome, self._total(usage or Usage()), charged=False, reason="service_stopped")
+        return self._row(outcome, self._calls(usage or Usage()), charged=False, reason="service_stopped")
 
-    def _total(self, usage: Usage) -> Usage:
-        return usage if self.usage is None else self.usage + usage
+    def _calls(self, usage: Usage) -> list[tuple[str, Usage]]:
+        """Return the upstream model and the usage of each call, of which the last one has `usage`."""
+        return [*self._failed, (self.upstream_model, usage)]
 
-    def _row(self, outcome: Outcome, usage: Usage, *, charged: bool, reason: str = "") -> LedgerRow:
+    def _cost(self, calls: Sequence[tuple[str, Usage]]) -> int | None:
+        images = self.call.images if self._prices.has_image_prices else 0
+        return self._prices.total_cost(PricedCall(model, usage, images=images) for model, usage in calls)
+
+    def _row(
+        self, outcome: Outcome, calls: Sequence[tuple[str, Usage]], *, charged: bool, reason: str = ""
+    ) -> LedgerRow:
         context = self._context
+        usages = [usage for _, usage in calls]
         return LedgerRow(
             request_id=context.request_id,
             account_id=context.account_id,
@@ -140,12 +157,13 @@ class RequestRecord:
             outcome=outcome,
             charged=charged,
             refund_reason=reason,
-            usage=usage,
+            usage=reduce(add, usages) if usages else Usage(),
             upstream_id=self.upstream_id,
             attempts=self.attempts,
             time_to_first_token_ms=self._first_token_ms,
             duration_ms=self._age_ms(),
             surface=context.surface,
+            cost=self._cost(calls),
             quota_account_id=_other(context.quota_account_id, context.account_id),
         )
 

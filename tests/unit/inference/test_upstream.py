@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from services.common.errors import DeadlineExceeded, ErrorDetails, InvalidRequest, NotFound, ServiceError, Unavailable
+from services.common.prices import Prices
 from services.inference.chat import CallContext, ChatCall, JSONObject, Lease, Outcome
 from services.inference.groq.errors import (
     KeyLimited,
@@ -59,7 +60,7 @@ class World:
 
     def new_record(self) -> RequestRecord:
         """Return the record of a request that arrives now."""
-        return RequestRecord(CALL, CONTEXT, clock=self.clock, stream=True)
+        return RequestRecord(CALL, CONTEXT, clock=self.clock, prices=Prices({}), stream=True)
 
     async def ask(
         self, *models: str, deadline_seconds: float = 120, is_empty: Callable[[], bool] = lambda: True

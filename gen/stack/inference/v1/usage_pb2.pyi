@@ -269,7 +269,9 @@ class UsageRecord(_message.Message):
     were written before surfaces were recorded.
     """
     cost: _builtins.int
-    """Cost in microdollars; absent in rows that were written before costs were recorded."""
+    """Cost in microdollars, whether the request is charged or not. Absent if a model that it used has no price, if the
+    outcome is `unknown`, and in rows that were written before costs were recorded.
+    """
     queue_ms: _builtins.int
     """Milliseconds for which the request waited for its turn before the call to Groq; absent in rows that were written
     before the time was recorded.
@@ -399,6 +401,7 @@ class UsageSummary(_message.Message):
     CACHED_TOKENS_FIELD_NUMBER: _builtins.int
     REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     SURFACE_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
     day: _builtins.str
     """UTC date, `YYYY-MM-DD`."""
     model: _builtins.str
@@ -419,6 +422,8 @@ class UsageSummary(_message.Message):
     """Generated tokens used for reasoning."""
     surface: _surface_pb2.Surface.ValueType
     """Surface of the requests; unspecified if it is not known, or if the sums are not by surface."""
+    cost: _builtins.int
+    """Cost in microdollars of the requests that have one; absent if none has one."""
     def __init__(
         self,
         *,
@@ -432,12 +437,15 @@ class UsageSummary(_message.Message):
         cached_tokens: _builtins.int = ...,
         reasoning_tokens: _builtins.int = ...,
         surface: _surface_pb2.Surface.ValueType = ...,
+        cost: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "cost", b"cost"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cached_tokens", b"cached_tokens", "charged_requests", b"charged_requests", "completion_tokens", b"completion_tokens", "day", b"day", "model", b"model", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "released_requests", b"released_requests", "surface", b"surface", "total_tokens", b"total_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "cached_tokens", b"cached_tokens", "charged_requests", b"charged_requests", "completion_tokens", b"completion_tokens", "cost", b"cost", "day", b"day", "model", b"model", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "released_requests", b"released_requests", "surface", b"surface", "total_tokens", b"total_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cost: _TypeAlias = _typing.Literal["cost"]  # noqa: Y015
+    _WhichOneofArgType__cost: _TypeAlias = _typing.Literal["_cost", b"_cost"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cost) -> _WhichOneofReturnType__cost | None: ...
 
 Global___UsageSummary: _TypeAlias = UsageSummary  # noqa: Y015
 
