@@ -1,5 +1,6 @@
 """Conversion between domain objects and protobuf messages."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from google.protobuf.message import Message
@@ -9,11 +10,15 @@ from services.auth.accounts.model import Account
 from services.auth.accounts.plans import Plan
 from services.auth.audit import AuditEvent
 from services.auth.keys.model import Key, KeyId
+from services.auth.limits import LimitChanges, checked_plan_limits
 from services.auth.sessions.log_in import LoggedIn
 from services.auth.sessions.model import Session
 from services.common.errors import InvalidRequest, NotFound
 from services.common.ids import Kind, is_id
+from services.common.limits import Limit
+from services.common.rpc.limits import limit_from_proto, limit_to_proto
 from stack.auth.v1 import accounts_pb2, audit_pb2, auth_pb2, keys_pb2, plans_pb2, sessions_pb2
+from stack.common.v1 import limits_pb2
 
 _PAGE_SIZE_DEFAULT = 100
 _PAGE_SIZE_MAX = 1_000
@@ -28,6 +33,9 @@ def principal(key: Key) -> auth_pb2.Principal:
         account_daily_limit=key.account_daily_limit,
         expires_at=timestamp(key.expires_at),
         models=key.models,
+        limits=map(limit_to_proto, key.limits),
+        weight=key.weight,
+        quota_account_id=key.quota_account_id or "",
     )
 
 
@@ -44,6 +52,8 @@ def key(source: Key) -> keys_pb2.Key:
         expires_at=timestamp(source.expires_at),
         models=source.models,
         replaced_by=source.replaced_by or "",
+        limits=map(limit_to_proto, source.limits),
+        quota_account_id=source.quota_account_id or "",
     )
 
 
@@ -56,6 +66,7 @@ def account(source: Account) -> accounts_pb2.Account:
         created_at=timestamp(source.created_at),
         email_verified_at=timestamp(source.email_verified_at),
         deleted_at=timestamp(source.deleted_at),
+        quota_account_id=source.quota_account_id or "",
     )
 
 
@@ -67,6 +78,8 @@ def plan(source: Plan) -> plans_pb2.Plan:
         active_keys_max=source.active_keys_max,
         new_keys_per_day_max=source.new_keys_per_day_max,
         account_daily_limit=source.account_daily_limit,
+        limits=map(limit_to_proto, source.limits),
+        weight=source.weight,
     )
 
 
@@ -105,6 +118,27 @@ def event(source: AuditEvent) -> audit_pb2.AuditEvent:
         target=source.target,
         details=source.details,
     )
+
+
+def limits(messages: Iterable[limits_pb2.Limit]) -> tuple[Limit, ...]:
+    """Return the limits of messages.
+
+    Raises:
+        InvalidRequest: A message has no scope or unit, or ones that this version does not know, or is not a limit.
+    """
+    found = [limit_from_proto(message) for message in messages]
+    if None in found:
+        raise InvalidRequest(
+            "A limit has an unknown scope, unit or window. Set them to values that this version of auth knows.",
+            reason="invalid_limit",
+        )
+    return tuple(limit for limit in found if limit is not None)
+
+
+def limit_changes(changed: Iterable[limits_pb2.Limit], removed: Iterable[limits_pb2.Limit]) -> LimitChanges | None:
+    """Return changes of limits; None if there are none. Raises the exceptions of `limits` and `checked_plan_limits`."""
+    to_set, to_remove = checked_plan_limits(limits(changed)), frozenset(limit.name for limit in limits(removed))
+    return LimitChanges(to_set, to_remove) if to_set or to_remove else None
 
 
 def timestamp(moment: datetime | None) -> Timestamp | None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.auth import bootstrap_secrets
+from services.auth.accounts.former_accounts import FormerAccounts
+from services.auth.accounts.model import AccountStore
 from services.auth.accounts.owner_rpc import OwnedStores, OwnerService
 from services.auth.accounts.passwords import Passwords
 from services.auth.accounts.plan_store import SQLPlanStore
@@ -97,6 +99,7 @@ class Parts:
     keys: SQLKeyStore
     key_verifier: KeyVerifier
     pepper: Pepper
+    former_accounts: FormerAccounts
     feed: ChangeFeed
     clock: SystemClock
     mail: "_Mail"
@@ -169,10 +172,13 @@ async def build(settings: AuthSettings, stack: AsyncExitStack) -> Parts:
     await stack.enter_async_context(
         running(restarting(partial(purge_periodically, SQLExpiredRows(user_transactions), clock)))
     )
-    mail = await _open_mail(settings, user_transactions, pepper, clock, stack)
+    accepted = bootstrap_secrets.accepted_peppers(settings)
+    former_accounts = FormerAccounts(pepper, accepted=accepted)
+    accounts = SQLAccountStore(user_transactions, former_accounts)
+    mail = await _open_mail(settings, user_transactions, accounts, pepper, clock, stack)
     passwords = Passwords()
     stack.callback(passwords.close)
-    key_verifier = KeyVerifier(keys, pepper=pepper, clock=clock, accepted=bootstrap_secrets.accepted_peppers(settings))
+    key_verifier = KeyVerifier(keys, pepper=pepper, clock=clock, accepted=accepted)
     return Parts(
         transactions,
         user_transactions,
@@ -180,6 +186,7 @@ async def build(settings: AuthSettings, stack: AsyncExitStack) -> Parts:
         keys,
         key_verifier,
         pepper,
+        former_accounts,
         feed,
         clock,
         mail,
@@ -189,7 +196,12 @@ async def build(settings: AuthSettings, stack: AsyncExitStack) -> Parts:
 
 
 async def _open_mail(
-    settings: AuthSettings, transactions: Transactions, pepper: Pepper, clock: Clock, stack: AsyncExitStack
+    settings: AuthSettings,
+    transactions: Transactions,
+    accounts: AccountStore,
+    pepper: Pepper,
+    clock: Clock,
+    stack: AsyncExitStack,
 ) -> _Mail:
     templates, queue = EmailTemplates(settings.console_url), SQLMailQueue(transactions)
     transport = None
@@ -197,15 +209,14 @@ async def _open_mail(
         server = parse_smtp_url(settings.smtp_url.get_secret_value())
         transport = SMTPTransport(server, sender=settings.mail_from, ca_file=settings.smtp_ca_file)
     mailer = Mailer(queue, transport, clock=clock)
-    composer = MailComposer(
-        SQLAccountStore(transactions), SQLOneTimeTokenStore(transactions), templates, pepper=pepper, clock=clock
-    )
+    composer = MailComposer(accounts, SQLOneTimeTokenStore(transactions), templates, pepper=pepper, clock=clock)
     await stack.enter_async_context(running(restarting(partial(mailer.run, composer.compose))))
     return _Mail(templates, queue, mailer)
 
 
 def _add_operator_services(server: GrpcServer, components: Parts, admin_token: AdminToken) -> None:
-    accounts, transactions, clock = SQLAccountStore(components.transactions), components.transactions, components.clock
+    transactions, clock = components.transactions, components.clock
+    accounts = SQLAccountStore(transactions, components.former_accounts)
     keys_pb2_grpc.add_KeyServiceServicer_to_server(
         KeyService(_key_manager(components), admin_token=admin_token), server.grpc
     )
@@ -237,7 +248,7 @@ def _add_mail_service(server: GrpcServer, components: Parts, admin_token: AdminT
 
 def _add_user_services(server: GrpcServer, components: Parts) -> None:
     settings, clock = components.settings, components.clock
-    accounts = SQLAccountStore(components.user_transactions)
+    accounts = SQLAccountStore(components.user_transactions, components.former_accounts)
     rate_limiter = RateLimiter(
         SQLRateLimitStore(components.engine, components.user_transactions), pepper=components.pepper, clock=clock
     )

@@ -22,12 +22,17 @@ def key_uses(backends: Backends, keys: Sequence[keys_pb2.Key]) -> list[dict[str,
     return [use for some in batched(keys, _KEYS_MAX) for use in _uses(backends, some)]
 
 
+def quota_account(key: keys_pb2.Key) -> str:
+    """Return the id under which quota counts the key's account."""
+    return key.quota_account_id or key.account_id
+
+
 def _uses(backends: Backends, keys: Sequence[keys_pb2.Key]) -> list[dict[str, Any]]:
     key_ids = [key.id for key in keys]
     statuses = client.call(
         backends.quota(),
         lambda channel: quota_pb2_grpc.QuotaServiceStub(channel).GetStatus,
-        quota_pb2.GetStatusRequest(key_ids=key_ids, account_ids=[key.account_id for key in keys]),
+        quota_pb2.GetStatusRequest(key_ids=key_ids, account_ids=[quota_account(key) for key in keys]),
     ).statuses
     last_uses = client.call(
         backends.inference(),

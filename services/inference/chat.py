@@ -77,6 +77,8 @@ class CallContext:
     """None for a direct caller, and if it is not known."""
     held: Amounts | None = None
     """What quota holds of tokens and cost; the request is charged no more. None without such a hold."""
+    quota_account_id: str = ""
+    """Account under which quota counts the request; empty means `account_id`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ def required_context(context: inference_pb2.RequestContext) -> CallContext:
     Raises:
         InvalidRequest: The ledger could not store the ids or the date.
     """
-    for field in ("request_id", "account_id", "key_id"):
+    for field in ("request_id", "account_id", "key_id", "quota_account_id"):
         check_id(field, getattr(context, field))
     check_day("day", context.day)
     return CallContext(
@@ -83,6 +83,7 @@ def required_context(context: inference_pb2.RequestContext) -> CallContext:
         models=tuple(context.models),
         surface=surface_from_proto(context.surface),
         held=amounts_from_proto(context.held) if context.HasField("held") else None,
+        quota_account_id=context.quota_account_id,
     )
 
 

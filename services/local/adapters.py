@@ -117,7 +117,7 @@ class LocalCounters:
     async def status(self, principal: Principal) -> RateLimit:
         """Return the key's day; see `Counters.status`."""
         async with _deadline(self._timeout_seconds, "quota_unavailable"):
-            (status,) = await self._holds.status([KeyRef(principal.account_id, principal.key_id)])
+            (status,) = await self._holds.status([KeyRef(principal.quota_account_id, principal.key_id)])
         return _rate_limit(principal, status)
 
 
@@ -327,7 +327,15 @@ def _local_errors(unavailable_reason: str) -> Iterator[None]:
 def _principal(key: Key) -> Principal:
     expires_at = None if key.expires_at is None else key.expires_at.timestamp()
     return Principal(
-        key.id, key.account_id, key.daily_limit, expires_at, models=key.models, account_limit=key.account_daily_limit
+        key.id,
+        key.account_id,
+        key.daily_limit,
+        expires_at,
+        models=key.models,
+        account_limit=key.account_daily_limit,
+        limits=key.limits,
+        weight=key.weight,
+        quota_account_id=key.quota_account_id or "",
     )
 
 
@@ -347,7 +355,7 @@ def _reservation(item: ReserveItem) -> Reservation:
     return Reservation(
         item.request_id,
         principal.key_id,
-        principal.account_id,
+        principal.quota_account_id,
         principal.daily_limit,
         principal.account_limit,
         limits=principal.limits,
@@ -387,7 +395,7 @@ def _rate_limit(principal: Principal, status: DayStatus) -> RateLimit:
 def _settlement(item: SettleItem) -> Settlement:
     hold, verdict = item.hold, item.verdict
     amounts = None if hold.held is None else verdict.amounts
-    return Settlement(hold.request_id, hold.principal.account_id, day_number(hold.day), verdict.verdict, amounts)
+    return Settlement(hold.request_id, hold.principal.quota_account_id, day_number(hold.day), verdict.verdict, amounts)
 
 
 def _request_context(hold: Hold, chat: Chat) -> CallContext:
@@ -401,4 +409,5 @@ def _request_context(hold: Hold, chat: Chat) -> CallContext:
         models=principal.models,
         surface=chat.surface,
         held=hold.held,
+        quota_account_id=principal.quota_account_id,
     )

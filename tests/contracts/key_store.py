@@ -14,8 +14,10 @@ from services.auth.audit import Actor
 from services.auth.keys.minting import mint
 from services.auth.keys.model import KeyId, KeyStore, MintedKey
 from services.auth.keys.pepper import Pepper
+from services.auth.limits import LimitChanges
 from services.auth.watch.feed import ChangeStore
-from services.common.errors import AlreadyExists, NotFound
+from services.common.errors import AlreadyExists, InvalidRequest, NotFound
+from services.common.limits import parse_limits
 from services.common.runtime.clock import SystemClock
 from tests.contracts.deadlines import LongDeadlines
 
@@ -46,9 +48,9 @@ class Stores:
         return minted
 
 
-def new_key(name: str = "laptop", *, daily_limit: int | None = None) -> MintedKey:
+def new_key(name: str = "laptop", *, daily_limit: int | None = None, limits: tuple[str, ...] = ()) -> MintedKey:
     """Return a key that is not stored."""
-    return mint(name, daily_limit=daily_limit, pepper=PEPPER, clock=SystemClock())
+    return mint(name, daily_limit=daily_limit, pepper=PEPPER, clock=SystemClock(), limits=parse_limits(limits))
 
 
 class KeyStoreContract(LongDeadlines):
@@ -88,6 +90,59 @@ class KeyStoreContract(LongDeadlines):
 
         assert (await stores.keys.set_limit(minted.key.id, limit, by=OPERATOR, at=NOW)).daily_limit == limit
         assert (await stores.keys.set_limit(minted.key.id, None, by=OPERATOR, at=NOW)).daily_limit == 1000
+
+    async def test_a_keys_own_limits_override_the_plans_and_move_to_its_successor(self, stores: Stores) -> None:
+        await stores.account()
+        own = ("key:cost:month=5", "key:tokens:minute=100")
+        minted = new_key(limits=own)
+        await stores.keys.add(EMAIL, minted.key, by=OPERATOR)
+        await stores.keys.change_limits(
+            minted.key.id,
+            LimitChanges(parse_limits(["key:tokens:minute=7"]), frozenset({"key:cost:month"})),
+            by=OPERATOR,
+            at=NOW,
+        )
+        successor = new_key()
+        await stores.keys.rotate(minted.key.id, successor.key, ends_at=NOW, by=OPERATOR)
+
+        for key in (minted.key, successor.key):
+            found = (await stores.keys.find(key.digest)).key
+            assert found is not None
+            assert found == await stores.keys.get(key.id)
+            assert [str(limit) for limit in found.limits] == ["key:tokens:minute=7"]
+            assert found.weight == 1
+        listed = await stores.keys.of_account(EMAIL)
+        assert [key.limits for key in listed] == [parse_limits(["key:tokens:minute=7"])] * 2
+
+    async def test_a_change_of_a_keys_limits_is_a_change_of_the_key_and_a_refused_one_is_not(
+        self, stores: Stores
+    ) -> None:
+        await stores.account()
+        minted = await stores.key()
+        await stores.key(name="other")
+
+        changes = LimitChanges(parse_limits(["key:tokens:minute=7"]))
+        await stores.keys.change_limits(minted.key.id, changes, by=OPERATOR, at=NOW)
+        removed = LimitChanges(to_remove=frozenset({"key:cost:day"}))
+        with pytest.raises(
+            InvalidRequest, match=r"no limit key:cost:day to remove\. The limits are: key:tokens:minute"
+        ):
+            await stores.keys.change_limits(minted.key.id, removed, by=OPERATOR, at=NOW)
+
+        changed = (await stores.changes.changes_after(2)).changes
+        assert [(change.key_id, change.revision) for change in changed] == [(minted.key.id, 3)]
+
+    async def test_of_concurrent_changes_of_a_keys_limits_none_is_lost(self, stores: Stores) -> None:
+        await stores.account()
+        minted = await stores.key()
+        names = ("key:requests:minute", "key:tokens:minute", "key:tokens:day", "key:cost:day", "key:cost:month")
+
+        changes = [LimitChanges(parse_limits([f"{name}=1"])) for name in names]
+        await asyncio.gather(
+            *(stores.keys.change_limits(minted.key.id, change, by=OPERATOR, at=NOW) for change in changes)
+        )
+
+        assert [limit.name for limit in (await stores.keys.get(minted.key.id)).limits] == sorted(names)
 
     async def test_an_accounts_limit_is_its_plans_or_the_highest_of_its_keys(self, stores: Stores) -> None:
         await stores.account()
@@ -204,6 +259,7 @@ class KeyStoreContract(LongDeadlines):
             stores.keys.get(KeyId("key_none")),
             stores.keys.revoke(KeyId("key_none"), by=OPERATOR, at=NOW),
             stores.keys.set_limit(KeyId("key_none"), 1, by=OPERATOR, at=NOW),
+            stores.keys.change_limits(KeyId("key_none"), LimitChanges(), by=OPERATOR, at=NOW),
         ):
             with pytest.raises(NotFound, match="key_none"):
                 await attempt

@@ -146,6 +146,29 @@ class LedgerStoreContract(LongDeadlines):
         assert await store.count_charged_of_accounts([(account, DAY)], excluded=["req_0", "req_10"]) == [3]
         assert await store.count_charged_of_accounts([]) == []
 
+    async def test_rows_of_an_account_that_continues_anothers_counts_count_there_and_are_its_own(
+        self, store: LedgerStore
+    ) -> None:
+        await store.insert(rows(3))
+        await store.insert(rows(2, start=10, account_id="acc_new", key_id="key_new", quota_account_id="acc_1"))
+
+        assert await store.count_charged_of_accounts([("acc_1", DAY)]) == [5]
+        assert await store.count_charged_of_accounts([("acc_1", DAY)], excluded=["req_0", "req_10"]) == [3]
+        assert await store.count_charged([("key_new", DAY)]) == [2]
+        assert await listed(store, account_id="acc_1") == ["req_2", "req_1", "req_0"]
+        assert await listed(store, account_id="acc_new") == ["req_11", "req_10"]
+        (summary,) = await store.summarize("", account_id="acc_1", from_day="", to_day="")
+        assert summary.charged_requests == 3
+
+    async def test_a_late_row_replaces_the_account_that_the_sweeper_knew(self, store: LedgerStore) -> None:
+        """A hold names only the account under which quota counts it."""
+        await store.close_unknown([lost("req_1")])
+        late = replace(ROW, account_id="acc_new", quota_account_id="acc_1")
+
+        await store.insert([late])
+
+        assert await store.find("req_1") == replace(late, charged=False, refund_reason="no_verdict")
+
     async def test_a_direct_callers_rows_count_against_no_key(self, store: LedgerStore) -> None:
         await store.insert(rows(4, key_id="", account_id=""))
         await store.insert(rows(1, start=10))

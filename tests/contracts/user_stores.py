@@ -12,6 +12,7 @@ from services.auth.audit import Actor, AuditLog
 from services.auth.keys.minting import mint
 from services.auth.keys.model import Bounds, KeyId, KeyStore
 from services.auth.keys.pepper import Pepper
+from services.auth.limits import LimitChanges
 from services.auth.mail.queue import MailQueue, Topic, new_email
 from services.auth.sessions.manager import SessionManager
 from services.auth.sessions.model import OpenSession, SessionStore
@@ -25,6 +26,7 @@ from services.common.errors import (
     Throttled,
     Unauthenticated,
 )
+from services.common.limits import parse_limits
 from services.common.runtime.clock import SystemClock
 from tests.contracts.deadlines import LongDeadlines
 
@@ -312,6 +314,91 @@ class UserStoreContract(LongDeadlines):
         await world.plans.set(Plan("free", 1000, active_keys_max=1, new_keys_per_day_max=3), by=BY, at=world.at)
 
         assert await world.keys.bounds_of(account.id, Bounds(5, 10)) == Bounds(1, 3)
+
+    async def test_a_plans_limits_and_weight_apply_to_its_keys_unless_they_have_their_own(self, world: World) -> None:
+        account = await world.account()
+        limits = parse_limits(["account:tokens:day=100", "key:cost:month=5", "key:tokens:minute=6000"])
+        await world.plans.set(Plan("free", 1000, limits=limits, weight=3), by=BY, at=world.at)
+        own = mint(
+            "own",
+            daily_limit=None,
+            pepper=PEPPER,
+            clock=SystemClock(),
+            limits=parse_limits(["key:cost:day=1", "key:tokens:minute=7"]),
+        )
+        await world.keys.add(account.id, own.key, by=BY)
+
+        key = (await world.keys.find(own.key.digest)).key
+        assert key is not None
+        assert list(map(str, key.limits)) == [
+            "account:tokens:day=100",
+            "key:cost:day=1",
+            "key:cost:month=5",
+            "key:tokens:minute=7",
+        ]
+        assert key.weight == 3
+
+    async def test_single_limits_of_a_plan_change_without_the_others_and_a_refused_change_changes_nothing(
+        self, world: World
+    ) -> None:
+        limits = parse_limits(["account:tokens:day=100", "key:cost:month=5"])
+        await world.plans.set(Plan("team", 1000, limits=limits, weight=3), by=BY, at=world.at)
+        changes = LimitChanges(parse_limits(["key:tokens:minute=6"]), frozenset({"key:cost:month"}))
+
+        changed = await world.plans.set(Plan("team", 0), by=BY, at=world.at, only=frozenset(), limit_changes=changes)
+        with pytest.raises(InvalidRequest, match="There is no limit key:cost:month to remove"):
+            await world.plans.set(Plan("team", 0), by=BY, at=world.at, only=frozenset(), limit_changes=changes)
+
+        assert changed == Plan(
+            "team", 1000, limits=parse_limits(["account:tokens:day=100", "key:tokens:minute=6"]), weight=3
+        )
+        assert await world.plans.get("team") == changed
+
+    async def test_the_plan_pro_exists(self, world: World) -> None:
+        assert await world.plans.get("pro") == Plan("pro", 10_000, account_daily_limit=50_000, weight=4)
+
+    async def test_an_account_that_is_created_again_on_the_day_of_its_deletion_continues_its_counts(
+        self, world: World
+    ) -> None:
+        """Before, each deletion and sign-up started the day's requests over."""
+        first = await world.account("ada@example.com")
+        await world.accounts.delete(first.id, by=BY, at=world.at)
+        other = await world.account("bob@example.com")
+        second = await world.account("Ada+again@example.com".lower())
+        await world.accounts.delete(second.id, by=BY, at=world.at)
+        third = await world.account("ada@example.com")
+        sibling = await world.account("ada+too@example.com")
+
+        assert len({account.id for account in (first, second, third, other, sibling)}) == 5
+        found = [await world.accounts.get(account.id) for account in (first, second, third, other, sibling)]
+        assert [account.quota_account_id for account in found] == [None, first.id, first.id, None, None]
+        minted = mint("laptop", daily_limit=None, pepper=PEPPER, clock=SystemClock())
+        await world.keys.add(third.id, minted.key, by=BY)
+        key = (await world.keys.find(minted.key.digest)).key
+        assert key is not None
+        assert (key.account_id, key.quota_account_id) == (third.id, first.id)
+        opened = await world.session_manager().open(Proof(third.id), by=BY)
+        assert (await world.session_manager().get(opened.token)).account.quota_account_id == first.id
+
+    @pytest.mark.parametrize(("limits", "days"), [([], 1), (["account:cost:month=5"], 31)])
+    async def test_a_deleted_account_is_recognized_until_the_windows_of_its_limits_have_ended(
+        self, world: World, limits: list[str], days: int
+    ) -> None:
+        world.clock.seconds = datetime(2026, 8, 1, 12, tzinfo=UTC).timestamp()
+        await world.plans.set(Plan("free", 1000, limits=parse_limits(limits)), by=BY, at=world.at)
+        first, late = await world.account("ada@example.com"), await world.account("bob@example.com")
+        await world.accounts.delete(first.id, by=BY, at=world.at)
+        await world.accounts.delete(late.id, by=BY, at=world.at)
+
+        end = datetime(2026, 8, 1, tzinfo=UTC) + timedelta(days=days)
+        world.clock.seconds = end.timestamp() + 60  # Redis' clock may be behind.
+        assert (await world.account("ada@example.com")).id != first.id
+        again = await world.accounts.get("ada@example.com")
+        world.clock.seconds = end.timestamp() + 3_660
+        await world.account("bob@example.com")
+
+        assert again.quota_account_id == first.id
+        assert (await world.accounts.get("bob@example.com")).quota_account_id is None
 
     async def test_every_change_is_in_the_audit_log_and_no_failed_one_is(self, world: World) -> None:
         account = await world.account()

@@ -255,6 +255,13 @@ class Stack:
             request = accounts_pb2.CreateAccountRequest(email=EMAIL)
             await accounts.CreateAccount(request, metadata=self.admin_metadata, timeout=5)
 
+    async def delete_account(self) -> None:
+        """Delete the test account."""
+        async with open_channel(self.settings.auth_listen) as channel:
+            accounts = accounts_pb2_grpc.AccountServiceStub(channel)
+            request = accounts_pb2.DeleteAccountRequest(account=EMAIL)
+            await accounts.DeleteAccount(request, metadata=self.admin_metadata, timeout=5)
+
     def socket(self, name: str) -> str:
         """Return the gRPC target of one service's program."""
         return f"unix:{self.folder}/{name}.sock"
@@ -289,6 +296,11 @@ class Stack:
     def redis(self) -> "Redis":
         """Return a client of the stack's Valkey."""
         return Redis(unix_socket_path=str(self.folder / "valkey.sock"))
+
+    def flush_redis(self) -> None:
+        """Delete everything in the stack's Valkey."""
+        with contextlib.closing(self.redis()) as redis:
+            redis.flushall()
 
     async def journal(self) -> list[dict[str, Any]]:
         """Return the stand-in's journal."""

@@ -78,6 +78,47 @@ async def test_a_new_key_does_not_start_an_accounts_limit_over_and_the_429_names
     assert own_stack.counters(second) == (1, 0)
 
 
+async def test_an_account_that_is_deleted_and_created_again_does_not_start_its_limit_over(own_stack: Stack) -> None:
+    """Before, a deletion and a sign-up gave an account's requests of the day again. Tomorrow's start at zero."""
+    await own_stack.set_plan("free", daily_limit=3, account_daily_limit=4)
+    async with aiohttp.ClientSession() as session:
+        first = await own_stack.create_key()
+        assert [(await ask(session, own_stack.base_url, first, number))[0] for number in range(3)] == [200] * 3
+        await own_stack.until_settled(first)
+        await own_stack.delete_account()
+        await own_stack.create_account()
+        second = await own_stack.create_key()
+        url = f"{own_stack.base_url}/api/v1/chat"
+        async with session.post(url, headers=second.headers, json=say("the last one")) as response:
+            assert response.status == 200
+            assert response.headers["x-ratelimit-limit-requests"] == "4"
+            assert response.headers["x-ratelimit-remaining-requests"] == "0"
+            request_id = response.headers["x-request-id"]
+        async with session.post(url, headers=second.headers, json=say("one too many")) as response:
+            assert response.status == 429
+
+        (row,) = own_stack.ledger(second)
+        assert (row["account_id"], row["quota_account_id"]) == (second.account_id, first.account_id)
+        usage = f"{own_stack.base_url}/api/v1/usage"
+        async with session.get(f"{usage}/{request_id}", headers=second.headers) as receipt:
+            assert (receipt.status, (await receipt.json())["charged"]) == (200, True)
+        of_first = own_stack.ledger(first)[0]["request_id"]
+        async with session.get(f"{usage}/{of_first}", headers=second.headers) as receipt:
+            assert receipt.status == 404
+
+        # The counters start from the ledger, with the rows of both accounts.
+        own_stack.flush_redis()
+        async with session.post(url, headers=second.headers, json=say("one too many")) as response:
+            assert response.status == 429
+        own_stack.stop("quota")
+        own_stack.start("quota", QUOTA_CLOCK_OFFSET_SECONDS="86400")
+        await own_stack.until_ready("quota")
+        async with asyncio.timeout(10):
+            while (status := (await ask(session, own_stack.base_url, second, 9))[0]) == 503:
+                await asyncio.sleep(0.05)
+        assert status == 200
+
+
 async def test_the_limit_resets_at_midnight_utc(own_stack: Stack) -> None:
     """The offset of the scripts' clock is moved past midnight, so the test need not wait for it."""
     key = await own_stack.create_key(daily_limit=2)

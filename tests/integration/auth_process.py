@@ -19,6 +19,7 @@ from stack.auth.v1 import accounts_pb2, auth_pb2, keys_pb2
 from stack.auth.v1.accounts_pb2_grpc import AccountServiceStub
 from stack.auth.v1.auth_pb2_grpc import AuthServiceStub
 from stack.auth.v1.keys_pb2_grpc import KeyServiceStub
+from stack.auth.v1.plans_pb2_grpc import PlanServiceStub
 from tests.forked import Forked, run_module
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +56,7 @@ class AuthClient:
     auth: AuthServiceStub
     accounts: AccountServiceStub
     keys: KeyServiceStub
+    plans: PlanServiceStub
 
     async def new_key(self, email: str, **fields: int) -> keys_pb2.CreateKeyResponse:
         """Create an account with one key."""
@@ -124,7 +126,9 @@ async def auth_client(target: str) -> AsyncIterator[AuthClient]:
 
 def client_on(channel: aio.Channel) -> AuthClient:
     """Return stubs on an open channel."""
-    return AuthClient(AuthServiceStub(channel), AccountServiceStub(channel), KeyServiceStub(channel))
+    return AuthClient(
+        AuthServiceStub(channel), AccountServiceStub(channel), KeyServiceStub(channel), PlanServiceStub(channel)
+    )
 
 
 def _wait_until_ready(service: AuthProcess) -> None:

@@ -4,8 +4,12 @@ from collections.abc import AsyncIterator, Iterator
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
-from stack.auth.v1 import accounts_pb2, auth_pb2, keys_pb2
+from services.common.limits import parse_limit, parse_limits
+from services.common.rpc.limits import limit_to_proto, limits_from_proto
+from stack.auth.v1 import accounts_pb2, auth_pb2, keys_pb2, plans_pb2
+from stack.common.v1 import limits_pb2
 from tests.integration.auth_process import (
     ADMIN_TOKEN,
     PEPPER,
@@ -81,6 +85,64 @@ async def test_a_keys_limit_can_be_set_and_reset_to_the_plans(client: AuthClient
 
     request = keys_pb2.SetKeyLimitRequest(key_id=created.key.id)
     assert (await client.keys.SetKeyLimit(request, metadata=shown())).key.daily_limit == 1000
+
+
+async def test_limits_of_a_plan_and_of_a_key_are_authenticated(client: AuthClient) -> None:
+    limits = parse_limits(["account:concurrent_requests=20", "key:tokens:minute=6000"])
+    request = plans_pb2.Plan(name="limited", daily_limit=10, limits=map(limit_to_proto, limits), weight=4)
+    await client.plans.SetPlan(plans_pb2.SetPlanRequest(plan=request), metadata=shown())
+    created = await client.new_key("limits@example.com")
+    moved = accounts_pb2.SetAccountPlanRequest(account="limits@example.com", plan="limited")
+    await client.accounts.SetAccountPlan(moved, metadata=shown())
+
+    principal = (await client.authenticate(created.secret)).principal
+    assert (limits_from_proto(principal.limits), principal.weight) == (limits, 4)
+
+    own = limit_to_proto(parse_limit("key:tokens:minute=7"))
+    change = keys_pb2.ChangeKeyLimitsRequest(key_id=created.key.id, limits=[own])
+    await client.keys.ChangeKeyLimits(change, metadata=shown())
+    principal = (await client.authenticate(created.secret)).principal
+    assert limits_from_proto(principal.limits) == parse_limits(
+        ["account:concurrent_requests=20", "key:tokens:minute=7"]
+    )
+
+    change = keys_pb2.ChangeKeyLimitsRequest(key_id=created.key.id, removed_limits=[own])
+    assert limits_from_proto((await client.keys.ChangeKeyLimits(change, metadata=shown())).key.limits) == limits
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        (limits_pb2.Limit(), "A limit has an unknown scope, unit or window."),
+        (
+            limits_pb2.Limit(scope=limits_pb2.SCOPE_KEY, unit=limits_pb2.UNIT_TOKENS, window=limits_pb2.WINDOW_MONTH),
+            "Limits of tokens are per minute or day.",
+        ),
+        (limit_to_proto(parse_limit("key:requests:day=5")), "Set daily_limit instead."),
+        (limit_to_proto(parse_limit("account:requests:day=5")), "Set account_daily_limit instead."),
+    ],
+)
+async def test_a_limit_that_plans_cannot_have_is_refused(
+    client: AuthClient, limit: limits_pb2.Limit, message: str
+) -> None:
+    plan = plans_pb2.Plan(name="free", daily_limit=1000)
+    requests = [
+        plans_pb2.SetPlanRequest(plan=plans_pb2.Plan(name="free", daily_limit=1000, limits=[limit])),
+        plans_pb2.SetPlanRequest(plan=plan, update_mask=FieldMask(), changed_limits=[limit]),
+    ]
+    for request in requests:
+        with pytest.raises(grpc.aio.AioRpcError, match=message) as refusal:
+            await client.plans.SetPlan(request, metadata=shown())
+        assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_key_cannot_have_a_limit_of_its_account(client: AuthClient) -> None:
+    created = await client.new_key("key-limits@example.com")
+    limit = limit_to_proto(parse_limit("account:tokens:day=5"))
+    change = keys_pb2.ChangeKeyLimitsRequest(key_id=created.key.id, limits=[limit])
+    with pytest.raises(grpc.aio.AioRpcError, match="account:tokens:day is a limit of the account") as refusal:
+        await client.keys.ChangeKeyLimits(change, metadata=shown())
+    assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_listed_key_does_not_hold_its_secret(client: AuthClient) -> None:

@@ -15,6 +15,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, event, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from services.auth.accounts.former_accounts import FormerAccounts
 from services.auth.accounts.plan_store import SQLPlanStore
 from services.auth.accounts.store import SQLAccountStore
 from services.auth.db.records import SQLAuditLog, unavailable
@@ -31,8 +32,10 @@ from services.common.db import database
 from services.common.db.transactions import Transactions
 from services.common.errors import Unavailable
 from tests.backends import fresh_database, run_apart
-from tests.contracts.key_store import NOW, OPERATOR, KeyStoreContract, Stores, new_key
+from tests.contracts.key_store import NOW, OPERATOR, PEPPER, KeyStoreContract, Stores, new_key
 from tests.contracts.user_stores import ManualClock, UserStoreContract, World
+
+FORMER = FormerAccounts(PEPPER)
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +99,7 @@ async def test_an_account_of_ten_thousand_keys_can_be_moved_to_a_plan_and_delete
     keys = [new_key().key for _ in range(10_000)]
     async with _opened(url) as engine:
         transactions = Transactions(engine, unavailable=unavailable)
-        stores = Stores(SQLAccountStore(transactions), store := SQLKeyStore(transactions), store)
+        stores = Stores(SQLAccountStore(transactions, FORMER), store := SQLKeyStore(transactions), store)
         account = await stores.account()
         async with engine.begin() as connection:
             await connection.execute(insert(api_keys), [_row(key, account.id) for key in keys])
@@ -120,7 +123,7 @@ async def test_a_change_committed_during_a_read_is_reported_now_or_by_the_next_r
     """A watch that resumes from the revision of a read must have received all changes before it."""
     async with _opened(f"sqlite:///{tmp_path}/auth.db") as engine:
         transactions = Transactions(engine, unavailable=unavailable)
-        stores = Stores(SQLAccountStore(transactions), store := SQLKeyStore(transactions), store)
+        stores = Stores(SQLAccountStore(transactions, FORMER), store := SQLKeyStore(transactions), store)
         await stores.account()
         first, second = await stores.key(), await stores.key()
         await stores.keys.revoke(first.key.id, by=OPERATOR, at=NOW)  # At revision 3: there is something to read.
@@ -151,7 +154,7 @@ async def test_an_attacks_leftovers_are_removed_in_steps_between_which_a_key_is_
     lasting = {"subject": "lasting", "tries": 1, "window_ends_at": NOW + timedelta(hours=1)}
     async with _opened(url) as engine:
         transactions = Transactions(engine, unavailable=unavailable)
-        stores = Stores(SQLAccountStore(transactions), store := SQLKeyStore(transactions), store)
+        stores = Stores(SQLAccountStore(transactions, FORMER), store := SQLKeyStore(transactions), store)
         await stores.account()
         minted = await stores.key()
         async with engine.begin() as connection:
@@ -174,7 +177,7 @@ async def test_keys_are_looked_up_and_revoked_while_sessions_use_all_their_conne
         turns = PriorityLock()
         session_transactions = Transactions(session_engine, unavailable=unavailable, turns=turns, is_urgent=False)
         transactions = Transactions(engine, unavailable=unavailable, turns=turns)
-        stores = Stores(SQLAccountStore(transactions), store := SQLKeyStore(transactions), store)
+        stores = Stores(SQLAccountStore(transactions, FORMER), store := SQLKeyStore(transactions), store)
         await stores.account()
         minted = await stores.key()
         release = asyncio.Event()
@@ -224,7 +227,7 @@ async def opened_stores(url: str) -> AsyncIterator[Stores]:
     async with database.open_database(url, migrations=MIGRATIONS, version_table=VERSION_TABLE) as engine:
         transactions = Transactions(engine, unavailable=unavailable)
         keys = SQLKeyStore(transactions)
-        yield Stores(SQLAccountStore(transactions), keys, keys)
+        yield Stores(SQLAccountStore(transactions, FORMER), keys, keys)
 
 
 @asynccontextmanager
@@ -232,7 +235,7 @@ async def opened_world(url: str) -> AsyncIterator[World]:
     async with database.open_database(url, migrations=MIGRATIONS, version_table=VERSION_TABLE) as engine:
         transactions = Transactions(engine, unavailable=unavailable)
         yield World(
-            SQLAccountStore(transactions),
+            SQLAccountStore(transactions, FORMER),
             SQLKeyStore(transactions),
             SQLSessionStore(transactions),
             SQLOneTimeTokenStore(transactions),

@@ -11,7 +11,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, DateTime, MetaData, bindparam, insert, select, text
+from sqlalchemy import Connection, DateTime, MetaData, bindparam, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bench.rows import Filler
@@ -124,6 +124,20 @@ async def test_user_data_does_not_prevent_a_downgrade(urls: list[str]) -> None:
         columns = ["name", "daily_limit", "active_keys_max"]
         rows = await _rows(engine, AUTH, "plans", columns)
     assert ("team", 5000, None) in rows
+
+
+async def test_an_operators_plan_pro_stays_as_it_is(urls: list[str]) -> None:
+    await database.migrate(urls[0], migrations=AUTH.migrations, version_table=AUTH.version_table)
+    async with database.open_database(urls[0], migrations=AUTH.migrations, version_table=AUTH.version_table) as engine:
+        plans = auth_tables.plans
+        columns = ["name", "daily_limit", "account_daily_limit", "weight"]
+        assert ("pro", 10_000, 50_000, 4) in await _rows(engine, AUTH, "plans", columns)
+        await _move(engine, AUTH, "0004")
+        async with engine.begin() as connection:
+            own = update(plans).where(plans.c.name == "pro").values(daily_limit=7, account_daily_limit=None)
+            await connection.execute(own)
+        await _move(engine, AUTH, "head")
+        assert ("pro", 7, None, None) in await _rows(engine, AUTH, "plans", columns)
 
 
 async def test_addresses_of_existing_accounts_are_normalised_like_new_ones(urls: list[str]) -> None:

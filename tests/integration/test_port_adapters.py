@@ -26,7 +26,7 @@ from services.common.errors import (
     ServiceError,
     Unavailable,
 )
-from services.common.limits import Limit, Scope, Unit, Window
+from services.common.limits import Limit, Scope, Unit, Window, parse_limits
 from services.common.rpc.channel import open_channel
 from services.common.rpc.interceptors import ServiceInterceptor
 from services.common.runtime.clock import SystemClock, utc_now
@@ -171,6 +171,21 @@ async def test_the_accounts_limit_is_sent_and_shown_where_it_is_the_tightest(ada
     assert isinstance(denied, LimitReached)
     assert denied.rate_limit == held.rate_limit
     assert holds.seen == [[Reservation(f"req_{n}", "key_1", "acc_1", 10, 30) for n in range(2)]]
+
+
+@ADAPTERS
+async def test_quota_counts_an_account_that_continues_anothers_counts_under_that_ones_id(adapter: str) -> None:
+    holds = ScriptedHolds([Held(_OF_KEY, 1_728_000_000.25)])
+    principal = replace(_PRINCIPAL, quota_account_id="acc_old")
+    async with _quota(adapter, holds) as quota:
+        (held,) = await quota.reserve([ReserveItem("req_1", principal)])
+        assert isinstance(held, Hold)
+        await quota.settle([SettleItem(held, Verdict.CHARGED)])
+
+    assert holds.seen == [
+        [Reservation("req_1", "key_1", "acc_old", 10)],
+        [Settlement("req_1", "acc_old", 20_000, Verdict.CHARGED)],
+    ]
 
 
 @ADAPTERS
@@ -346,6 +361,16 @@ _BODIES = [
     b'{"messages":[{"role":"user","content":"hi"}],"metadata":{"a":"b"},"logit_bias":{},"user":"u","response_format":'
     b'{"type":"json_schema","json_schema":{"name":"s","schema":{"a":[1,2.5,true,null,{"b":[]}]}}}}',
 ]
+
+
+@ADAPTERS
+async def test_the_account_and_the_one_of_its_counts_arrive_in_the_context(adapter: str) -> None:
+    hold = replace(_HOLD, principal=replace(_PRINCIPAL, quota_account_id="acc_old"))
+    completions = ScriptedCompletions([Answer(b"{}", Verdict.CHARGED)])
+    async with _inference(adapter, completions) as inference:
+        await inference.complete(hold, _CHAT)
+    ((_, context),) = completions.calls
+    assert (context.account_id, context.quota_account_id) == ("acc_1", "acc_old")
 
 
 @pytest.mark.parametrize("body", _BODIES)
@@ -537,11 +562,13 @@ def _key(**changes: Any) -> Key:
 @ADAPTERS
 async def test_a_key_is_authenticated_with_all_of_its_permissions(adapter: str) -> None:
     expires_at = utc_now(SystemClock()).replace(microsecond=250_000)
-    async with _auth(adapter, ScriptedVerifier(_key(expires_at=expires_at, models=("a", "b*")))) as auth:
+    limits = parse_limits(["account:concurrent_requests=20", "key:cost:month=$5"])
+    more: dict[str, Any] = {"models": ("a", "b*"), "limits": limits, "weight": 4, "quota_account_id": "acc_old"}
+    async with _auth(adapter, ScriptedVerifier(_key(expires_at=expires_at, **more))) as auth:
         found = await auth.authenticate("sk_stk_1")
     assert found.principal is not None
     assert found.principal.expires_at == pytest.approx(expires_at.timestamp(), abs=1e-6)
-    principal = Principal("key_1", "acc_1", 5, found.principal.expires_at, models=("a", "b*"))
+    principal = Principal("key_1", "acc_1", 5, found.principal.expires_at, **more)
     assert found == Authentication(principal, "", 7)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from services.auth.accounts.former_accounts import FormerAccounts
 from services.auth.accounts.model import NewAccount, open_account
 from services.auth.accounts.plan_store import SQLPlanStore
 from services.auth.accounts.plans import Plan
@@ -37,7 +38,7 @@ class Replica:
 
     def __init__(self, transactions: Transactions) -> None:
         self.keys = SQLKeyStore(transactions)
-        self.accounts = SQLAccountStore(transactions)
+        self.accounts = SQLAccountStore(transactions, FormerAccounts(PEPPER))
         self.plans = SQLPlanStore(transactions)
         self.feed = ChangeFeed(self.keys, clock=SystemClock())
         self._transactions = transactions

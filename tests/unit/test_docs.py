@@ -30,7 +30,7 @@ _PATH = re.compile(r"\b(?:services|tools|tests|deploy|docs|examples|bench|protos
 _METRICS = (auth_metrics, gateway_metrics, quota_metrics, inference_metrics, batch, interceptors, log)
 _SETTINGS = (ServiceSettings, GatewaySettings, AuthSettings, QuotaSettings, InferenceSettings, LocalSettings)
 
-_NOT_OF_THE_API = frozenset({"caller_not_expected", "no_verdict", "session_ended"})
+_NOT_OF_THE_API = frozenset({"caller_not_expected", "invalid_limit", "no_verdict", "session_ended"})
 """Reasons that a client of the HTTP API never receives as `error.code`."""
 
 

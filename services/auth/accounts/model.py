@@ -31,6 +31,8 @@ class Account:
     """Time of e-mail verification; None means not verified."""
     deleted_at: datetime | None = None
     """Time of deletion; None means not deleted."""
+    quota_account_id: AccountId | None = None
+    """Id under which quota counts the account, if it continues the counts of a deleted one; None means its own id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class AccountStore(Protocol):
     """
 
     async def add(self, new: NewAccount, *, by: Actor) -> Account:
-        """Store a new account and return it.
+        """Store a new account and return it. It continues the counts of a deleted account of its mailbox.
 
         Raises:
             AlreadyExists: The e-mail address, or the mailbox, already has an account.

@@ -2,10 +2,11 @@
 
 from services.auth import messages
 from services.auth.accounts.model import FREE_PLAN, AccountStore, NewAccount, checked_reference, open_account
-from services.auth.accounts.plans import Plan, PlanStore, checked_fields, checked_plan, checked_plan_name
+from services.auth.accounts.plans import PLAN_FIELDS, Plan, PlanStore, checked_fields, checked_plan, checked_plan_name
 from services.auth.audit import AuditLog
 from services.auth.callers import AdminToken
 from services.auth.keys.pepper import Pepper
+from services.auth.limits import WEIGHT_DEFAULT
 from services.auth.mail.templates import EmailTemplates
 from services.auth.sessions.one_time_tokens import MintedToken, OneTimeTokenStore, Purpose, mint_token
 from services.auth.watch.feed import ChangeFeed
@@ -135,9 +136,10 @@ class PlanService(plans_pb2_grpc.PlanServiceServicer):
     async def SetPlan(self, request: plans_pb2.SetPlanRequest, context: Context) -> plans_pb2.SetPlanResponse:
         """Create a plan, or update the fields in the update mask."""
         operator = self._admin_token.require(context)
-        only = checked_fields(request.update_mask.paths)
+        only = checked_fields(request.update_mask.paths) if request.HasField("update_mask") else PLAN_FIELDS
         plan = checked_plan(_plan(request.plan))
-        plan = await self._store.set(plan, by=operator, at=utc_now(self._clock), only=only)
+        changes = messages.limit_changes(request.changed_limits, request.removed_limits)
+        plan = await self._store.set(plan, by=operator, at=utc_now(self._clock), only=only, limit_changes=changes)
         self._feed.notify()
         return plans_pb2.SetPlanResponse(plan=messages.plan(plan))
 
@@ -173,4 +175,6 @@ def _plan(message: plans_pb2.Plan) -> Plan:
         active_keys_max=message.active_keys_max if message.HasField("active_keys_max") else None,
         new_keys_per_day_max=message.new_keys_per_day_max if message.HasField("new_keys_per_day_max") else None,
         account_daily_limit=message.account_daily_limit if message.HasField("account_daily_limit") else None,
+        limits=messages.limits(message.limits),
+        weight=message.weight or WEIGHT_DEFAULT,
     )

@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth.accounts.addresses import identity_of
+from services.auth.accounts.former_accounts import FormerAccounts
 from services.auth.accounts.model import Account, AccountId, Credentials, NewAccount, Proof
 from services.auth.accounts.plan_store import require_plan
 from services.auth.audit import Actor
@@ -35,14 +36,16 @@ _COLUMNS = (
     accounts.c.created_at,
     accounts.c.email_verified_at,
     accounts.c.deleted_at,
+    accounts.c.quota_account_id,
 )
 
 
 class SQLAccountStore:
     """SQL implementation of `AccountStore`."""
 
-    def __init__(self, transactions: Transactions) -> None:
+    def __init__(self, transactions: Transactions, former_accounts: FormerAccounts) -> None:
         self._transactions = transactions
+        self._former_accounts = former_accounts
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def add(self, new: NewAccount, *, by: Actor) -> Account:
@@ -62,6 +65,7 @@ class SQLAccountStore:
                 "plan": plan,
                 "created_at": account.created_at,
                 "password_hash": new.password_hash,
+                "quota_account_id": await self._former_accounts.take(connection, account.email, at=account.created_at),
             }
             try:
                 await connection.execute(insert(accounts).values(values))
@@ -189,6 +193,7 @@ class SQLAccountStore:
                 return account
             await end_sessions(connection, account_id, true(), reason="account_deleted", by=by, at=at)
             await forget_emails(connection, account_id, account.email)
+            await self._former_accounts.add(connection, account.email, account.quota_account_id or account.id, at=at)
             await _erase(connection, account_id, at)
             await change_keys(connection, account_id, revoked_at=at)
             await record(connection, "account.deleted", by=by, at=at, account_id=account_id, target=account_id)
@@ -305,4 +310,5 @@ def _account(row: Row[Any]) -> Account:
         created_at=row.created_at,
         email_verified_at=row.email_verified_at,
         deleted_at=row.deleted_at,
+        quota_account_id=row.quota_account_id,
     )

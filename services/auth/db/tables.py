@@ -52,6 +52,10 @@ plans = Table(
     Column("new_keys_per_day_max", Integer, nullable=True),
     # Requests a day of an account with all its keys. Null, as for plans of earlier versions, sets no limit.
     Column("account_daily_limit", BigInteger, nullable=True),
+    # All other limits: a JSON array of texts such as `key:tokens:minute=6000`; null means none.
+    Column("limits", Text, nullable=True),
+    # Share of Groq's allowance relative to other accounts; null means 1.
+    Column("weight", Integer, nullable=True),
 )
 
 accounts = Table(
@@ -68,6 +72,17 @@ accounts = Table(
     # Identity of the mailbox, from `identity_of`. Null for deleted accounts, and for accounts that a replica of schema
     # version 0002 created.
     Column("identity", String(254), nullable=True, index=True),
+    # Id under which quota counts the account, if it continues the counts of a deleted one; null means its own id.
+    Column("quota_account_id", String(30), nullable=True),
+)
+
+# Deleted accounts whose counts an account with the same mailbox continues. The digest is keyed: no address is kept.
+former_accounts = Table(
+    "former_accounts",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("quota_account_id", String(30), nullable=False),
+    Column("expires_at", UTCDateTime, nullable=False, index=True),
 )
 
 sessions = Table(
@@ -138,6 +153,8 @@ api_keys = Table(
     Column("models", Text, nullable=True),
     # Id of the key that replaced this one in a rotation.
     Column("replaced_by", String(30), nullable=True),
+    # Limits of the key that override its plan's, as in `plans.limits`; null means none.
+    Column("limits", Text, nullable=True),
     # Revision of the key's latest change, read by WatchKeys.
     Column("revision", BigInteger, nullable=False, index=True),
 )

@@ -1,6 +1,6 @@
 """Create, rotate, limit and revoke API keys."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from services.auth.accounts.model import Proof
@@ -8,8 +8,10 @@ from services.auth.audit import Actor
 from services.auth.keys import minting
 from services.auth.keys.model import Bounds, Key, KeyId, KeyStore, MintedKey
 from services.auth.keys.pepper import Pepper
+from services.auth.limits import LimitChanges, checked_key_limits
 from services.auth.watch.feed import ChangeFeed
 from services.common.errors import FailedPrecondition
+from services.common.limits import Limit
 from services.common.runtime.clock import Clock, utc_now
 
 
@@ -32,6 +34,7 @@ class KeyManager:
         daily_limit: int | None = None,
         expires_at: datetime | None = None,
         models: Sequence[str] = (),
+        limits: Iterable[Limit] = (),
         bounds: Bounds | None = None,
         proof: Proof | None = None,
     ) -> tuple[Key, str]:
@@ -46,6 +49,7 @@ class KeyManager:
             clock=self._clock,
             expires_at=expires_at,
             models=models,
+            limits=limits,
         )
         key = await self.store.add(account, minted.key, by=by, bounds=bounds, proof=proof)
         self._feed.notify()
@@ -88,6 +92,16 @@ class KeyManager:
         """
         checked = minting.checked_limit(daily_limit)
         key = await self.store.set_limit(key_id, checked, by=by, at=utc_now(self._clock))
+        self._feed.notify()
+        return key
+
+    async def change_limits(self, key_id: KeyId, changes: LimitChanges, *, by: Actor) -> Key:
+        """Change a key's own limits, which override its plan's.
+
+        Raises the exceptions of `KeyStore.change_limits`, and `InvalidRequest` if a limit is not one of keys.
+        """
+        checked_key_limits(changes.to_set)
+        key = await self.store.change_limits(key_id, changes, by=by, at=utc_now(self._clock))
         self._feed.notify()
         return key
 

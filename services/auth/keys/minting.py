@@ -1,14 +1,16 @@
 """Generation of API keys and validation of their attributes."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from services.auth.keys.model import SECRET_PREFIX, Key, KeyId, MintedKey, NewKey
 from services.auth.keys.pepper import Pepper
+from services.auth.limits import checked_key_limits
 from services.common import checksummed_token
 from services.common.errors import FailedPrecondition, InvalidRequest
 from services.common.ids import Kind, new_id
+from services.common.limits import Limit
 from services.common.runtime.clock import Clock, utc_now
 
 DAILY_LIMIT_MAX = 10**9
@@ -29,6 +31,7 @@ def mint(
     clock: Clock,
     expires_at: datetime | None = None,
     models: Sequence[str] = (),
+    limits: Iterable[Limit] = (),
 ) -> MintedKey:
     """Return a new key that is not stored yet.
 
@@ -39,9 +42,10 @@ def mint(
         clock: Source of the creation time.
         expires_at: Expiry time; None means never.
         models: Allowed models, by name or as patterns with `*`; empty allows all.
+        limits: Limits that override the plan's.
 
     Raises:
-        InvalidRequest: The name, the limit, the expiry or a model is invalid.
+        InvalidRequest: The name, a limit, the expiry or a model is invalid.
     """
     secret = checksummed_token.mint(SECRET_PREFIX)
     now = utc_now(clock)
@@ -55,12 +59,13 @@ def mint(
         created_at=now,
         expires_at=_checked_expiry(expires_at, now),
         models=_checked_models(models),
+        limits=checked_key_limits(limits),
     )
     return MintedKey(key, secret)
 
 
 def mint_successor(key: Key, *, pepper: Pepper, clock: Clock) -> MintedKey:
-    """Return a replacement for `key` that is not stored yet. The store copies the key's own limit.
+    """Return a replacement for `key` that is not stored yet. The store copies the key's own limits.
 
     Raises:
         FailedPrecondition: The key is no longer active.

@@ -7,6 +7,8 @@ from typing import NewType, Protocol
 
 from services.auth.accounts.model import AccountId, Proof
 from services.auth.audit import Actor
+from services.auth.limits import WEIGHT_DEFAULT, LimitChanges
+from services.common.limits import Limit
 
 KeyId = NewType("KeyId", str)
 """Public id of a key: `key_` and a ULID."""
@@ -37,6 +39,13 @@ class Key:
     account_daily_limit: int | None = None
     """Effective requests per UTC day of the account with all its keys: its plan's, or the highest limit of its keys if
     that is higher. None sets no limit, and is the value in lists of keys, for which the limit is not read."""
+    limits: tuple[Limit, ...] = ()
+    """All other effective limits, of the key and of its account: the key's own, and those of its plan that it does not
+    override. Ordered by name."""
+    weight: int = WEIGHT_DEFAULT
+    """Share of Groq's allowance that the account gets, relative to others, when not all can be served."""
+    quota_account_id: AccountId | None = None
+    """Id under which quota counts the account, if it continues the counts of a deleted one; None means its own id."""
 
     def is_active(self, now: datetime) -> bool:
         """Return whether the key is neither revoked nor expired at `now`."""
@@ -58,6 +67,8 @@ class NewKey:
     created_at: datetime
     expires_at: datetime | None = None
     models: tuple[str, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    """The key's own limits, which override its plan's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +168,14 @@ class KeyStore(Protocol):
     async def set_limit(self, key_id: KeyId, daily_limit: int | None, *, by: Actor, at: datetime) -> Key:
         """Set a key's own limit; None restores its plan's. Raises `NotFound` if there is no such key."""
 
+    async def change_limits(self, key_id: KeyId, changes: LimitChanges, *, by: Actor, at: datetime) -> Key:
+        """Change a key's own limits, which override its plan's.
+
+        Raises:
+            NotFound: There is no such key.
+            InvalidRequest: The key has no such limit of its own to remove.
+        """
+
     async def rotate(
         self,
         key_id: KeyId,
@@ -169,7 +188,7 @@ class KeyStore(Protocol):
     ) -> tuple[Key, Key]:
         """Store `key` as the replacement of `key_id`, and return the new and the old key.
 
-        The new key gets the old key's own limit. The old key expires at `ends_at`.
+        The new key gets the old key's own limits. The old key expires at `ends_at`.
 
         Raises:
             NotFound: There is no such key.

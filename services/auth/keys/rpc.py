@@ -4,6 +4,7 @@ from services.auth import messages
 from services.auth.accounts.model import checked_reference
 from services.auth.callers import AdminToken
 from services.auth.keys.manager import KeyManager
+from services.common.errors import InvalidRequest
 from services.common.ids import Kind
 from services.common.rpc.types import Context
 from stack.auth.v1 import keys_pb2, keys_pb2_grpc
@@ -26,6 +27,7 @@ class KeyService(keys_pb2_grpc.KeyServiceServicer):
             daily_limit=request.daily_limit if request.HasField("daily_limit") else None,
             expires_at=messages.moment(request, "expires_at"),
             models=request.models,
+            limits=messages.limits(request.limits),
         )
         return keys_pb2.CreateKeyResponse(key=messages.key(key), secret=secret)
 
@@ -58,6 +60,17 @@ class KeyService(keys_pb2_grpc.KeyServiceServicer):
         daily_limit = request.daily_limit if request.HasField("daily_limit") else None
         key = await self._key_manager.set_limit(messages.key_id(request.key_id), daily_limit, by=operator)
         return keys_pb2.SetKeyLimitResponse(key=messages.key(key))
+
+    async def ChangeKeyLimits(
+        self, request: keys_pb2.ChangeKeyLimitsRequest, context: Context
+    ) -> keys_pb2.ChangeKeyLimitsResponse:
+        """Change a key's own limits."""
+        operator = self._admin_token.require(context)
+        key_id = messages.key_id(request.key_id)
+        if (changes := messages.limit_changes(request.limits, request.removed_limits)) is None:
+            raise InvalidRequest("There is no limit to change. Set limits or removed_limits.", reason="invalid_limit")
+        key = await self._key_manager.change_limits(key_id, changes, by=operator)
+        return keys_pb2.ChangeKeyLimitsResponse(key=messages.key(key))
 
     async def RotateKey(self, request: keys_pb2.RotateKeyRequest, context: Context) -> keys_pb2.RotateKeyResponse:
         """Replace a key with a new one. Only this response contains its secret."""

@@ -1,6 +1,7 @@
 """SQL store for API keys and their changes."""
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -14,10 +15,12 @@ from services.auth.audit import Actor
 from services.auth.db.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, take_revisions, unavailable
 from services.auth.db.tables import accounts, api_keys, key_revision, plans
 from services.auth.keys.model import Bounds, Key, KeyId, KeyLookup, NewKey
+from services.auth.limits import WEIGHT_DEFAULT, LimitChanges, from_json, to_json
 from services.auth.sessions.proofs import check_proof
 from services.auth.watch.feed import Change, Changes
 from services.common.db.transactions import Transactions, deadline
 from services.common.errors import FailedPrecondition, NotFound
+from services.common.limits import effective_limits
 
 _CHANGES_SECONDS_MAX = 0.3
 """Two reads and the pause between them must take less than the second in which a revocation takes effect."""
@@ -39,6 +42,10 @@ _KEY_COLUMNS = (
     api_keys.c.expires_at,
     api_keys.c.models,
     api_keys.c.replaced_by,
+    api_keys.c.limits.label("own_limits"),
+    plans.c.limits.label("plan_limits"),
+    plans.c.weight,
+    accounts.c.quota_account_id,
 )
 _sibling = api_keys.alias("sibling")
 _HIGHEST_OWN_LIMIT = (
@@ -112,7 +119,7 @@ class SQLKeyStore:
             account_id = await account_id_of(connection, account)
             if bounds is not None:
                 await _check_key_limits(connection, account_id, bounds, now=key.created_at)
-            await _insert(connection, account_id, key, daily_limit=key.daily_limit, revision=revision, by=by)
+            await _insert(connection, account_id, key, revision=revision, by=by)
             if key.daily_limit is not None:
                 await change_keys(connection, account_id, except_id=key.id)
             return await _read(connection, key.id)
@@ -172,6 +179,21 @@ class SQLKeyStore:
             return changed
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def change_limits(self, key_id: KeyId, changes: LimitChanges, *, by: Actor, at: datetime) -> Key:
+        """Change a key's own limits. See `KeyStore.change_limits`."""
+        async with self._transactions.writing() as connection:
+            # Take the revision first: it serializes changes of the same key, so that none is lost.
+            revision = await take_revisions(connection)
+            key = await _read(connection, key_id)
+            before = await connection.scalar(select(api_keys.c.limits).where(api_keys.c.id == key_id))
+            limits = changes.apply(from_json(before))
+            details = {"limits": ", ".join(map(str, limits)) or "the plan's"}
+            await record(
+                connection, "key.limit_set", by=by, at=at, account_id=key.account_id, target=key_id, details=details
+            )
+            return await _change(connection, key_id, limits=to_json(limits), revision=revision)
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def rotate(
         self,
         key_id: KeyId,
@@ -191,11 +213,11 @@ class SQLKeyStore:
                 raise FailedPrecondition(
                     f"Key {key_id} was already replaced or revoked. Create a new one.", reason="key_not_active"
                 )
-            own_limit = await connection.scalar(select(api_keys.c.daily_limit).where(api_keys.c.id == key_id))
+            successor = await _with_own_limits_of(connection, old.id, key)
             replaced = await _change(connection, key_id, expires_at=ends_at, replaced_by=key.id, revision=revision - 1)
             if bounds is not None:
                 await _check_key_limits(connection, old.account_id, bounds, now=key.created_at)
-            await _insert(connection, old.account_id, key, daily_limit=own_limit, revision=revision, by=by)
+            await _insert(connection, old.account_id, successor, revision=revision, by=by)
             details = {"replaced_by": key.id, "ends_at": ends_at.isoformat(timespec="seconds")}
             await record(
                 connection,
@@ -263,7 +285,6 @@ async def _insert(
     account_id: AccountId,
     key: NewKey,
     *,
-    daily_limit: int | None,
     revision: int,
     by: Actor,
 ) -> None:
@@ -274,17 +295,29 @@ async def _insert(
         "prefix": key.prefix,
         "digest": key.digest,
         "pepper_id": key.pepper_id,
-        "daily_limit": daily_limit,
+        "daily_limit": key.daily_limit,
         "created_at": key.created_at,
         "expires_at": key.expires_at,
         "models": json.dumps(key.models) if key.models else None,
+        "limits": to_json(key.limits),
         "revision": revision,
     }
     await connection.execute(insert(api_keys).values(values))
-    details = {"prefix": key.prefix} | ({} if daily_limit is None else {"daily_limit": daily_limit})
+    details: dict[str, object] = {"prefix": key.prefix}
+    if key.daily_limit is not None:
+        details["daily_limit"] = key.daily_limit
+    if key.limits:
+        details["limits"] = ", ".join(map(str, key.limits))
     await record(
         connection, "key.created", by=by, at=key.created_at, account_id=account_id, target=key.id, details=details
     )
+
+
+async def _with_own_limits_of(connection: AsyncConnection, key_id: KeyId, key: NewKey) -> NewKey:
+    """Return `key` with the limits that the key `key_id` has of its own."""
+    own = await connection.execute(select(api_keys.c.daily_limit, api_keys.c.limits).where(api_keys.c.id == key_id))
+    row = own.one()
+    return replace(key, daily_limit=row.daily_limit, limits=from_json(row.limits))
 
 
 def _is_active(now: datetime) -> ColumnElement[bool]:
@@ -364,6 +397,9 @@ def _key(row: Row[Any], account_daily_limit: int | None = None) -> Key:
         models=tuple(json.loads(row.models)) if row.models else (),
         replaced_by=row.replaced_by,
         account_daily_limit=account_daily_limit,
+        limits=effective_limits(from_json(row.plan_limits), from_json(row.own_limits)),
+        weight=WEIGHT_DEFAULT if row.weight is None else row.weight,
+        quota_account_id=row.quota_account_id,
     )
 
 

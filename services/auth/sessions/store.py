@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.auth.accounts.model import Account, AccountId, Proof
 from services.auth.audit import Actor
 from services.auth.db.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, record_all, unavailable
-from services.auth.db.tables import accounts, one_time_tokens, sessions, throttles
+from services.auth.db.tables import accounts, former_accounts, one_time_tokens, sessions, throttles
 from services.auth.sessions.model import NewSession, Session
 from services.auth.sessions.proofs import check_proof, lock_account
 from services.auth.sessions.rate_limiter import Tries
@@ -23,6 +23,7 @@ _EXPIRY_COLUMNS: Mapping[Table, ColumnElement[datetime]] = {
     sessions: sessions.c.expires_at,
     one_time_tokens: one_time_tokens.c.expires_at,
     throttles: throttles.c.window_ends_at,
+    former_accounts: former_accounts.c.expires_at,
 }
 
 _SESSIONS = select(
@@ -31,6 +32,7 @@ _SESSIONS = select(
     accounts.c.plan,
     accounts.c.created_at.label("account_created_at"),
     accounts.c.email_verified_at,
+    accounts.c.quota_account_id,
 ).join(accounts, accounts.c.id == sessions.c.account_id)
 
 
@@ -164,7 +166,7 @@ class SQLExpiredRows:
         self._transactions = transactions
 
     async def remove_expired(self, now: datetime) -> None:
-        """Remove expired sessions, one-time tokens and rate limit counters."""
+        """Remove expired sessions, one-time tokens, rate limit counters and digests of former accounts."""
         for table, ends_at in _EXPIRY_COLUMNS.items():
             while await self._remove_batch(table, ends_at <= now) == _DELETE_BATCH_SIZE:
                 pass
@@ -181,7 +183,14 @@ class SQLExpiredRows:
 def _session(row: Row[Any]) -> Session:
     return Session(
         id=row.id,
-        account=Account(AccountId(row.account_id), row.email, row.plan, row.account_created_at, row.email_verified_at),
+        account=Account(
+            AccountId(row.account_id),
+            row.email,
+            row.plan,
+            row.account_created_at,
+            row.email_verified_at,
+            quota_account_id=row.quota_account_id,
+        ),
         created_at=row.created_at,
         last_used_at=row.last_used_at,
         expires_at=row.expires_at,

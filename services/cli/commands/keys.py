@@ -9,8 +9,11 @@ from services.cli import client, output
 from services.cli.client import Backends
 from services.cli.durations import Duration, Expiry
 from services.cli.key_uses import key_uses
+from services.cli.limits import LimitName, LimitText
 from services.cli.usage_errors import Id
 from services.common.ids import Kind
+from services.common.limits import Limit
+from services.common.rpc.limits import limit_to_proto, limits_from_proto
 from stack.auth.v1 import keys_pb2
 from stack.auth.v1.keys_pb2_grpc import KeyServiceStub
 
@@ -18,6 +21,13 @@ _SAVE_NOTICE = "\nSave the key now. It cannot be shown again."
 _USES = ("used_today", "last_used_at")
 _PAGE_SIZE = 1_000
 _DAILY_LIMIT = click.IntRange(0, 10**9)
+_LIMITS_OPTION = click.option(
+    "--limit",
+    "limits",
+    type=LimitText(),
+    multiple=True,
+    help="Other limit that overrides the plan's, such as key:tokens:minute=6000 or key:cost:month=$5. Can be repeated.",
+)
 
 
 @click.group()
@@ -36,6 +46,7 @@ def keys() -> None:
     multiple=True,
     help="Model that the key may use, or a pattern with `*`. Can be repeated. Defaults to all models.",
 )
+@_LIMITS_OPTION
 @output.as_json_option
 @click.pass_obj
 def create(
@@ -46,11 +57,17 @@ def create(
     daily_limit: int | None,
     expires: datetime | None,
     models: tuple[str, ...],
+    limits: tuple[Limit, ...],
     as_json: bool,
 ) -> None:
     """Create a key. Its secret is shown only once."""
     request = keys_pb2.CreateKeyRequest(
-        email=email, name=name, daily_limit=daily_limit, expires_at=output.timestamp(expires), models=models
+        email=email,
+        name=name,
+        daily_limit=daily_limit,
+        expires_at=output.timestamp(expires),
+        models=models,
+        limits=map(limit_to_proto, limits),
     )
     created = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).CreateKey, request)
     fields = {
@@ -126,22 +143,54 @@ def revoke(backends: Backends, key_id: str, *, as_json: bool) -> None:
 @keys.command("set-limit")
 @click.argument("key_id", type=Id(Kind.KEY))
 @click.argument("daily_limit", type=_DAILY_LIMIT, required=False)
-@click.option("--plan", "to_plan", is_flag=True, help="Use the plan's limit.")
+@click.option("--plan", "to_plan", is_flag=True, help="Use the plan's limit of requests per day.")
+@_LIMITS_OPTION
+@click.option(
+    "--no-limit",
+    "removed_limits",
+    type=LimitName(),
+    multiple=True,
+    help="Own limit to remove, such as key:tokens:minute; the plan's then applies. Can be repeated.",
+)
 @output.as_json_option
 @click.pass_obj
-def set_limit(backends: Backends, key_id: str, *, daily_limit: int | None, to_plan: bool, as_json: bool) -> None:
-    """Set a key's own limit to DAILY_LIMIT requests per UTC day; 0 allows none. With --plan, use its plan's limit."""
-    if to_plan == (daily_limit is not None):
-        raise click.UsageError("Give either DAILY_LIMIT or --plan.")
-    request = keys_pb2.SetKeyLimitRequest(key_id=key_id, daily_limit=daily_limit)
-    answer = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).SetKeyLimit, request)
-    _show(answer.key, as_json=as_json)
+def set_limit(
+    backends: Backends,
+    key_id: str,
+    *,
+    daily_limit: int | None,
+    to_plan: bool,
+    limits: tuple[Limit, ...],
+    removed_limits: tuple[Limit, ...],
+    as_json: bool,
+) -> None:
+    """Set a key's own limit to DAILY_LIMIT requests per UTC day; 0 allows none. With --plan, use its plan's limit.
+
+    With --limit and --no-limit, change its other limits instead.
+    """
+    if (daily_limit is not None) + to_plan + bool(limits or removed_limits) != 1:
+        raise click.UsageError("Give either DAILY_LIMIT, or --plan, or --limit and --no-limit.")
+    if limits or removed_limits:
+        key = _change_limits(backends, key_id, limits, removed_limits)
+    else:
+        request = keys_pb2.SetKeyLimitRequest(key_id=key_id, daily_limit=daily_limit)
+        key = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).SetKeyLimit, request).key
+    _show(key, as_json=as_json)
 
 
 def get(backends: Backends, key_id: str) -> keys_pb2.Key:
     """Return a key."""
     request = keys_pb2.GetKeyRequest(key_id=key_id)
     return client.call(backends.auth(), lambda channel: KeyServiceStub(channel).GetKey, request).key
+
+
+def _change_limits(
+    backends: Backends, key_id: str, limits: tuple[Limit, ...], removed: tuple[Limit, ...]
+) -> keys_pb2.Key:
+    request = keys_pb2.ChangeKeyLimitsRequest(
+        key_id=key_id, limits=map(limit_to_proto, limits), removed_limits=map(limit_to_proto, removed)
+    )
+    return client.call(backends.auth(), lambda channel: KeyServiceStub(channel).ChangeKeyLimits, request).key
 
 
 def _list_all(backends: Backends, email: str) -> list[keys_pb2.Key]:
@@ -161,7 +210,8 @@ def _show(key: keys_pb2.Key, *, as_json: bool) -> None:
     if as_json:
         output.show_json(fields)
         return
-    output.show_fields({name: value for name, value in fields.items() if value not in (None, [])})
+    shown = fields | {"limits": ", ".join(fields["limits"]) or None}
+    output.show_fields({name: value for name, value in shown.items() if value not in (None, [])})
 
 
 def _fields(key: keys_pb2.Key) -> dict[str, Any]:
@@ -176,6 +226,7 @@ def _fields(key: keys_pb2.Key) -> dict[str, Any]:
         "expires_at": output.moment(key, "expires_at"),
         "models": list(key.models),
         "replaced_by": key.replaced_by or None,
+        "limits": [str(limit) for limit in limits_from_proto(key.limits)],
     }
 
 

@@ -7,10 +7,15 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from services.cli import client, output
 from services.cli.client import Backends
+from services.cli.failures import Failure
+from services.cli.limits import LimitName, LimitText
+from services.common.limits import Limit
+from services.common.rpc.limits import limit_to_proto, limits_from_proto
 from stack.auth.v1 import plans_pb2
 from stack.auth.v1.plans_pb2_grpc import PlanServiceStub
 
-_COLUMNS = ("name", "daily_limit", "account_daily_limit", "active_keys_max", "new_keys_per_day_max")
+_COLUMNS = ("name", "daily_limit", "account_daily_limit", "active_keys_max", "new_keys_per_day_max", "weight", "limits")
+_OPTIONAL = ("account_daily_limit", "active_keys_max", "new_keys_per_day_max")
 _DEFAULT = -1
 _ABSENT = {"account_daily_limit": "none"}
 """What a table shows for a limit that is not set; `default` for others."""
@@ -46,14 +51,23 @@ def plans() -> None:
 @click.pass_obj
 def list_plans(backends: Backends, *, as_json: bool) -> None:
     """List all plans."""
-    request = plans_pb2.ListPlansRequest()
-    answer = client.call(backends.auth(), lambda channel: PlanServiceStub(channel).ListPlans, request)
-    found = [_fields(plan) for plan in answer.plans]
+    found = _all(backends)
     if as_json:
         output.show_json({"plans": found})
         return
     rows = [[_shown(name, item[name]) for name in _COLUMNS] for item in found]
     output.show_table(_COLUMNS, rows)
+
+
+@plans.command("show")
+@click.argument("name")
+@output.as_json_option
+@click.pass_obj
+def show_plan(backends: Backends, name: str, *, as_json: bool) -> None:
+    """Show the plan NAME with all its limits."""
+    if (fields := next((plan for plan in _all(backends) if plan["name"] == name), None)) is None:
+        raise Failure(f"No plan {name} was found. List the plans with `stackctl plans list`.")
+    _show(fields, as_json=as_json)
 
 
 @plans.command("set")
@@ -68,6 +82,21 @@ def list_plans(backends: Backends, *, as_json: bool) -> None:
 )
 @click.option("--active-keys-max", type=Bound(), help="Maximum active keys per account.")
 @click.option("--new-keys-per-day-max", type=Bound(), help="Maximum keys created in 24 hours.")
+@click.option("--weight", type=click.IntRange(1, 1_000), help="Share of Groq's allowance relative to other accounts.")
+@click.option(
+    "--limit",
+    "limits",
+    type=LimitText(),
+    multiple=True,
+    help="Other limit, such as key:tokens:minute=6000 or account:cost:month=$20. Can be repeated.",
+)
+@click.option(
+    "--no-limit",
+    "removed_limits",
+    type=LimitName(),
+    multiple=True,
+    help="Limit to remove, such as key:tokens:minute. Can be repeated.",
+)
 @output.as_json_option
 @click.pass_obj
 def set_plan(
@@ -78,9 +107,16 @@ def set_plan(
     account_daily_limit: int | None,
     active_keys_max: int | None,
     new_keys_per_day_max: int | None,
+    weight: int | None,
+    limits: tuple[Limit, ...],
+    removed_limits: tuple[Limit, ...],
     as_json: bool,
 ) -> None:
     """Create the plan NAME, or change it for all its accounts. Options that are not given keep their values.
+
+    Other limits are written `SCOPE:UNIT:WINDOW=NUMBER`: the scope is `key` or `account`, and the rest is
+    `requests:minute`, `tokens:minute`, `tokens:day`, `cost:day`, `cost:month` (in microdollars, or in dollars after
+    `$`) or `concurrent_requests`.
 
     A limit on keys is a number, or `default` for the value of AUTH_ACTIVE_KEYS_MAX or AUTH_NEW_KEYS_PER_DAY_MAX.
     """
@@ -89,22 +125,48 @@ def set_plan(
         "account_daily_limit": account_daily_limit,
         "active_keys_max": active_keys_max,
         "new_keys_per_day_max": new_keys_per_day_max,
+        "weight": weight,
     }
     named = {field: value for field, value in options.items() if value is not None}
-    if not named:
+    if not (named or limits or removed_limits):
         raise click.UsageError("There is nothing to set. Give at least one option, such as --daily-limit.")
     values: dict[str, Any] = {field: value for field, value in named.items() if value != _DEFAULT}
     request = plans_pb2.SetPlanRequest(
-        plan=plans_pb2.Plan(name=name, **values), update_mask=FieldMask(paths=sorted(named))
+        plan=plans_pb2.Plan(name=name, **values),
+        update_mask=FieldMask(paths=sorted(named)),
+        changed_limits=map(limit_to_proto, limits),
+        removed_limits=map(limit_to_proto, removed_limits),
     )
-    fields = _fields(client.call(backends.auth(), lambda channel: PlanServiceStub(channel).SetPlan, request).plan)
-    output.show_json(fields) if as_json else output.show_fields(fields)
+    answer = client.call(backends.auth(), lambda channel: PlanServiceStub(channel).SetPlan, request)
+    _show(_fields(answer.plan), as_json=as_json)
+
+
+def _all(backends: Backends) -> list[dict[str, Any]]:
+    request = plans_pb2.ListPlansRequest()
+    answer = client.call(backends.auth(), lambda channel: PlanServiceStub(channel).ListPlans, request)
+    return [_fields(plan) for plan in answer.plans]
+
+
+def _show(fields: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        output.show_json(fields)
+        return
+    output.show_fields({name: _shown(name, value) for name, value in fields.items()})
 
 
 def _shown(field: str, value: Any) -> Any:
+    if field == "limits":
+        return ", ".join(value) or "none"
     return _ABSENT.get(field, "default") if value is None else value
 
 
 def _fields(plan: plans_pb2.Plan) -> dict[str, Any]:
-    bounds = {field: getattr(plan, field) if plan.HasField(field) else None for field in _COLUMNS[2:]}  # type: ignore[arg-type]
-    return {"name": plan.name, "daily_limit": plan.daily_limit, **bounds}
+    bounds = {field: getattr(plan, field) if plan.HasField(field) else None for field in _OPTIONAL}  # type: ignore[arg-type]
+    limits = [str(limit) for limit in limits_from_proto(plan.limits)]
+    return {
+        "name": plan.name,
+        "daily_limit": plan.daily_limit,
+        **bounds,
+        "weight": plan.weight or 1,
+        "limits": limits,
+    }

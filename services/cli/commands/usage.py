@@ -10,6 +10,7 @@ from services.cli import client, output
 from services.cli.client import Backends
 from services.cli.commands import keys
 from services.cli.failures import Failure
+from services.cli.key_uses import quota_account
 from services.cli.usage_errors import Id
 from services.common.ids import Kind
 from services.common.prices import dollars
@@ -60,7 +61,7 @@ def _status(backends: Backends, key: keys_pb2.Key) -> quota_pb2.DayStatus:
     statuses = client.call(
         backends.quota(),
         lambda channel: quota_pb2_grpc.QuotaServiceStub(channel).GetStatus,
-        quota_pb2.GetStatusRequest(key_ids=[key.id], account_ids=[key.account_id]),
+        quota_pb2.GetStatusRequest(key_ids=[key.id], account_ids=[quota_account(key)]),
     ).statuses
     if not statuses or not statuses[0].day:
         raise Failure("The quota service cannot read today's counter. Try again.")

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 from grpc import aio
 
+from services.common.rpc.limits import limits_from_proto
 from services.common.rpc.status import rpc_errors
 from services.gateway.keys.auth_client import Authentication, WatchEvent
 from services.gateway.requests.types import Principal
@@ -54,4 +55,7 @@ def principal_of(principal: auth_pb2.Principal) -> Principal:
         expires_at,
         models=tuple(principal.models),
         account_limit=principal.account_daily_limit if principal.HasField("account_daily_limit") else None,
+        limits=limits_from_proto(principal.limits),
+        weight=principal.weight or 1,
+        quota_account_id=principal.quota_account_id,
     )

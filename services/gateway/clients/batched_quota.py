@@ -83,7 +83,7 @@ class BatchedQuota:
         try:
             return await self._reserve(item)
         except LimitReached as exc:
-            if not exc.rate_limit.held or not self._settling[principal.account_id]:
+            if not exc.rate_limit.held or not self._settling[principal.quota_account_id]:
                 raise
         # A settle that waits here for its batch may free a slot.
         await self._settles.flush()
@@ -111,7 +111,7 @@ class BatchedQuota:
 
     async def settle(self, hold: Hold, verdict: RowVerdict) -> None:
         """Close a hold; see `Quota.settle`."""
-        account_id = hold.principal.account_id
+        account_id = hold.principal.quota_account_id
         self._settling[account_id] += 1
         try:
             await self._settles.submit(SettleItem(hold, verdict))

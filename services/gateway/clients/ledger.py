@@ -28,7 +28,7 @@ class GrpcCounters:
         Raises:
             ServiceError: The counters cannot be read.
         """
-        request = quota_pb2.GetStatusRequest(key_ids=[principal.key_id], account_ids=[principal.account_id])
+        request = quota_pb2.GetStatusRequest(key_ids=[principal.key_id], account_ids=[principal.quota_account_id])
         with rpc_errors(unavailable_reason="quota_unavailable"):
             response = await self._stub.GetStatus(request, timeout=self._timeout_seconds)
         if not response.statuses:

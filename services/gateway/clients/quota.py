@@ -46,7 +46,7 @@ def _reservation(item: ReserveItem) -> quota_pb2.Reservation:
     return quota_pb2.Reservation(
         request_id=item.request_id,
         key_id=principal.key_id,
-        account_id=principal.account_id,
+        account_id=principal.quota_account_id,
         limit=principal.daily_limit,
         limits=_limits(principal.account_limit, principal.limits),
         estimate=None if estimate is None else _estimate(estimate),
@@ -114,7 +114,7 @@ def _settlement(item: SettleItem) -> quota_pb2.Settlement:
     return quota_pb2.Settlement(
         request_id=hold.request_id,
         key_id=hold.principal.key_id,
-        account_id=hold.principal.account_id,
+        account_id=hold.principal.quota_account_id,
         day=hold.day,
         verdict=verdict_to_proto(verdict.verdict),
         amounts=None if hold.held is None else amounts_to_proto(verdict.amounts),

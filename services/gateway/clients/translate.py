@@ -54,6 +54,7 @@ def request_context(hold: Hold, chat: Chat) -> inference_pb2.RequestContext:
         models=hold.principal.models,
         surface=surface_to_proto(chat.surface),
         held=amounts_to_proto(hold.held),
+        quota_account_id=hold.principal.quota_account_id,
     )
 
 

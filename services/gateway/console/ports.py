@@ -38,6 +38,8 @@ class Session:
     address: str
     """Client address at the log-in; empty if unknown."""
     is_current: bool
+    quota_account_id: str
+    """Id under which quota counts the account."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,13 @@ def open_console(
 
     def open_scope(token: str, session: Session, address: str) -> SessionScope:
         owner = GrpcOwnerClient(channels.auth, token, address=address, timeout_seconds=_AUTH_SECONDS_MAX)
-        usage = GrpcUsage(channels.quota, channels.inference, session.account_id, timeout_seconds=_USAGE_SECONDS_MAX)
+        usage = GrpcUsage(
+            channels.quota,
+            channels.inference,
+            session.account_id,
+            quota_account_id=session.quota_account_id,
+            timeout_seconds=_USAGE_SECONDS_MAX,
+        )
         return SessionScope(session, owner, usage)
 
     clock, assets = SystemClock(), Assets(STATIC)

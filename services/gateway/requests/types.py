@@ -30,6 +30,15 @@ class Principal:
     """Requests per UTC day of the whole account; None sets no limit."""
     limits: tuple[Limit, ...] = ()
     """All other limits of the key and its account."""
+    weight: int = 1
+    """Share of Groq's allowance that the account gets, relative to others, when not all can be served."""
+    quota_account_id: str = ""
+    """Id under which quota counts the account. It differs from `account_id` if the account continues the counts of a
+    deleted one; empty becomes `account_id`."""
+
+    def __post_init__(self) -> None:
+        if not self.quota_account_id:
+            object.__setattr__(self, "quota_account_id", self.account_id)
 
     @property
     def is_metered(self) -> bool:

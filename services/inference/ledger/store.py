@@ -1,6 +1,7 @@
 """SQL store of the usage ledger, for SQLite and Postgres."""
 
 import sqlite3
+from collections import Counter as Tally
 from collections.abc import Sequence
 from dataclasses import fields
 from operator import attrgetter, itemgetter
@@ -132,7 +133,11 @@ class SQLLedgerStore:
         excluded: Sequence[str] = (),
     ) -> list[int]:
         """Return the number of charged rows of each (account id, day), in order."""
-        return await self._count_charged(usage_ledger.c.account_id, account_days, reserved_before, excluded)
+        row = usage_ledger.c
+        own = await self._count_charged(row.account_id, account_days, reserved_before, excluded)
+        # Rows of accounts that continue the counts of these. Quota never counts such an account under its own id.
+        continued = await self._count_charged(row.quota_account_id, account_days, reserved_before, excluded)
+        return [sum(counts) for counts in zip(own, continued, strict=True)]
 
     async def _count_charged(
         self,
@@ -159,7 +164,8 @@ class SQLLedgerStore:
         self, sums: Sequence[ChargedSum], *, reserved_before: float | None = None, excluded: Sequence[str] = ()
     ) -> list[int]:
         """Return the sums, in order."""
-        found: dict[ChargedSum, int] = {}
+        found: Tally[ChargedSum] = Tally()
+        row = usage_ledger.c
         groups: dict[tuple[bool, Unit, str, str], list[ChargedSum]] = {}
         for one in sums:
             groups.setdefault((bool(one.key_id), one.unit, one.from_day, one.to_day), []).append(one)
@@ -167,11 +173,13 @@ class SQLLedgerStore:
             return []
         async with self._transactions.reading() as connection:
             for (is_of_key, unit, *days), members in groups.items():
-                owner = usage_ledger.c.key_id if is_of_key else usage_ledger.c.account_id
                 by_owner = {one.key_id or one.account_id: one for one in members}
-                query = queries.sum_charged(owner, unit, (days[0], days[1]), by_owner, reserved_before, excluded)
-                found |= {by_owner[owner_id]: int(total) for owner_id, total in await connection.execute(query)}
-        return [found.get(one, 0) for one in sums]
+                # Rows of accounts that continue the counts of these. Quota never counts such an account by its own id.
+                for owner in (row.key_id,) if is_of_key else (row.account_id, row.quota_account_id):
+                    query = queries.sum_charged(owner, unit, (days[0], days[1]), by_owner, reserved_before, excluded)
+                    for owner_id, total in await connection.execute(query):
+                        found[by_owner[owner_id]] += int(total)
+        return [found[one] for one in sums]
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def has_several_accounts(self) -> bool:
@@ -281,8 +289,11 @@ def _surface(text: str | None) -> Surface | None:
 
 
 def _upsert(insert: Any) -> Any:
-    """Make an insert update an existing `unknown` row, except its charge, since the sweeper has released its hold."""
-    final = {"request_id", "account_id", "key_id", "day", "reserved_at", "charged", "refund_reason"}
+    """Make an insert update an existing `unknown` row, except its charge, since the sweeper has released its hold.
+
+    The sweeper knows only the account under which quota counts, so the account is updated.
+    """
+    final = {"request_id", "key_id", "day", "reserved_at", "charged", "refund_reason"}
     updated = {column.name: insert.excluded[column.name] for column in usage_ledger.c if column.name not in final}
     is_unknown = usage_ledger.c.outcome == Outcome.UNKNOWN.value
     return insert.on_conflict_do_update(index_elements=["request_id"], set_=updated, where=is_unknown)

@@ -1,6 +1,6 @@
 """Schema of the usage ledger."""
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, text
 
 metadata = MetaData()
 
@@ -38,6 +38,8 @@ usage_ledger = Table(
     # What counts against limits, where Groq counted more than was held. Null means all tokens, and the cost.
     Column("charged_tokens", BigInteger, nullable=True),
     Column("charged_cost", BigInteger, nullable=True),
+    # Account under which quota counts the request: a deleted one whose counts `account_id` continues. Usually null.
+    Column("quota_account_id", String(64), nullable=True),
     # Covering index of CountCharged, from which quota initialises its counters.
     Index("ix_usage_ledger_key_day", "key_id", "day", "charged", "reserved_at"),
     # Covering index of SummarizeUsage. Reading an account's rows, which are spread over many pages, took thirty times
@@ -46,6 +48,13 @@ usage_ledger = Table(
         "ix_usage_ledger_account_sums",
         *("account_id", "day", "model", "key_id", "charged"),
         *("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens", "cost"),
+    ),
+    # Index of CountCharged, for the few rows that count under another account.
+    Index(
+        "ix_usage_ledger_quota_account_day",
+        *("quota_account_id", "day"),
+        sqlite_where=text("quota_account_id IS NOT NULL"),
+        postgresql_where=text("quota_account_id IS NOT NULL"),
     ),
     # Indexes of ListRequests, by account and by key, newest first.
     Index("ix_usage_ledger_account_request", "account_id", "request_id"),

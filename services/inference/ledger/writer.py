@@ -61,6 +61,8 @@ class LedgerRow:
     """Tokens that count against limits, where Groq counted more than quota held; None means all."""
     charged_cost: int | None = None
     """Cost that counts against limits, where it is more than quota held; None means all."""
+    quota_account_id: str | None = None
+    """Account under which quota counts the request; None if it is `account_id`."""
 
     @property
     def amounts(self) -> Amounts:
@@ -166,7 +168,7 @@ class LedgerStore(Protocol):
         reserved_before: float | None = None,
         excluded: Sequence[str] = (),
     ) -> list[int]:
-        """Return the number of charged rows of each (account id, day), in order; see `count_charged`."""
+        """Return the number of charged rows that quota counts under each (account id, day); see `count_charged`."""
 
     async def sum_charged(
         self, sums: Sequence[ChargedSum], *, reserved_before: float | None = None, excluded: Sequence[str] = ()

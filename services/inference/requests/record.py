@@ -169,10 +169,15 @@ class RequestRecord:
             cost=cost,
             charged_tokens=held.tokens if held and usage.total_tokens > held.tokens else None,
             charged_cost=held.cost if held and cost is not None and cost > held.cost else None,
+            quota_account_id=_other(context.quota_account_id, context.account_id),
         )
 
     def _age_ms(self) -> int:
         return max(1, round((self._clock.monotonic() - self.started) * 1000))
+
+
+def _other(quota_account_id: str, account_id: str) -> str | None:
+    return quota_account_id if quota_account_id not in ("", account_id) else None
 
 
 def outcome_of(error: ServiceError, *, after_output: bool) -> Outcome:

@@ -70,6 +70,8 @@ def test_a_plan_sets_the_limit_of_its_accounts_keys(stackctl: Stackctl) -> None:
         "account_daily_limit": None,
         "active_keys_max": 50,
         "new_keys_per_day_max": None,
+        "weight": 1,
+        "limits": [],
     }
     assert team in asked(stackctl, "plans", "list")["plans"]
 
@@ -91,7 +93,8 @@ def test_omitted_values_of_a_plan_are_kept_and_a_bound_can_be_reset_to_the_setti
 ) -> None:
     """A new limit once removed the key bounds of everyone on the plan."""
     new = asked(stackctl, "plans", "set", "kept", "--daily-limit", "5", "--new-keys-per-day-max", "7")
-    bounds = {"account_daily_limit": None, "active_keys_max": None, "new_keys_per_day_max": 7}
+    more = {"weight": 1, "limits": []}
+    bounds = {"account_daily_limit": None, "active_keys_max": None, "new_keys_per_day_max": 7, **more}
     assert new == {"name": "kept", "daily_limit": 5, **bounds}
     assert asked(stackctl, "plans", "set", "kept", "--active-keys-max", "0") == {**new, "active_keys_max": 0}
     limited = asked(stackctl, "plans", "set", "kept", "--daily-limit", "6")
@@ -102,6 +105,46 @@ def test_omitted_values_of_a_plan_are_kept_and_a_bound_can_be_reset_to_the_setti
     events = asked(stackctl, "audit", "--limit", "2")["events"]
     assert events[1]["details"] == {"daily_limit": "6"}
     assert events[0]["details"].keys() == {"active_keys_max", "new_keys_per_day_max"}
+
+
+def test_a_plans_limits_and_weight_are_set_one_by_one(stackctl: Stackctl) -> None:
+    limits = ("--limit", "key:tokens:minute=6000", "--limit", "account:cost:month=$20")
+    asked(stackctl, "plans", "set", "limited", "--daily-limit", "5", "--weight", "3", *limits)
+    changed = asked(
+        stackctl,
+        *("plans", "set", "limited", "--limit", "key:tokens:minute=7000", "--no-limit", "account:cost:month"),
+    )
+    assert (changed["daily_limit"], changed["weight"], changed["limits"]) == (5, 3, ["key:tokens:minute=7000"])
+    assert asked(stackctl, "plans", "show", "limited") == changed
+    assert "limits                key:tokens:minute=7000\n" in stackctl("plans", "show", "limited").stdout
+    assert "No plan unlimited was found" in stackctl("plans", "show", "unlimited").stderr
+
+    asked(stackctl, "accounts", "create", "--email", "limited@example.com", "--plan", "limited")
+    new = ("keys", "create", "--email", "limited@example.com", "--name", "x", "--limit", "key:cost:month=$5")
+    key = asked(stackctl, *new)["id"]
+    (listed,) = asked(stackctl, "keys", "list", "--email", "limited@example.com")["keys"]
+    assert listed["limits"] == ["key:cost:month=5000000", "key:tokens:minute=7000"]
+    own = asked(stackctl, "keys", "set-limit", key, "--limit", "key:tokens:minute=8", "--no-limit", "key:cost:month")
+    assert own["limits"] == ["key:tokens:minute=8"]
+    assert "limits       key:tokens:minute=8\n" in stackctl("keys", "set-limit", key, "--plan").stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--limit", "key:tokens=5"), "Limits of tokens are per minute or day."),
+        (("--limit", "key:requests:day=5"), "Set daily_limit instead."),
+        (("--no-limit", "tokens"), "'tokens' is not the name of a limit."),
+        (("--no-limit", "key:tokens:day"), "There is no limit key:tokens:day to remove."),
+        (("--weight", "0"), "0 is not in the range 1<=x<=1000"),
+    ],
+)
+def test_a_mistaken_limit_of_a_plan_is_a_usage_error(
+    stackctl: Stackctl, options: tuple[str, ...], message: str
+) -> None:
+    result = stackctl("plans", "set", "free", *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
 
 
 def test_a_new_plan_needs_a_daily_limit(stackctl: Stackctl) -> None:

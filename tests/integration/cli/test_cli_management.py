@@ -93,6 +93,7 @@ def test_a_limit_is_set_and_reset_to_the_plans(stackctl: Stackctl) -> None:
         ("accounts", "create"),
         ("keys", "set-limit", "key_1"),
         ("keys", "set-limit", "key_1", "5", "--plan"),
+        ("keys", "set-limit", "key_1", "5", "--limit", "key:tokens:day=5"),
         ("keys", "set-limit", "key_1", "many"),
         ("keys", "create", "--email", "a@example.com", "--name", "x", "--daily-limit", "-1"),
         ("usage", "key_1", "--days", "0"),

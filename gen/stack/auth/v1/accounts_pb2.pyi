@@ -31,12 +31,15 @@ class Account(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     EMAIL_VERIFIED_AT_FIELD_NUMBER: _builtins.int
     DELETED_AT_FIELD_NUMBER: _builtins.int
+    QUOTA_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id, `acc_…`."""
     email: _builtins.str
     """E-mail address in lower case; empty if the account was deleted."""
     plan: _builtins.str
     """Name of the plan; `free` by default."""
+    quota_account_id: _builtins.str
+    """Id under which quota counts the account, if it continues the counts of a deleted one; empty means `id`."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """Creation time."""
@@ -58,10 +61,11 @@ class Account(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         email_verified_at: _timestamp_pb2.Timestamp | None = ...,
         deleted_at: _timestamp_pb2.Timestamp | None = ...,
+        quota_account_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "email_verified_at", b"email_verified_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "email", b"email", "email_verified_at", b"email_verified_at", "id", b"id", "plan", b"plan"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "deleted_at", b"deleted_at", "email", b"email", "email_verified_at", b"email_verified_at", "id", b"id", "plan", b"plan", "quota_account_id", b"quota_account_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -110,7 +110,7 @@ class AccountServiceServicer:
 
     def DeleteAccount(self, request, context):
         """DeleteAccount deletes the account's personal data, revokes its keys and ends its sessions. Usage is kept under the
-        account's id. Does nothing if the account is already deleted. NOT_FOUND if it does not exist. The caller then deletes
+        account's id. An account that is created with the same mailbox before the day ends continues its counts. Does nothing if the account is already deleted. NOT_FOUND if it does not exist. The caller then deletes
         the account's responses with stack.inference.v1.StoredResponseService.DeleteResponses.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

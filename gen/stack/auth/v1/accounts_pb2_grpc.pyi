@@ -32,7 +32,7 @@ class AccountServiceStub:
     """
     DeleteAccount: _aio.UnaryUnaryMultiCallable[_accounts_pb2.DeleteAccountRequest, _accounts_pb2.DeleteAccountResponse]
     """DeleteAccount deletes the account's personal data, revokes its keys and ends its sessions. Usage is kept under the
-    account's id. Does nothing if the account is already deleted. NOT_FOUND if it does not exist. The caller then deletes
+    account's id. An account that is created with the same mailbox before the day ends continues its counts. Does nothing if the account is already deleted. NOT_FOUND if it does not exist. The caller then deletes
     the account's responses with stack.inference.v1.StoredResponseService.DeleteResponses.
     """
     CreatePasswordReset: _aio.UnaryUnaryMultiCallable[_accounts_pb2.CreatePasswordResetRequest, _accounts_pb2.CreatePasswordResetResponse]
@@ -90,7 +90,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_accounts_pb2.DeleteAccountRequest, _abc.Awaitable[_accounts_pb2.DeleteAccountResponse]],
     ) -> _abc.Awaitable[_accounts_pb2.DeleteAccountResponse]:
         """DeleteAccount deletes the account's personal data, revokes its keys and ends its sessions. Usage is kept under the
-        account's id. Does nothing if the account is already deleted. NOT_FOUND if it does not exist. The caller then deletes
+        account's id. An account that is created with the same mailbox before the day ends continues its counts. Does nothing if the account is already deleted. NOT_FOUND if it does not exist. The caller then deletes
         the account's responses with stack.inference.v1.StoredResponseService.DeleteResponses.
         """
 

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from stack.common.v1 import limits_pb2 as _limits_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -35,6 +36,8 @@ class Key(_message.Message):
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     REPLACED_BY_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    QUOTA_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Public id, `key_…`."""
     account_id: _builtins.str
@@ -47,6 +50,8 @@ class Key(_message.Message):
     """Current limit in requests per UTC day: the key's own, or its plan's."""
     replaced_by: _builtins.str
     """Id of the key that replaced it in a rotation; empty if it was not rotated."""
+    quota_account_id: _builtins.str
+    """Id under which quota counts the account, if it continues the counts of a deleted one; empty means `account_id`."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """Creation time."""
@@ -63,6 +68,10 @@ class Key(_message.Message):
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Models permitted to the key, by name or as patterns with `*`; empty permits all."""
 
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[_limits_pb2.Limit]:
+        """All other current limits, of the key and of its account: its own, and those of its plan that it does not override."""
+
     def __init__(
         self,
         *,
@@ -76,10 +85,12 @@ class Key(_message.Message):
         expires_at: _timestamp_pb2.Timestamp | None = ...,
         models: _abc.Iterable[_builtins.str] | None = ...,
         replaced_by: _builtins.str = ...,
+        limits: _abc.Iterable[_limits_pb2.Limit] | None = ...,
+        quota_account_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "revoked_at", b"revoked_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "created_at", b"created_at", "daily_limit", b"daily_limit", "expires_at", b"expires_at", "id", b"id", "models", b"models", "name", b"name", "prefix", b"prefix", "replaced_by", b"replaced_by", "revoked_at", b"revoked_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "created_at", b"created_at", "daily_limit", b"daily_limit", "expires_at", b"expires_at", "id", b"id", "limits", b"limits", "models", b"models", "name", b"name", "prefix", b"prefix", "quota_account_id", b"quota_account_id", "replaced_by", b"replaced_by", "revoked_at", b"revoked_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -96,6 +107,7 @@ class CreateKeyRequest(_message.Message):
     DAILY_LIMIT_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     email: _builtins.str
     """E-mail address of the account that owns the key."""
     name: _builtins.str
@@ -110,6 +122,10 @@ class CreateKeyRequest(_message.Message):
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Models permitted to the key, by name or as patterns with `*`, at most 50; empty permits all."""
 
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[_limits_pb2.Limit]:
+        """Limits of the key that override its plan's, other than requests per day."""
+
     def __init__(
         self,
         *,
@@ -118,10 +134,11 @@ class CreateKeyRequest(_message.Message):
         daily_limit: _builtins.int | None = ...,
         expires_at: _timestamp_pb2.Timestamp | None = ...,
         models: _abc.Iterable[_builtins.str] | None = ...,
+        limits: _abc.Iterable[_limits_pb2.Limit] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_daily_limit", b"_daily_limit", "daily_limit", b"daily_limit", "expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_daily_limit", b"_daily_limit", "daily_limit", b"daily_limit", "email", b"email", "expires_at", b"expires_at", "models", b"models", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_daily_limit", b"_daily_limit", "daily_limit", b"daily_limit", "email", b"email", "expires_at", b"expires_at", "limits", b"limits", "models", b"models", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__daily_limit: _TypeAlias = _typing.Literal["daily_limit"]  # noqa: Y015
     _WhichOneofArgType__daily_limit: _TypeAlias = _typing.Literal["_daily_limit", b"_daily_limit"]  # noqa: Y015
@@ -354,6 +371,64 @@ class SetKeyLimitResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetKeyLimitResponse: _TypeAlias = SetKeyLimitResponse  # noqa: Y015
+
+@_typing.final
+class ChangeKeyLimitsRequest(_message.Message):
+    """ChangeKeyLimitsRequest contains a key and the changes of its limits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    REMOVED_LIMITS_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """Public id of the key."""
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[_limits_pb2.Limit]:
+        """Limits to add or change. The key's other limits stay."""
+
+    @_builtins.property
+    def removed_limits(self) -> _containers.RepeatedCompositeFieldContainer[_limits_pb2.Limit]:
+        """Limits to remove, so that the plan's apply, by scope, unit and window."""
+
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        limits: _abc.Iterable[_limits_pb2.Limit] | None = ...,
+        removed_limits: _abc.Iterable[_limits_pb2.Limit] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "limits", b"limits", "removed_limits", b"removed_limits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeKeyLimitsRequest: _TypeAlias = ChangeKeyLimitsRequest  # noqa: Y015
+
+@_typing.final
+class ChangeKeyLimitsResponse(_message.Message):
+    """ChangeKeyLimitsResponse contains the changed key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> Global___Key:
+        """The key."""
+
+    def __init__(
+        self,
+        *,
+        key: Global___Key | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeKeyLimitsResponse: _TypeAlias = ChangeKeyLimitsResponse  # noqa: Y015
 
 @_typing.final
 class RotateKeyRequest(_message.Message):

@@ -61,6 +61,11 @@ class KeyServiceStub:
                 request_serializer=stack_dot_auth_dot_v1_dot_keys__pb2.SetKeyLimitRequest.SerializeToString,
                 response_deserializer=stack_dot_auth_dot_v1_dot_keys__pb2.SetKeyLimitResponse.FromString,
                 _registered_method=True)
+        self.ChangeKeyLimits = channel.unary_unary(
+                '/stack.auth.v1.KeyService/ChangeKeyLimits',
+                request_serializer=stack_dot_auth_dot_v1_dot_keys__pb2.ChangeKeyLimitsRequest.SerializeToString,
+                response_deserializer=stack_dot_auth_dot_v1_dot_keys__pb2.ChangeKeyLimitsResponse.FromString,
+                _registered_method=True)
         self.RotateKey = channel.unary_unary(
                 '/stack.auth.v1.KeyService/RotateKey',
                 request_serializer=stack_dot_auth_dot_v1_dot_keys__pb2.RotateKeyRequest.SerializeToString,
@@ -111,8 +116,16 @@ class KeyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ChangeKeyLimits(self, request, context):
+        """ChangeKeyLimits changes a key's own limits other than requests per day, which override its plan's. NOT_FOUND if the
+        key does not exist, INVALID_ARGUMENT if it has no such limit of its own to remove.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RotateKey(self, request, context):
-        """RotateKey creates a key with the name, models, expiry and limit of an old one, which stops working after a grace
+        """RotateKey creates a key with the name, models, expiry and limits of an old one, which stops working after a grace
         period. NOT_FOUND if the key does not exist, FAILED_PRECONDITION if it was revoked or has expired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -146,6 +159,11 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.SetKeyLimit,
                     request_deserializer=stack_dot_auth_dot_v1_dot_keys__pb2.SetKeyLimitRequest.FromString,
                     response_serializer=stack_dot_auth_dot_v1_dot_keys__pb2.SetKeyLimitResponse.SerializeToString,
+            ),
+            'ChangeKeyLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangeKeyLimits,
+                    request_deserializer=stack_dot_auth_dot_v1_dot_keys__pb2.ChangeKeyLimitsRequest.FromString,
+                    response_serializer=stack_dot_auth_dot_v1_dot_keys__pb2.ChangeKeyLimitsResponse.SerializeToString,
             ),
             'RotateKey': grpc.unary_unary_rpc_method_handler(
                     servicer.RotateKey,
@@ -290,6 +308,33 @@ class KeyService:
             '/stack.auth.v1.KeyService/SetKeyLimit',
             stack_dot_auth_dot_v1_dot_keys__pb2.SetKeyLimitRequest.SerializeToString,
             stack_dot_auth_dot_v1_dot_keys__pb2.SetKeyLimitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangeKeyLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.auth.v1.KeyService/ChangeKeyLimits',
+            stack_dot_auth_dot_v1_dot_keys__pb2.ChangeKeyLimitsRequest.SerializeToString,
+            stack_dot_auth_dot_v1_dot_keys__pb2.ChangeKeyLimitsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,8 +34,12 @@ class KeyServiceStub:
     """
     SetKeyLimit: _aio.UnaryUnaryMultiCallable[_keys_pb2.SetKeyLimitRequest, _keys_pb2.SetKeyLimitResponse]
     """SetKeyLimit sets a key's own limit, which overrides its plan's. NOT_FOUND if the key does not exist."""
+    ChangeKeyLimits: _aio.UnaryUnaryMultiCallable[_keys_pb2.ChangeKeyLimitsRequest, _keys_pb2.ChangeKeyLimitsResponse]
+    """ChangeKeyLimits changes a key's own limits other than requests per day, which override its plan's. NOT_FOUND if the
+    key does not exist, INVALID_ARGUMENT if it has no such limit of its own to remove.
+    """
     RotateKey: _aio.UnaryUnaryMultiCallable[_keys_pb2.RotateKeyRequest, _keys_pb2.RotateKeyResponse]
-    """RotateKey creates a key with the name, models, expiry and limit of an old one, which stops working after a grace
+    """RotateKey creates a key with the name, models, expiry and limits of an old one, which stops working after a grace
     period. NOT_FOUND if the key does not exist, FAILED_PRECONDITION if it was revoked or has expired.
     """
 
@@ -91,12 +95,22 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         """SetKeyLimit sets a key's own limit, which overrides its plan's. NOT_FOUND if the key does not exist."""
 
     @_abc_1.abstractmethod
+    def ChangeKeyLimits(
+        self,
+        request: _keys_pb2.ChangeKeyLimitsRequest,
+        context: _aio.ServicerContext[_keys_pb2.ChangeKeyLimitsRequest, _abc.Awaitable[_keys_pb2.ChangeKeyLimitsResponse]],
+    ) -> _abc.Awaitable[_keys_pb2.ChangeKeyLimitsResponse]:
+        """ChangeKeyLimits changes a key's own limits other than requests per day, which override its plan's. NOT_FOUND if the
+        key does not exist, INVALID_ARGUMENT if it has no such limit of its own to remove.
+        """
+
+    @_abc_1.abstractmethod
     def RotateKey(
         self,
         request: _keys_pb2.RotateKeyRequest,
         context: _aio.ServicerContext[_keys_pb2.RotateKeyRequest, _abc.Awaitable[_keys_pb2.RotateKeyResponse]],
     ) -> _abc.Awaitable[_keys_pb2.RotateKeyResponse]:
-        """RotateKey creates a key with the name, models, expiry and limit of an old one, which stops working after a grace
+        """RotateKey creates a key with the name, models, expiry and limits of an old one, which stops working after a grace
         period. NOT_FOUND if the key does not exist, FAILED_PRECONDITION if it was revoked or has expired.
         """
 

@@ -26,7 +26,7 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from stack.common.v1 import limits_pb2 as stack_dot_common_dot_v1_dot_limits__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19stack/auth/v1/plans.proto\x12\rstack.auth.v1\x1a google/protobuf/field_mask.proto\x1a\x1cstack/common/v1/limits.proto\"\x89\x02\n\x04Plan\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x61ily_limit\x18\x02 \x01(\x03\x12\x1c\n\x0f\x61\x63tive_keys_max\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12!\n\x14new_keys_per_day_max\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12 \n\x13\x61\x63\x63ount_daily_limit\x18\x05 \x01(\x03H\x02\x88\x01\x01\x12&\n\x06limits\x18\x06 \x03(\x0b\x32\x16.stack.common.v1.Limit\x12\x0e\n\x06weight\x18\x07 \x01(\x05\x42\x12\n\x10_active_keys_maxB\x17\n\x15_new_keys_per_day_maxB\x16\n\x14_account_daily_limit\"\x12\n\x10ListPlansRequest\"7\n\x11ListPlansResponse\x12\"\n\x05plans\x18\x01 \x03(\x0b\x32\x13.stack.auth.v1.Plan\"d\n\x0eSetPlanRequest\x12!\n\x04plan\x18\x01 \x01(\x0b\x32\x13.stack.auth.v1.Plan\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"4\n\x0fSetPlanResponse\x12!\n\x04plan\x18\x01 \x01(\x0b\x32\x13.stack.auth.v1.Plan2\xa7\x01\n\x0bPlanService\x12N\n\tListPlans\x12\x1f.stack.auth.v1.ListPlansRequest\x1a .stack.auth.v1.ListPlansResponse\x12H\n\x07SetPlan\x12\x1d.stack.auth.v1.SetPlanRequest\x1a\x1e.stack.auth.v1.SetPlanResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19stack/auth/v1/plans.proto\x12\rstack.auth.v1\x1a google/protobuf/field_mask.proto\x1a\x1cstack/common/v1/limits.proto\"\x89\x02\n\x04Plan\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x61ily_limit\x18\x02 \x01(\x03\x12\x1c\n\x0f\x61\x63tive_keys_max\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12!\n\x14new_keys_per_day_max\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12 \n\x13\x61\x63\x63ount_daily_limit\x18\x05 \x01(\x03H\x02\x88\x01\x01\x12&\n\x06limits\x18\x06 \x03(\x0b\x32\x16.stack.common.v1.Limit\x12\x0e\n\x06weight\x18\x07 \x01(\x05\x42\x12\n\x10_active_keys_maxB\x17\n\x15_new_keys_per_day_maxB\x16\n\x14_account_daily_limit\"\x12\n\x10ListPlansRequest\"7\n\x11ListPlansResponse\x12\"\n\x05plans\x18\x01 \x03(\x0b\x32\x13.stack.auth.v1.Plan\"\xc4\x01\n\x0eSetPlanRequest\x12!\n\x04plan\x18\x01 \x01(\x0b\x32\x13.stack.auth.v1.Plan\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12.\n\x0e\x63hanged_limits\x18\x03 \x03(\x0b\x32\x16.stack.common.v1.Limit\x12.\n\x0eremoved_limits\x18\x04 \x03(\x0b\x32\x16.stack.common.v1.Limit\"4\n\x0fSetPlanResponse\x12!\n\x04plan\x18\x01 \x01(\x0b\x32\x13.stack.auth.v1.Plan2\xa7\x01\n\x0bPlanService\x12N\n\tListPlans\x12\x1f.stack.auth.v1.ListPlansRequest\x1a .stack.auth.v1.ListPlansResponse\x12H\n\x07SetPlan\x12\x1d.stack.auth.v1.SetPlanRequest\x1a\x1e.stack.auth.v1.SetPlanResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,10 +39,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTPLANSREQUEST']._serialized_end=394
   _globals['_LISTPLANSRESPONSE']._serialized_start=396
   _globals['_LISTPLANSRESPONSE']._serialized_end=451
-  _globals['_SETPLANREQUEST']._serialized_start=453
-  _globals['_SETPLANREQUEST']._serialized_end=553
-  _globals['_SETPLANRESPONSE']._serialized_start=555
-  _globals['_SETPLANRESPONSE']._serialized_end=607
-  _globals['_PLANSERVICE']._serialized_start=610
-  _globals['_PLANSERVICE']._serialized_end=777
+  _globals['_SETPLANREQUEST']._serialized_start=454
+  _globals['_SETPLANREQUEST']._serialized_end=650
+  _globals['_SETPLANRESPONSE']._serialized_start=652
+  _globals['_SETPLANRESPONSE']._serialized_end=704
+  _globals['_PLANSERVICE']._serialized_start=707
+  _globals['_PLANSERVICE']._serialized_end=874
 # @@protoc_insertion_point(module_scope)

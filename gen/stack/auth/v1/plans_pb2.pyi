@@ -130,25 +130,37 @@ class SetPlanRequest(_message.Message):
 
     PLAN_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    CHANGED_LIMITS_FIELD_NUMBER: _builtins.int
+    REMOVED_LIMITS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def plan(self) -> Global___Plan:
         """The plan to store."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Fields to set, such as `daily_limit`; absent sets all fields. An existing plan keeps its other fields. A limit that
-        is in the mask but absent from `plan` is reset to the setting.
+        """Fields to set, such as `daily_limit`; absent sets all fields, present and empty sets none. An existing plan keeps its
+        other fields. A limit that is in the mask but absent from `plan` is reset to the setting.
         """
+
+    @_builtins.property
+    def changed_limits(self) -> _containers.RepeatedCompositeFieldContainer[_limits_pb2.Limit]:
+        """Items of `limits` to add or change, after the fields are set. The other items stay."""
+
+    @_builtins.property
+    def removed_limits(self) -> _containers.RepeatedCompositeFieldContainer[_limits_pb2.Limit]:
+        """Items of `limits` to remove, by scope, unit and window. INVALID_ARGUMENT if the plan does not have one."""
 
     def __init__(
         self,
         *,
         plan: Global___Plan | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
+        changed_limits: _abc.Iterable[_limits_pb2.Limit] | None = ...,
+        removed_limits: _abc.Iterable[_limits_pb2.Limit] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_limits", b"changed_limits", "plan", b"plan", "removed_limits", b"removed_limits", "update_mask", b"update_mask"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -68,6 +68,7 @@ class RequestContext(_message.Message):
     SURFACE_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
+    QUOTA_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Id of the request; the ledger's primary key."""
     account_id: _builtins.str
@@ -80,6 +81,8 @@ class RequestContext(_message.Message):
     """Surface of the request; unspecified for direct callers, and in the contexts of CloseUnknown, since holds have none."""
     weight: _builtins.int
     """Share of Groq's allowance that the account gets, relative to others, when not all can be served; 0 means 1."""
+    quota_account_id: _builtins.str
+    """Id of the account under which quota counts the request; empty means `account_id`."""
     @_builtins.property
     def reserved_at(self) -> _timestamp_pb2.Timestamp:
         """Time of the reserve by Redis' clock."""
@@ -104,10 +107,11 @@ class RequestContext(_message.Message):
         surface: _surface_pb2.Surface.ValueType = ...,
         weight: _builtins.int = ...,
         held: _verdict_pb2.Amounts | None = ...,
+        quota_account_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "reserved_at", b"reserved_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "day", b"day", "held", b"held", "key_id", b"key_id", "models", b"models", "request_id", b"request_id", "reserved_at", b"reserved_at", "surface", b"surface", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "day", b"day", "held", b"held", "key_id", b"key_id", "models", b"models", "quota_account_id", b"quota_account_id", "request_id", b"request_id", "reserved_at", b"reserved_at", "surface", b"surface", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -216,6 +216,7 @@ def _session(session: sessions_pb2.Session) -> Session:
         last_used_at=unix_seconds(session.last_used_at),
         address=session.address,
         is_current=session.is_current,
+        quota_account_id=session.account.quota_account_id or session.account.id,
     )
 
 

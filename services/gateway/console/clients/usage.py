@@ -21,13 +21,22 @@ _KEYS_MAX = 1_000
 class GrpcUsage:
     """A `UsageClient` over gRPC, restricted to one account."""
 
-    def __init__(self, quota: aio.Channel, inference: aio.Channel, account_id: str, *, timeout_seconds: float) -> None:
-        """Read the usage of `account_id`, which must be the account of the session."""
+    def __init__(
+        self,
+        quota: aio.Channel,
+        inference: aio.Channel,
+        account_id: str,
+        *,
+        quota_account_id: str,
+        timeout_seconds: float,
+    ) -> None:
+        """Read the usage of `account_id`, which must be that of the session; quota counts it under another id."""
         assert account_id, "without an account, the ledger would return the records of all accounts"
         self._quota = quota_pb2_grpc.QuotaServiceStub(quota)
         self._stub = usage_pb2_grpc.UsageServiceStub(inference)
         self._ledger = GrpcLedger(inference, timeout_seconds=timeout_seconds)
         self._account_id = account_id
+        self._quota_account_id = quota_account_id
         self._timeout_seconds = timeout_seconds
 
     async def today(self, key_ids: Sequence[str]) -> Sequence[TodayUsage | None]:
@@ -35,7 +44,7 @@ class GrpcUsage:
         days: list[TodayUsage | None] = []
         for batch in batched(key_ids, _KEYS_MAX):
             with rpc_errors(unavailable_reason="quota_unavailable"):
-                request = quota_pb2.GetStatusRequest(key_ids=batch, account_ids=[self._account_id] * len(batch))
+                request = quota_pb2.GetStatusRequest(key_ids=batch, account_ids=[self._quota_account_id] * len(batch))
                 answer = await self._quota.GetStatus(request, timeout=self._timeout_seconds)
             days += [
                 TodayUsage(status.charged, status.held, unix_seconds(status.reset_at)) if status.day else None

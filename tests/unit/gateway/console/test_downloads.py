@@ -26,7 +26,7 @@ class Auth:
     """Accepts every token as the session of an account of the same name."""
 
     async def session(self, token: str) -> Session:
-        return Session("sess_1", token, "a@example.com", "default", 0.0, 9e9, 0.0, "", True)
+        return Session("sess_1", token, "a@example.com", "default", 0.0, 9e9, 0.0, "", True, token)
 
     async def describe_sign_up(self, invite: str) -> SignUp:
         return SignUp("open", has_mail=False, daily_limit=100)

@@ -8,7 +8,7 @@ from services.common.errors import PermissionDenied
 from services.gateway.console.ports import OpenSession, Session
 from services.gateway.console.request_context import RequestContext, SessionScope, context_of, local_path
 
-_STAY = Session("ses_1", "acc_1", "ada@example.com", "free", 0, 1_000, 0, "", is_current=True)
+_STAY = Session("ses_1", "acc_1", "ada@example.com", "free", 0, 1_000, 0, "", is_current=True, quota_account_id="acc_1")
 
 
 def context(*, host: str = "api.example.com", scheme: str = "https", **headers: str) -> RequestContext:
