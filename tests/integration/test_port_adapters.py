@@ -180,7 +180,7 @@ async def test_quota_counts_an_account_that_continues_anothers_counts_under_that
     async with _quota(adapter, holds) as quota:
         (held,) = await quota.reserve([ReserveItem("req_1", principal)])
         assert isinstance(held, Hold)
-        await quota.settle([SettleItem(held, Verdict.CHARGED)])
+        await quota.settle([SettleItem(held, CHARGED)])
 
     assert holds.seen == [
         [Reservation("req_1", "key_1", "acc_old", 10)],
@@ -366,7 +366,7 @@ _BODIES = [
 @ADAPTERS
 async def test_the_account_and_the_one_of_its_counts_arrive_in_the_context(adapter: str) -> None:
     hold = replace(_HOLD, principal=replace(_PRINCIPAL, quota_account_id="acc_old"))
-    completions = ScriptedCompletions([Answer(b"{}", Verdict.CHARGED)])
+    completions = ScriptedCompletions([Answer(b"{}", CHARGED)])
     async with _inference(adapter, completions) as inference:
         await inference.complete(hold, _CHAT)
     ((_, context),) = completions.calls
