@@ -120,6 +120,13 @@ class Counters(Protocol):
             ServiceError: The counters cannot be read.
         """
 
+    async def limits(self, principal: Principal) -> list[RateLimit]:
+        """Return all limits of a key and its account, and what is used of them, without changing anything.
+
+        Raises:
+            ServiceError: The counters cannot be read.
+        """
+
 
 class Ledger(Protocol):
     """Reads the ledger. All methods raise a `ServiceError` if it cannot be read."""

@@ -28,7 +28,7 @@ class GrpcQuotaBatches:
 
     async def reserve(self, items: Sequence[ReserveItem]) -> Sequence[Hold | LimitReached | Unavailable]:
         """Return the outcome of each item, in order."""
-        request = quota_pb2.ReserveRequest(reservations=[_reservation(item) for item in items])
+        request = quota_pb2.ReserveRequest(reservations=[reservation(item) for item in items])
         with rpc_errors(unavailable_reason="quota_unavailable"):
             response = await self._stub.Reserve(request, timeout=self._timeout_seconds)
         return [_outcome(item, result) for item, result in zip(items, response.results, strict=True)]
@@ -41,7 +41,8 @@ class GrpcQuotaBatches:
         return [not_settled() if result.failed else None for result in response.results]
 
 
-def _reservation(item: ReserveItem) -> quota_pb2.Reservation:
+def reservation(item: ReserveItem) -> quota_pb2.Reservation:
+    """Return an item as a message."""
     principal, estimate = item.principal, item.estimate
     return quota_pb2.Reservation(
         request_id=item.request_id,
