@@ -27,5 +27,6 @@ All Redis keys of an account carry the hash tag of its bucket, so a script touch
     quota:{17}:holds                         sorted set: the time at which each hold of the bucket is overdue, for the
                                              sweeper
 
-Days are in days since 1970-01-01; 20758 is the first day of the month. The part of a counter after the colon is its unit.
+Days are in days since 1970-01-01; 20758 is the first day of the month. The part of a counter after the colon is its
+unit.
 """
