@@ -1,7 +1,7 @@
 """The vector of limits of a reserve: what the script gets for each limit, and what its counts mean."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from services.common.estimate import Estimate
 from services.common.limits import Limit, Scope, Unit, Window
@@ -16,11 +16,10 @@ _MILLION = 1_000_000
 
 InitialCounts = dict[tuple[str, str, Unit, Window | None], tuple[int, int]]
 """By account id, key id, unit and window: the initial count and the first day of its window."""
-_NO_COUNT = ("", "")
+_NO_COUNT: tuple[str | int, str | int] = ("", "")
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(NamedTuple):
     """A limit in a vector."""
 
     limit: Limit
@@ -29,6 +28,8 @@ class _Place:
     """The script's name of the window."""
     suffix: str
     """The field of the counter, after the id of the key or the account."""
+    unit: Unit
+    amount: int
 
 
 class Vector:
@@ -51,20 +52,15 @@ class Vector:
 
     def arguments(
         self, account_id: str, key_id: str, estimate: Estimate | None, initial: InitialCounts
-    ) -> Iterable[str | int]:
+    ) -> list[str | int]:
         """Return the arguments of the script: seven for each limit."""
-        taken = _taken(estimate)
-        for place in self._places:
-            limit = place.limit
-            yield place.window
-            yield (key_id if place.is_of_key else account_id) + place.suffix
-            yield limit.limit
-            yield from taken[limit.unit]
+        taken, arguments, count = _taken(estimate), list[str | int](), _NO_COUNT
+        for limit, is_of_key, window, suffix, unit, amount in self._places:
             if initial:
-                counter = account_id, key_id if place.is_of_key else "", limit.unit, limit.window
-                yield from initial.get(counter, _NO_COUNT)
-            else:
-                yield from _NO_COUNT
+                counter = account_id, key_id if is_of_key else "", unit, limit.window
+                count = initial.get(counter, _NO_COUNT)
+            arguments += (window, (key_id if is_of_key else account_id) + suffix, amount, *taken[unit], *count)
+        return arguments
 
     def missing(self, account_id: str, key_id: str, day: int, flags: Sequence[int]) -> tuple[Counter, ...]:
         """Return the counters that are missing by the script's flags."""
@@ -100,7 +96,7 @@ class Vector:
         return LimitStatus(limit, DayStatus(day, counts[2 * i], counts[2 * i + 1], _end(limit.window, day, now)))
 
     def _left(self, i: int, counts: Sequence[int]) -> int:
-        return self.limits[i].limit - counts[2 * i] - counts[2 * i + 1]
+        return self._places[i].amount - counts[2 * i] - counts[2 * i + 1]
 
 
 class Vectors:
@@ -126,7 +122,7 @@ def _place(limit: Limit) -> _Place:
     unit = Unit.REQUESTS if limit.unit is Unit.CONCURRENT_REQUESTS else limit.unit
     window = "concurrent" if limit.window is None else limit.window.value
     suffix = "_minute" if limit.window is Window.MINUTE else ""
-    return _Place(limit, limit.scope is Scope.KEY, window, f":{unit.value}{suffix}")
+    return _Place(limit, limit.scope is Scope.KEY, window, f":{unit.value}{suffix}", limit.unit, limit.limit)
 
 
 def _taken(estimate: Estimate | None) -> dict[Unit, tuple[int, int]]:
