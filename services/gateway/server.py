@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from services.common.concurrency.byte_budget import ByteBudget
 from services.common.ids import Kind, new_id
+from services.common.price_file import read_prices
 from services.common.runtime import process
 from services.common.runtime.address import Address
 from services.common.runtime.clock import SystemClock
@@ -115,7 +116,11 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
     Args:
         settings: The service's settings.
         ports: Clients of services in this process; None calls them over gRPC.
+
+    Raises:
+        StartError: The prices or the address cannot be used.
     """
+    read_prices(settings.prices_file)  # Inference computes costs; an invalid file stops both services.
     async with AsyncExitStack() as stack:
         stack.enter_context(metrics.served(settings.metrics_listen))
         channels = await open_channels(settings, stack)

@@ -114,6 +114,10 @@ class GatewaySettings(ServiceSettings):
     """JSON object from names that clients of `/v1/messages` ask for, with at most one `*` each, to the models that
     answer. The first match counts. Aliases of all other requests are in `INFERENCE_MODEL_ALIASES`."""
 
+    prices_file: str = Field(default="", validation_alias="PRICES_FILE")
+    """TOML file with prices of models, which completes or replaces the built-in ones; empty uses only those. Must be
+    the same for all services."""
+
     auth_cache_max: int = Field(default=100_000, ge=1)
     """Maximum keys in the authentication cache; the least recently used is evicted."""
 

@@ -1,12 +1,15 @@
 """The manifests render and are correct; `make manifests` checks every combination of components in the same way."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from services.common.price_file import read_prices
 from services.local.settings import LocalSettings
 from services.local.supervisor.programs import services
 from tools.manifests import checkov
@@ -72,6 +75,30 @@ def test_the_manifests_have_the_packages_version() -> None:
     for folder in overlays():
         objects = Objects.parse(render(folder))
         assert objects.find("Job", f"migrate-{version[1]}"), folder.name
+
+
+def test_the_documented_patch_mounts_the_price_file_where_the_services_read_it(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "costs.md").read_text()
+    (patch,), (prices,) = (re.findall(rf"```{kind}\n(.+?)```", page, re.DOTALL) for kind in ("yaml", "toml"))
+    production = K8S / "overlays" / "production"
+    overlay = yaml.safe_load((production / "kustomization.yaml").read_text())
+    for name in ("resources", "components"):
+        overlay[name] = [os.path.relpath(production / one, tmp_path.resolve()) for one in overlay[name]]
+    for name, added in yaml.safe_load(patch).items():
+        overlay[name] += added
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    (tmp_path / "prices.toml").write_text(prices)
+
+    objects = Objects.parse(render(tmp_path))
+
+    assert problems(objects) == []
+    mounting = [one for one in objects.workloads() if "PRICES_FILE" in objects.environment(one.containers[0])]
+    assert sorted(one.title for one in mounting) == ["Deployment/gateway", "Deployment/inference"]
+    path = objects.environment(mounting[0].containers[0])["PRICES_FILE"]
+    (config,) = [one for one in objects.of("ConfigMap") if one["metadata"]["name"].startswith("prices-")]
+    (mount,) = [one for one in mounting[0].containers[0]["volumeMounts"] if one["name"] == "prices"]
+    assert path == f"{mount['mountPath']}/{next(iter(config['data']))}"
+    assert read_prices(str(tmp_path / "prices.toml")).find("any") is not None, "the example is valid"
 
 
 def test_the_guide_explains_every_key_of_the_secret() -> None:

@@ -1,6 +1,7 @@
 """Receipts: owners see their own requests only, and reading is free."""
 
 import json
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -25,6 +26,8 @@ _MEMBERS = {
     "charged",
     "refund_reason",
     "usage",
+    "cost_microdollars",
+    "cost_usd",
     "attempts",
     "time_to_first_token_ms",
     "duration_ms",
@@ -79,6 +82,13 @@ async def test_the_receipt_of_an_answer_has_the_answers_usage(http: httpx.AsyncC
     assert (receipt["object"], receipt["key_id"], receipt["stream"]) == ("usage.record", key.id, False)
     assert (receipt["outcome"], receipt["charged"], receipt["refund_reason"]) == ("answered", True, None)
     assert receipt["model"] == answer.json()["model"]
+    usage = answer.json()["usage"]
+    # The default model is an alias of openai/gpt-oss-20b: $0.075, $0.0375 and $0.30 per million tokens.
+    microdollars = (usage["prompt_tokens"] - 3) * 0.075 + 3 * 0.0375 + usage["completion_tokens"] * 0.3
+    assert receipt["cost_microdollars"] == math.ceil(round(microdollars, 9)) > 0
+    assert receipt["cost_usd"] == f"{receipt['cost_microdollars'] / 1e6:.6f}".rstrip("0")
+    (day,) = (await _get(http, key, "/api/v1/usage"))["data"]
+    assert (day["cost_microdollars"], day["cost_usd"]) == (receipt["cost_microdollars"], receipt["cost_usd"])
     age = datetime.now(UTC) - datetime.fromisoformat(receipt["created_at"])
     assert timedelta(0) <= age < timedelta(seconds=20)
     assert receipt["created_at"].startswith(receipt["day"])
@@ -106,6 +116,7 @@ async def test_the_receipt_of_a_failed_request_says_that_it_was_not_charged_and_
     assert receipt["refund_reason"]
     assert receipt["time_to_first_token_ms"] is None
     assert (receipt["usage"]["total_tokens"], receipt["usage"]["source"]) == (0, "none")
+    assert (receipt["cost_microdollars"], receipt["cost_usd"]) == (0, "0.00")
 
 
 async def test_a_receipt_exposes_nothing_of_the_operators_account(

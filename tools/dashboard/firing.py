@@ -45,6 +45,7 @@ TROUBLE: Mapping[str, Mapping[str, str]] = {
     "StackHoldOverdue": {"stack_quota_oldest_hold_age_seconds": "430x30"},
     "StackHoldsLeft": {"stack_gateway_holds_left_total": "0+1x30"},
     "StackRowsAfterClose": {"stack_ledger_rows_after_close_total": "0x20 1x10"},
+    "StackModelWithoutPrice": {"stack_ledger_rows_without_price_total": "0x20 1x10"},
     "StackServerErrors": {f'{_REQUESTS}{{route="chat", status="503"}}': "0+20x30"},
     "StackAdmissionSlow": {f'{_ADMISSION}{{le="0.1"}}': "0+590x30"},
     "StackKeyWatchDown": {"stack_key_watch_up": "1x20 0x10"},

@@ -13,6 +13,7 @@ from services.cli.failures import Failure
 from services.cli.key_uses import quota_account
 from services.cli.usage_errors import Id
 from services.common.ids import Kind
+from services.common.prices import dollars
 from services.common.rpc.surface import surface_from_proto
 from stack.auth.v1 import keys_pb2
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
@@ -27,7 +28,7 @@ _SUMS = (
     "cached_tokens",
     "reasoning_tokens",
 )
-_COLUMNS = ("day", "model", "surface", *_SUMS)
+_COLUMNS = ("day", "model", "surface", *_SUMS, "cost_usd")
 
 
 @click.command()
@@ -38,9 +39,10 @@ _COLUMNS = ("day", "model", "surface", *_SUMS)
 @output.as_json_option
 @click.pass_obj
 def usage(backends: Backends, key_id: str, *, days: int, as_json: bool) -> None:
-    """Show a key's requests today, and its requests and tokens by day, model and surface.
+    """Show a key's requests today, and its requests, tokens and cost by day, model and surface.
 
     The surface is the API of the requests. It is empty for requests of earlier versions, and if the outcome is unknown.
+    The cost is that of the requests whose cost is known; it is empty if there are none, as for a model without a price.
     """
     key = keys.get(backends, key_id)
     status = _status(backends, key)
@@ -89,4 +91,12 @@ def _days(backends: Backends, key_id: str, *, first_day: str, last_day: str) -> 
 
 def _row(summary: usage_pb2.UsageSummary) -> dict[str, Any]:
     sums = {name: getattr(summary, name) for name in _SUMS}
-    return {"day": summary.day, "model": summary.model, "surface": surface_from_proto(summary.surface), **sums}
+    cost = summary.cost if summary.HasField("cost") else None
+    return {
+        "day": summary.day,
+        "model": summary.model,
+        "surface": surface_from_proto(summary.surface),
+        **sums,
+        "cost_microdollars": cost,
+        "cost_usd": None if cost is None else dollars(cost),
+    }

@@ -68,6 +68,11 @@ class Receipt:
     refund_reason: str | None
     """Why the request was not charged; None if it was charged."""
     usage: ReceiptUsage
+    cost_microdollars: int | None
+    """Cost of the tokens in millionths of a US dollar, rounded up, whether the request was charged or not. None if it
+    is not known: the model has no price, the outcome is `unknown`, or an earlier version did not record it."""
+    cost_usd: str | None
+    """The same cost in US dollars, such as `0.001234`."""
     attempts: int
     """Number of upstream calls."""
     time_to_first_token_ms: int | None
@@ -99,6 +104,10 @@ class DayUsage:
     total_tokens: int
     cached_tokens: int
     reasoning_tokens: int
+    cost_microdollars: int | None
+    """Cost of the requests that have one, in millionths of a US dollar; None if none has one."""
+    cost_usd: str | None
+    """The same cost in US dollars."""
 
 
 class Counters(Protocol):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from grpc import aio
 
 from services.common.errors import NotFound, Unavailable
+from services.common.prices import dollars
 from services.common.rpc.status import rpc_errors
 from services.common.rpc.surface import surface_from_proto
 from services.gateway.apis.receipts import DayUsage, OwnedReceipt, Receipt, ReceiptUsage, iso_time
@@ -85,6 +86,8 @@ def receipt_of(record: usage_pb2.UsageRecord) -> Receipt:
             reasoning_tokens=record.reasoning_tokens,
             source=record.usage_source,
         ),
+        cost_microdollars=record.cost if record.HasField("cost") else None,
+        cost_usd=dollars(record.cost) if record.HasField("cost") else None,
         attempts=record.attempts,
         time_to_first_token_ms=record.time_to_first_token_ms or None,
         duration_ms=record.duration_ms,
@@ -102,4 +105,6 @@ def day_usage(summary: usage_pb2.UsageSummary) -> DayUsage:
         total_tokens=summary.total_tokens,
         cached_tokens=summary.cached_tokens,
         reasoning_tokens=summary.reasoning_tokens,
+        cost_microdollars=summary.cost if summary.HasField("cost") else None,
+        cost_usd=dollars(summary.cost) if summary.HasField("cost") else None,
     )

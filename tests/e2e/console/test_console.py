@@ -54,6 +54,10 @@ async def test_from_sign_up_to_the_first_answer_and_the_revocation_of_the_key(ow
     assert "999" in usage
     receipt = await owner.get(f"/usage/requests/{request_id}")
     assert "The answer is complete." in receipt.text
+    cost = re.search(r'<dt>Cost</dt><dd class="figure">\$(0\.\d+)</dd>', receipt.text)
+    assert cost, "the receipt has no cost"
+    assert f'<dt>Cost</dt><dd class="figure">${cost[1]}</dd>' in usage, "the only request is the sum"
+    assert usage.count(f'data-label="Cost" class="n">${cost[1]}</td>') == 2, "in the table of days, and of requests"
     listed = (await owner.get("/keys")).text
     assert re.search(r">1\s*<span class=\"muted\">of 1,000", listed), "the list does not show today's use"
 
@@ -115,6 +119,7 @@ async def test_the_csv_contains_the_ledgers_rows(owner: Browser) -> None:
     assert [row["request_id"] for row in rows] == sorted(ids, reverse=True)
     assert {(row["outcome"], row["surface"]) for row in rows} == {("answered", "chat")}
     assert all(int(row["total_tokens"]) > 0 for row in rows)
+    assert all(0 < float(row["cost_usd"]) < 0.01 for row in rows)
     assert list(csv.DictReader(io.StringIO((await owner.get("/usage.csv?outcome=cut")).text))) == []
 
 

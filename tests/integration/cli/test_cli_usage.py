@@ -71,7 +71,10 @@ class Usage(usage_pb2_grpc.UsageServiceServicer):
         facts = {"day": "2026-08-07", "model": "llama", "released_requests": 1, **TOKENS}
         surfaces = (surface_pb2.SURFACE_RESPONSES, surface_pb2.SURFACE_UNSPECIFIED)
         return usage_pb2.SummarizeUsageResponse(
-            summaries=[usage_pb2.UsageSummary(**facts, charged_requests=3, surface=surface) for surface in surfaces]
+            summaries=[
+                usage_pb2.UsageSummary(**facts, charged_requests=3, surface=surface, cost=cost)
+                for surface, cost in zip(surfaces, (1_234, None), strict=True)
+            ]
         )
 
 
@@ -130,8 +133,10 @@ async def test_usage_as_json_has_today_and_the_days(services: Services) -> None:
                 "charged_requests": 3,
                 "released_requests": 1,
                 **TOKENS,
+                "cost_microdollars": cost,
+                "cost_usd": shown,
             }
-            for surface in ("responses", None)
+            for surface, cost, shown in (("responses", 1_234, "0.001234"), (None, None, None))
         ],
     }
 
@@ -159,8 +164,9 @@ async def test_usage_as_text_is_aligned(services: Services) -> None:
     assert heading.index("model") == row.index("llama") == row_without_surface.index("llama")
     assert heading.index("surface") == row.index("responses")
     assert "None" not in printed
-    assert heading.endswith("reasoning_tokens")
-    assert len(heading) == len(row), "numbers are right-aligned with their heading"
+    assert heading.split()[-2:] == ["reasoning_tokens", "cost_usd"]
+    assert heading.index("reasoning_tokens") + len("reasoning_tokens") == row.index(" 5 ") + 2, "right-aligned"
+    assert row.rstrip().endswith("0.001234")
 
 
 async def test_a_failing_service_exits_with_1_and_an_unavailable_one_with_3(services: Services) -> None:

@@ -79,6 +79,7 @@ class Usage(usage_pb2_grpc.UsageServiceServicer):
 
     rows: dict[str, usage_pb2.UsageRecord] = field(default_factory=dict)
     asked: list[Any] = field(default_factory=list)
+    cost: int | None = 1_500_000
 
     async def GetRequest(self, request: usage_pb2.GetRequestRequest, context: Context) -> usage_pb2.GetRequestResponse:
         self.asked.append(request.request_id)
@@ -91,7 +92,7 @@ class Usage(usage_pb2_grpc.UsageServiceServicer):
     ) -> usage_pb2.SummarizeUsageResponse:
         self.asked.append(request)
         summary = usage_pb2.UsageSummary(
-            day="2026-11-22", model="llama", charged_requests=3, released_requests=1, **TOKENS
+            day="2026-11-22", model="llama", charged_requests=3, released_requests=1, cost=self.cost, **TOKENS
         )
         return usage_pb2.SummarizeUsageResponse(summaries=[summary])
 
@@ -155,6 +156,7 @@ def row(**fields: Any) -> usage_pb2.UsageRecord:
         "time_to_first_token_ms": 40,
         "duration_ms": 900,
         "surface": surface_pb2.SURFACE_RESPONSES,
+        "cost": 1_234,
         "reserved_at": Timestamp(seconds=int(NOON), nanos=250_000_000),
         **TOKENS,
     }
@@ -196,6 +198,8 @@ async def test_a_receipt_is_the_ledger_row_without_operator_fields(world: World)
         "charged": True,
         "refund_reason": None,
         "usage": {**TOKENS, "source": "reported"},
+        "cost_microdollars": 1_234,
+        "cost_usd": "0.001234",
         "attempts": 2,
         "time_to_first_token_ms": 40,
         "duration_ms": 900,
@@ -234,8 +238,26 @@ async def test_usage_has_the_documented_members_of_the_account(world: World) -> 
     body = (await world.get("/usage")).json()
 
     day = {"day": "2026-11-22", "model": "llama", "requests": 3, "released_requests": 1, **TOKENS}
-    assert body == {"object": "list", "data": [day]}
+    assert body == {"object": "list", "data": [{**day, "cost_microdollars": 1_500_000, "cost_usd": "1.50"}]}
     assert [(one.account_id, one.key_id) for one in world.usage.asked] == [("acc_1", "")]
+
+
+@pytest.mark.parametrize(
+    ("cost", "shown"), [pytest.param(0, [0, "0.00"], id="zero"), pytest.param(None, [None, None], id="not known")]
+)
+async def test_a_cost_that_is_not_known_is_null_and_not_zero(
+    world: World, cost: int | None, shown: list[int | str | None]
+) -> None:
+    world.usage.rows[OWN] = row()
+    world.usage.rows[OWN].ClearField("cost")
+    if cost is not None:
+        world.usage.rows[OWN].cost = cost
+    world.usage.cost = cost
+
+    receipt, usage = (await world.get(f"/usage/{OWN}")).json(), (await world.get("/usage")).json()
+
+    for one in (receipt, usage["data"][0]):
+        assert [one["cost_microdollars"], one["cost_usd"]] == shown
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from services.common.ids import Kind, is_id
+from services.common.prices import dollars
 from services.common.surface import Surface
 from services.gateway.apis.receipts import DayUsage, Receipt
 from services.gateway.console.charts import columns
@@ -30,7 +31,7 @@ _CSV_PAGE = 1_000
 _CSV_COLUMNS = (
     *("request_id", "key_id", "created_at", "model", "stream", "outcome", "charged", "refund_reason"),
     *("prompt_tokens", "completion_tokens", "total_tokens", "time_to_first_token_ms", "duration_ms"),
-    "surface",
+    *("surface", "cost_usd"),
 )
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _FORMULA_STARTS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
@@ -71,6 +72,8 @@ class UsageViews:
                 "Tokens", days, _by_model(sums, lambda day: day.prompt_tokens + day.completion_tokens)
             ),
             sums=sums,
+            cost=_cost(sums),
+            has_all_costs=all(day.cost_usd is not None for day in sums if day.requests),
             requests=requests,
             keys=keys,
             names={key.id: key.name for key in keys},
@@ -160,6 +163,12 @@ def _by_model(sums: Sequence[DayUsage], count: Callable[[DayUsage], int]) -> dic
     return series
 
 
+def _cost(sums: Sequence[DayUsage]) -> str | None:
+    """Return the cost of all requests that have one, in US dollars; None if none has one."""
+    costs = [day.cost_microdollars for day in sums if day.cost_microdollars is not None]
+    return dollars(sum(costs)) if costs else None
+
+
 def _next_midnight(now: float) -> float:
     return (now // 86_400 + 1) * 86_400
 
@@ -185,7 +194,7 @@ def _row(row: Receipt) -> Sequence[object]:
     result = (row.outcome, row.charged, row.refund_reason or "")
     times = (row.time_to_first_token_ms or "", row.duration_ms)
     request = (row.id, row.key_id, row.created_at, _cell(row.model), row.stream)
-    return [*request, *result, *tokens, *times, row.surface or ""]
+    return [*request, *result, *tokens, *times, row.surface or "", row.cost_usd or ""]
 
 
 def _lines(rows: Iterable[Sequence[object]]) -> str:

@@ -46,7 +46,8 @@ def _receipt(number: int) -> Receipt:
     model = _FORMULAS[number % len(_FORMULAS)]
     return Receipt(
         id=str(number), key_id="key_1", day="2026-11-29", created_at="2026-11-29T00:00:00Z", model=model, surface=None,
-        stream=False, outcome="completed", charged=True, refund_reason=None, usage=usage, attempts=1,
+        stream=False, outcome="completed", charged=True, refund_reason=None, usage=usage,
+        cost_microdollars=1_234, cost_usd="0.001234", attempts=1,
         time_to_first_token_ms=None, duration_ms=1,
     )  # fmt: skip
 
