@@ -25,7 +25,7 @@ from bench.tables import number, table
 from bench.usage import usage
 from services.auth.keys.minting import DAILY_LIMIT_MAX
 from services.common.rpc.channel import open_channel
-from services.common.verdict import Verdict
+from services.common.verdict import RELEASED
 from services.gateway.clients.batched_quota import BatchedQuota
 from services.gateway.clients.quota import GrpcQuotaBatches
 from services.gateway.requests.ports import Quota
@@ -144,7 +144,7 @@ async def _reserve(quota: Quota, principal: Principal) -> Hold:
 
 
 async def _settle(quota: Quota, holds: Sequence[Hold]) -> None:
-    await asyncio.gather(*(quota.settle(hold, Verdict.RELEASED) for hold in holds))
+    await asyncio.gather(*(quota.settle(hold, RELEASED) for hold in holds))
 
 
 def _principal(number: int) -> Principal:

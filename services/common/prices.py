@@ -87,6 +87,12 @@ class Prices:
         """
         self._models = {name: price for name, price in models.items() if "*" not in name}
         self._patterns = [(name, price) for name, price in models.items() if "*" in name]
+        self.highest = ModelPrice(
+            input=max((price.input for price in models.values()), default=0),
+            output=max((price.output for price in models.values()), default=0),
+            image=max((price.image for price in models.values()), default=0),
+        )
+        """An upper bound of the prices of all models."""
         self.has_image_prices = any(price.image for price in models.values())
         """Whether images must be counted."""
         self.find = lru_cache(maxsize=_CACHED_MODELS_MAX)(self._find)

@@ -25,8 +25,8 @@ from services.common.runtime.address import Address
 from services.common.runtime.clock import SystemClock
 from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
-from services.gateway.apis import routes
-from services.gateway.apis.messages import tokenizers
+from services.gateway.apis import routes, tokenizers
+from services.gateway.apis.estimates import Estimator
 from services.gateway.apis.model_aliases import model_aliases
 from services.gateway.apis.model_facts import ModelFactsCache
 from services.gateway.apis.receipts import Counters, Ledger, Receipts
@@ -135,9 +135,9 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
             await stack.enter_async_context(running(restarting(watch, pause_seconds=_WATCH_PAUSE_SECONDS)))
         await stack.enter_async_context(running(restarting(partial(readiness.begin, channels))))
         settlements = Settlements(ports.quota, ports.inference, abandoned_seconds=settings.call_seconds_max)
-        handler = _handler(settings, ports, settlements)
         tokenizers.load()
         facts = ModelFactsCache(ports.inference)
+        handler = _handler(settings, ports, settlements, facts)
         await stack.enter_async_context(running(restarting(facts.poll)))
         surfaces = Surfaces(
             settings.chat_limits,
@@ -178,14 +178,20 @@ def _grpc_ports(channels: Channels, settings: GatewaySettings) -> Ports:
     )
 
 
-def _handler(settings: GatewaySettings, ports: Ports, settlements: Settlements) -> RequestHandler:
+def _handler(
+    settings: GatewaySettings, ports: Ports, settlements: Settlements, facts: ModelFactsCache
+) -> RequestHandler:
     budget = ByteBudget(total_max=settings.receiving_bytes_max, share_max=settings.receiving_bytes_per_client_max)
+    estimator = Estimator(
+        facts, read_prices(settings.prices_file), default_output_tokens=settings.default_output_tokens
+    )
     return RequestHandler(
         ports.quota,
         ports.inference,
         settlements,
         RequestBodies(budget, bytes_max=settings.body_bytes_max),
         InvalidRequestLimiter(SystemClock(), per_second=settings.invalid_requests_per_second),
+        estimate=estimator.estimate,
         new_request_id=new_request_id,
         heartbeat_seconds=settings.heartbeat_seconds,
     )

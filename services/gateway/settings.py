@@ -95,6 +95,13 @@ class GatewaySettings(ServiceSettings):
     many. Bursts of up to 20 seconds' worth are allowed, and each 64 KiB of a body counts as one more request. 0 means
     unlimited."""
 
+    default_output_tokens: int = Field(default=4_096, ge=1)
+    """Tokens of output of requests that do not limit them, if tokens or cost of their key or account are limited."""
+
+    prices_file: str = Field(default="", validation_alias="PRICES_FILE")
+    """TOML file with prices of models, which completes or replaces the built-in ones; empty uses only those. Must be
+    the same for all services."""
+
     auth_timeout_seconds: float = Field(default=2.0, gt=0)
     """Timeout of calls to auth."""
 
@@ -113,10 +120,6 @@ class GatewaySettings(ServiceSettings):
     )
     """JSON object from names that clients of `/v1/messages` ask for, with at most one `*` each, to the models that
     answer. The first match counts. Aliases of all other requests are in `INFERENCE_MODEL_ALIASES`."""
-
-    prices_file: str = Field(default="", validation_alias="PRICES_FILE")
-    """TOML file with prices of models, which completes or replaces the built-in ones; empty uses only those. Must be
-    the same for all services."""
 
     auth_cache_max: int = Field(default=100_000, ge=1)
     """Maximum keys in the authentication cache; the least recently used is evicted."""

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any, Protocol, TypeGuard
 
 from services.common.surface import Surface
+from services.common.verdict import Amounts
 
 JSONObject = dict[str, Any]
 """A JSON object. Values of requests to Groq may be raw JSON (`msgspec.Raw`)."""
@@ -74,6 +75,8 @@ class CallContext:
     """Permitted models, by name or as patterns with `*`; empty permits all."""
     surface: Surface | None = None
     """None for a direct caller, and if it is not known."""
+    held: Amounts | None = None
+    """What quota holds of tokens and cost; the request is charged no more. None without such a hold."""
     quota_account_id: str = ""
     """Account under which quota counts the request; empty means `account_id`."""
 

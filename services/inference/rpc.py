@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from services.common.errors import InvalidRequest, NotFound
 from services.common.rpc.types import Context
-from services.common.rpc.verdict import verdict_to_proto
+from services.common.rpc.verdict import row_verdict_to_proto, row_verdicts_to_proto
 from services.inference import translate
 from services.inference.catalogue import Catalogue
 from services.inference.key_pool.check import KeyCheck
@@ -48,11 +48,13 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         """Return a whole answer."""
         call = translate.chat_call(request.chat, default_model=self._default_model)
         answer = await self._completions.create(call, translate.request_context(request.context))
-        verdict = verdict_to_proto(answer.verdict)
+        verdict, amounts = row_verdict_to_proto(answer.verdict)
         if request.wants_json:
-            return inference_pb2.CreateChatCompletionResponse(completion_json=answer.text, verdict=verdict)
+            return inference_pb2.CreateChatCompletionResponse(
+                completion_json=answer.text, verdict=verdict, amounts=amounts
+            )
         completion = translate.completion(answer.text)
-        return inference_pb2.CreateChatCompletionResponse(completion=completion, verdict=verdict)
+        return inference_pb2.CreateChatCompletionResponse(completion=completion, verdict=verdict, amounts=amounts)
 
     async def StreamChatCompletion(
         self, request: inference_pb2.StreamChatCompletionRequest, context: Context
@@ -65,7 +67,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             elif isinstance(part, list):
                 yield inference_pb2.StreamChatCompletionResponse(chunks=translate.chunks(part))
             else:
-                yield inference_pb2.StreamChatCompletionResponse(verdict=verdict_to_proto(part))
+                verdict, amounts = row_verdict_to_proto(part)
+                yield inference_pb2.StreamChatCompletionResponse(verdict=verdict, amounts=amounts)
 
     async def ListModels(
         self, request: inference_pb2.ListModelsRequest, context: Context
@@ -95,7 +98,10 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         self, request: usage_pb2.CountChargedRequest, context: Context
     ) -> usage_pb2.CountChargedResponse:
         """Count the charged rows of keys and accounts."""
-        check_size("key_days, account_days", len(request.key_days) + len(request.account_days))
+        check_size(
+            "key_days, account_days, counters",
+            len(request.key_days) + len(request.account_days) + len(request.counters),
+        )
         for key_day in request.key_days:
             check_id("key_id", key_day.key_id)
             check_day("day", key_day.day)
@@ -114,7 +120,12 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
             reserved_before=translate.reserved_before(request),
             excluded=request.excluded_request_ids,
         )
-        return usage_pb2.CountChargedResponse(counts=counts, account_counts=account_counts)
+        sums = await self._store.sum_charged(
+            [translate.charged_sum(counter) for counter in request.counters],
+            reserved_before=translate.reserved_before(request),
+            excluded=request.excluded_request_ids,
+        )
+        return usage_pb2.CountChargedResponse(counts=counts, account_counts=account_counts, sums=sums)
 
     async def GetRequest(self, request: usage_pb2.GetRequestRequest, context: Context) -> usage_pb2.GetRequestResponse:
         """Return one row."""
@@ -147,7 +158,8 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         """Insert an `unknown` row for each request without a row and return all verdicts."""
         check_size("contexts", len(request.contexts))
         verdicts = await self._store.close_unknown([translate.required_context(item) for item in request.contexts])
-        return usage_pb2.CloseUnknownResponse(verdicts=[verdict_to_proto(verdict) for verdict in verdicts])
+        values, amounts = row_verdicts_to_proto(verdicts)
+        return usage_pb2.CloseUnknownResponse(verdicts=values, amounts=amounts)
 
     async def ResolveAbandoned(
         self, request: usage_pb2.ResolveAbandonedRequest, context: Context
@@ -156,7 +168,8 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         check_size("requests", len(request.requests))
         check_ids("requests", [item.request_id for item in request.requests])
         verdicts = await self._store.resolve_abandoned([abandoned_request(item) for item in request.requests])
-        return usage_pb2.ResolveAbandonedResponse(verdicts=[verdict_to_proto(verdict) for verdict in verdicts])
+        values, amounts = row_verdicts_to_proto(verdicts)
+        return usage_pb2.ResolveAbandonedResponse(verdicts=values, amounts=amounts)
 
     async def ListRequests(
         self, request: usage_pb2.ListRequestsRequest, context: Context

@@ -8,13 +8,16 @@ from google.protobuf.message import Message
 
 from services.common.errors import ErrorDetails, InvalidRequest
 from services.common.ids import Kind, new_id
+from services.common.limits import Unit
 from services.common.rpc import json_codec
+from services.common.rpc.limits import unit_from_proto
 from services.common.rpc.surface import surface_from_proto, surface_to_proto
+from services.common.rpc.verdict import amounts_from_proto
 from services.common.timestamps import timestamp, unix_seconds
 from services.inference.chat import CallContext, ChatCall, JSONObject
 from services.inference.key_pool.check import KeyState
-from services.inference.ledger.checks import check_day, check_id
-from services.inference.ledger.writer import LedgerRow, UsageSummary
+from services.inference.ledger.checks import check_day, check_id, check_required_id
+from services.inference.ledger.writer import ChargedSum, LedgerRow, UsageSummary
 from stack.inference.v1 import chat_pb2, inference_pb2, usage_pb2
 
 _DEPENDENCY_STATES = {
@@ -23,6 +26,7 @@ _DEPENDENCY_STATES = {
     KeyState.REJECTED: inference_pb2.DEPENDENCY_STATE_REJECTED,
     KeyState.UNREACHABLE: inference_pb2.DEPENDENCY_STATE_UNREACHABLE,
 }
+_SUMMED = (Unit.REQUESTS, Unit.TOKENS, Unit.COST)
 _decode = msgspec.json.Decoder(JSONObject).decode
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -78,6 +82,7 @@ def required_context(context: inference_pb2.RequestContext) -> CallContext:
         unix_seconds(context.reserved_at),
         models=tuple(context.models),
         surface=surface_from_proto(context.surface),
+        held=amounts_from_proto(context.held) if context.HasField("held") else None,
         quota_account_id=context.quota_account_id,
     )
 
@@ -100,6 +105,23 @@ def models(listed: list[JSONObject]) -> list[chat_pb2.Model]:
 def _to_message(message: MessageT, members: JSONObject) -> MessageT:
     json_codec.to_message(message, members)
     return message
+
+
+def charged_sum(counter: usage_pb2.Counter) -> ChargedSum:
+    """Convert a counter.
+
+    Raises:
+        InvalidRequest: It is not that of a key or an account, or of an unknown unit.
+    """
+    check_id("key_id", counter.key_id) if counter.key_id else check_required_id("account_id", counter.account_id)
+    if counter.key_id and counter.account_id:
+        raise InvalidRequest("counters: expected a key or an account, not both")
+    unit = unit_from_proto(counter.unit)
+    if unit not in _SUMMED:
+        raise InvalidRequest("counters: expected the unit requests, tokens or cost")
+    check_day("from_day", counter.from_day)
+    check_day("to_day", counter.to_day)
+    return ChargedSum(counter.key_id, counter.account_id, unit, counter.from_day, counter.to_day)
 
 
 def reserved_before(request: usage_pb2.CountChargedRequest) -> float | None:

@@ -16,7 +16,7 @@ from services.auth.keys.verifier import KeyVerifier
 from services.auth.watch.feed import ChangeEvent, ChangeFeed
 from services.common.concurrency.batch import Batcher
 from services.common.errors import InternalError, ServiceError, Unavailable
-from services.common.verdict import Verdict
+from services.common.verdict import RowVerdict
 from services.gateway.apis.receipts import DayUsage, OwnedReceipt
 from services.gateway.clients.batched_quota import ReserveItem, SettleItem, counter_unavailable, not_settled
 from services.gateway.clients.ledger import day_usage, receipt_of
@@ -35,13 +35,23 @@ from services.gateway.requests.types import (
 from services.inference.catalogue import Catalogue
 from services.inference.chat import CallContext, ChatCall, Outcome
 from services.inference.key_pool.check import KeyCheck, KeyState
-from services.inference.ledger.writer import LedgerStore
+from services.inference.ledger.writer import ChargedSum, LedgerStore
 from services.inference.requests.lifecycle import Completions
 from services.inference.responses.model import ResponseStore, enabled
 from services.inference.translate import usage_record, usage_summary
 from services.quota import holds
 from services.quota.days import day_number, iso_date
-from services.quota.holds import Counter, DayStatus, Denied, Held, Holds, KeyRef, Reservation, Scope, Settlement
+from services.quota.holds import (
+    Counter,
+    DayStatus,
+    Denied,
+    Held,
+    Holds,
+    KeyRef,
+    LimitStatus,
+    Reservation,
+    Settlement,
+)
 from services.quota.overdue_holds import OverdueHold
 from services.quota.redis.state import RedisState
 
@@ -139,14 +149,14 @@ class LocalInference:
             answer = await self._completions.create(self._call(chat), _request_context(hold, chat))
             return Completion(answer.text, answer.verdict)
 
-    async def stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[list[bytes] | Verdict | None, None]:
+    async def stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[list[bytes] | RowVerdict | None, None]:
         """Yield events and the verdict; see `Inference.stream`."""
         with _local_errors("inference_unavailable"):
             async with aclosing(self._completions.stream(self._call(chat), _request_context(hold, chat))) as parts:
                 async for part in parts:
                     yield part
 
-    async def resolve_abandoned(self, hold: Hold, departure: Departure | None) -> Verdict | None:
+    async def resolve_abandoned(self, hold: Hold, departure: Departure | None) -> RowVerdict | None:
         """Return the verdict of an abandoned request's row; see `Inference.resolve_abandoned`."""
         outcome = None if departure is None else Outcome(departure.value)
         return await self._abandoned.submit((hold.request_id, outcome))
@@ -164,7 +174,7 @@ class LocalInference:
         include_usage = bool(options and options.get("include_usage"))
         return ChatCall(members, model, include_usage=include_usage, size_bytes=chat.body_bytes)
 
-    async def _resolve_abandoned(self, requests: Sequence[tuple[str, Outcome | None]]) -> Sequence[Verdict | None]:
+    async def _resolve_abandoned(self, requests: Sequence[tuple[str, Outcome | None]]) -> Sequence[RowVerdict | None]:
         with _local_errors("inference_unavailable"):
             return await self._store.resolve_abandoned(requests)
 
@@ -255,17 +265,16 @@ class LocalLedger:
     async def _count(
         self, counters: Sequence[Counter], excluded: Sequence[str], reserved_before: float | None
     ) -> list[int]:
-        keys = [(one.key_id, iso_date(one.day)) for one in counters if one.key_id]
-        accounts = [(one.account_id, iso_date(one.day)) for one in counters if not one.key_id]
-        store = self._store
-        async with _deadline(self._timeout_seconds, "ledger_unavailable"):
-            of_keys = iter(await store.count_charged(keys, reserved_before=reserved_before, excluded=excluded))
-            of_accounts = iter(
-                await store.count_charged_of_accounts(accounts, reserved_before=reserved_before, excluded=excluded)
+        sums = [
+            ChargedSum(
+                one.key_id, "" if one.key_id else one.account_id, one.unit, iso_date(one.day), iso_date(one.last_day)
             )
-        return [next(of_keys if counter.key_id else of_accounts) for counter in counters]
+            for one in counters
+        ]
+        async with _deadline(self._timeout_seconds, "ledger_unavailable"):
+            return await self._store.sum_charged(sums, reserved_before=reserved_before, excluded=excluded)
 
-    async def close_unknown(self, overdue: Sequence[OverdueHold]) -> list[Verdict]:
+    async def close_unknown(self, overdue: Sequence[OverdueHold]) -> list[RowVerdict]:
         """Return each request's verdict; see `SweepLedger.close_unknown`."""
         contexts = [
             CallContext(one.request_id, one.account_id, one.key_id, iso_date(one.day), one.reserved_at)
@@ -344,19 +353,39 @@ def _watch_event(event: ChangeEvent) -> WatchEvent:
 def _reservation(item: ReserveItem) -> Reservation:
     principal = item.principal
     return Reservation(
-        item.request_id, principal.key_id, principal.quota_account_id, principal.daily_limit, principal.account_limit
+        item.request_id,
+        principal.key_id,
+        principal.quota_account_id,
+        principal.daily_limit,
+        principal.account_limit,
+        limits=principal.limits,
+        estimate=item.estimate,
     )
 
 
 def _outcome(item: ReserveItem, outcome: Held | Denied | holds.CounterUnavailable) -> Hold | LimitReached | Unavailable:
     if isinstance(outcome, holds.CounterUnavailable):
         return counter_unavailable()
-    tightest, status = outcome.tightest, outcome.status
-    is_of_account = tightest.scope is Scope.ACCOUNT
-    rate_limit = RateLimit(tightest.limit, status.charged, status.held, status.reset_at, is_of_account)
+    rate_limit = _limit_status(outcome.tightest)
     if isinstance(outcome, Denied):
-        return LimitReached(rate_limit)
-    return Hold(item.request_id, item.principal, iso_date(status.day), outcome.reserved_at, rate_limit)
+        return LimitReached(rate_limit, item.requested(rate_limit.unit))
+    day, tokens = iso_date(outcome.status.day), None if outcome.tokens is None else _limit_status(outcome.tokens)
+    held = None if item.estimate is None else item.estimate.held(outcome.output_tokens)
+    return Hold(
+        item.request_id,
+        item.principal,
+        day,
+        outcome.reserved_at,
+        rate_limit,
+        outcome.output_tokens,
+        held=held,
+        tokens=tokens,
+    )
+
+
+def _limit_status(status: LimitStatus) -> RateLimit:
+    limit, counts = status.limit, status.counts
+    return RateLimit(limit.limit, counts.charged, counts.held, counts.reset_at, limit.scope, limit.unit, limit.window)
 
 
 def _rate_limit(principal: Principal, status: DayStatus) -> RateLimit:
@@ -364,8 +393,9 @@ def _rate_limit(principal: Principal, status: DayStatus) -> RateLimit:
 
 
 def _settlement(item: SettleItem) -> Settlement:
-    hold = item.hold
-    return Settlement(hold.request_id, hold.principal.quota_account_id, day_number(hold.day), item.verdict)
+    hold, verdict = item.hold, item.verdict
+    amounts = None if hold.held is None else verdict.amounts
+    return Settlement(hold.request_id, hold.principal.quota_account_id, day_number(hold.day), verdict.verdict, amounts)
 
 
 def _request_context(hold: Hold, chat: Chat) -> CallContext:
@@ -378,5 +408,6 @@ def _request_context(hold: Hold, chat: Chat) -> CallContext:
         hold.reserved_at,
         models=principal.models,
         surface=chat.surface,
+        held=hold.held,
         quota_account_id=principal.quota_account_id,
     )

@@ -7,27 +7,22 @@ are in docs/accounting.md.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
-from services.common.errors import ServiceError
-from services.common.verdict import Verdict
+from services.common.errors import ServiceError, Unavailable
+from services.common.estimate import Estimate
+from services.common.limits import Limit, Unit, Window
+from services.common.verdict import Amounts, Verdict
+from services.quota.days import first_day_of_next_month
 from services.quota.metrics import BATCH_ITEMS, RESERVATIONS, SETTLEMENTS
 
 _INITIALISE_ATTEMPTS = 3
 """An initial count is for the wrong day when midnight passes in between, which cannot happen twice in a row."""
 
 
-class Scope(StrEnum):
-    """What a limit applies to."""
-
-    KEY = "key"
-    ACCOUNT = "account"
-
-
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A request for one slot of each limit."""
+    """A request for a slot of each limit, and for the tokens and the cost that it may take."""
 
     request_id: str
     key_id: str
@@ -36,6 +31,10 @@ class Reservation:
     """Current limit of the key in requests per day; 0 denies every request."""
     account_limit: int | None = None
     """Current limit of the account in requests per day; None counts without a limit."""
+    limits: tuple[Limit, ...] = ()
+    """All other limits."""
+    estimate: Estimate | None = None
+    """None takes no tokens and costs nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,47 +46,52 @@ class Settlement:
     day: int
     """Day of the reserve, in days since 1970-01-01."""
     verdict: Verdict
+    amounts: Amounts | None = None
+    """What a charged request has used; None charges all that is held."""
 
 
 @dataclass(frozen=True, slots=True)
 class DayStatus:
-    """Counts of a key or an account for one day, after the operation that returned them."""
+    """Counts of a limit, after the operation that returned them."""
 
     day: int
-    """Days since 1970-01-01."""
+    """Day of the operation, in days since 1970-01-01."""
     charged: int
     held: int
     reset_at: float
-    """Unix time in seconds of the next 00:00 UTC."""
+    """Unix time in seconds at which the limit's window ends: for a day, the next 00:00 UTC."""
 
 
 @dataclass(frozen=True, slots=True)
 class LimitStatus:
-    """The limit with the least left, and its counts."""
+    """A limit and its counts."""
 
-    scope: Scope
-    limit: int
-    """Requests per day."""
-    day: DayStatus
+    limit: Limit
+    counts: DayStatus
 
     @property
     def remaining(self) -> int:
-        """Requests that are left; negative if the limit was lowered below what is charged and held."""
-        return self.limit - self.day.charged - self.day.held
+        """What is left; negative if the limit was lowered below what is charged and held."""
+        return self.limit.limit - self.counts.charged - self.counts.held
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Outcome of a reservation: a slot of each limit is held."""
+    """Outcome of a reservation: all limits allow the request."""
 
     tightest: LimitStatus
+    """Of the limits in requests per day, the one with the least left."""
     reserved_at: float
     """Time of the reserve by Redis' clock, in Unix seconds."""
+    output_tokens: int = 0
+    """Tokens of output that are held; 0 without an estimate."""
+    tokens: LimitStatus | None = None
+    """Of the limits of tokens, the one with the least left; None if there is none."""
 
     @property
     def status(self) -> DayStatus:
         """Counts of the tightest limit."""
-        return self.tightest.day
+        return self.tightest.counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,34 +104,42 @@ class Denied:
     @property
     def status(self) -> DayStatus:
         """Counts of that limit."""
-        return self.tightest.day
-
-
-@dataclass(frozen=True, slots=True)
-class Uninitialised:
-    """Outcome of a reservation: the key or the account has no counter for this day yet. Nothing was changed."""
-
-    day: int
-    reset_at: float
-    """Unix time in seconds of the next 00:00 UTC."""
-    scopes: tuple[Scope, ...] = (Scope.KEY,)
-    """Scopes without a counter."""
-
-
-@dataclass(frozen=True, slots=True)
-class CounterUnavailable:
-    """Outcome of a reservation: a counter could not be initialised or read. Nothing was held."""
+        return self.tightest.counts
 
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """Name of the counter of a key or an account for one day."""
+    """Name of the counter of a key or an account for one window."""
 
     account_id: str
     key_id: str
     """Empty for the counter of the account."""
     day: int
-    """Days since 1970-01-01."""
+    """First day of the window, in days since 1970-01-01."""
+    unit: Unit = Unit.REQUESTS
+    window: Window = Window.DAY
+    """A day or a month. Counters of minutes are not stored in the ledger."""
+
+    @property
+    def last_day(self) -> int:
+        """Last day of the window, in days since 1970-01-01."""
+        return self.day if self.window is Window.DAY else first_day_of_next_month(self.day) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Uninitialised:
+    """Outcome of a reservation: there are limits without a counter for this window. Nothing was changed."""
+
+    day: int
+    reset_at: float
+    """Unix time in seconds of the next 00:00 UTC."""
+    counters: tuple[Counter, ...] = ()
+    """The missing counters."""
+
+
+@dataclass(frozen=True, slots=True)
+class CounterUnavailable:
+    """Outcome of a reservation: a counter could not be initialised or read. Nothing was held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +159,7 @@ _SETTLED = {verdict: SETTLEMENTS.labels(verdict.value) for verdict in Verdict}
 _RESERVE_ITEMS, _SETTLE_ITEMS = BATCH_ITEMS.labels("Reserve"), BATCH_ITEMS.labels("Settle")
 
 InitialCounts = dict[Counter, int]
-"""Number of charged ledger rows of each counter."""
+"""What the charged ledger rows of each counter have used."""
 
 
 class HoldStore(Protocol):
@@ -183,6 +195,14 @@ class HoldStore(Protocol):
             changed; None if the account's entries could not be changed, which does not affect other accounts.
         """
 
+    async def limits(
+        self, reservation: Reservation, initial_counts: InitialCounts
+    ) -> list[LimitStatus] | Uninitialised:
+        """Return the counts of all limits of a reservation, and hold nothing.
+
+        The first two are those in requests per day of the key and of the account.
+        """
+
     async def status(self, keys: Sequence[KeyRef]) -> Sequence[DayStatus | Uninitialised]:
         """Return today's counts of keys, in order, without changing anything."""
 
@@ -191,7 +211,7 @@ class Ledger(Protocol):
     """Port to the usage ledger."""
 
     async def count_charged(self, counters: Sequence[Counter]) -> list[int]:
-        """Return the number of charged rows of each counter, in order.
+        """Return what the charged rows of each counter have used, in order.
 
         Raises:
             ServiceError: The ledger cannot be read.
@@ -217,10 +237,10 @@ class Holds:
         initial_counts: InitialCounts = {}
         for _ in range(_INITIALISE_ATTEMPTS):
             outcomes = await self._store.reserve([reservations[i] for i in waiting], initial_counts)
-            uninitialised: dict[int, list[Counter]] = {}
+            uninitialised: dict[int, tuple[Counter, ...]] = {}
             for i, outcome in zip(waiting, outcomes, strict=True):
                 if isinstance(outcome, Uninitialised):
-                    uninitialised[i] = _counters(reservations[i], outcome)
+                    uninitialised[i] = outcome.counters
                 else:
                     results[i] = outcome
             initial_counts = await self._initial_counts({one for some in uninitialised.values() for one in some})
@@ -243,6 +263,21 @@ class Holds:
             if flag is not None:
                 _SETTLED[settlement.verdict].inc()
         return closed
+
+    async def limits(self, reservation: Reservation) -> list[LimitStatus]:
+        """Return the counts of all limits of a reservation; see `HoldStore.limits`.
+
+        Raises:
+            ServiceError: The store or the ledger cannot be reached.
+        """
+        found = await self._store.limits(reservation, {})
+        for _ in range(_INITIALISE_ATTEMPTS):
+            if not isinstance(found, Uninitialised):
+                return found
+            await self._take_over(found.counters)
+            counts = await self._ledger.count_charged(found.counters)
+            found = await self._store.limits(reservation, dict(zip(found.counters, counts, strict=True)))
+        raise Unavailable("The counts of the key cannot be read. Try again.", reason="quota_unavailable")
 
     async def status(self, keys: Sequence[KeyRef]) -> list[DayStatus]:
         """Return today's counts of keys, in order; a key without a counter gets its count from the ledger.
@@ -267,15 +302,16 @@ class Holds:
         if not counters:
             return {}
         ordered = list(counters)
-        # Before the ledger is read: what the previous version admits until then must be in the ledger or in the holds.
-        await self._store.take_over([one for one in ordered if one.key_id])
+        await self._take_over(ordered)
         try:
             return dict(zip(ordered, await self._ledger.count_charged(ordered), strict=True))
         except ServiceError:
             return {}
 
+    async def _take_over(self, counters: Sequence[Counter]) -> None:
+        """Move counters from the previous layout.
 
-def _counters(reservation: Reservation, outcome: Uninitialised) -> list[Counter]:
-    """Return the counters that a reservation lacks."""
-    key_ids = {Scope.KEY: reservation.key_id, Scope.ACCOUNT: ""}
-    return [Counter(reservation.account_id, key_ids[scope], outcome.day) for scope in outcome.scopes]
+        This comes before the ledger is read: what the previous version admits until then must be in the ledger or in
+        the holds.
+        """
+        await self._store.take_over([one for one in counters if one.key_id and one.unit is Unit.REQUESTS])

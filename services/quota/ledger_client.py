@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from grpc import aio
 
 from services.common.errors import Unavailable
+from services.common.limits import Unit, Window
+from services.common.rpc.limits import unit_to_proto
 from services.common.rpc.status import rpc_errors
-from services.common.rpc.verdict import verdict_from_proto
+from services.common.rpc.verdict import row_verdicts_from_proto
 from services.common.timestamps import timestamp
-from services.common.verdict import Verdict
+from services.common.verdict import RowVerdict
 from services.quota.days import iso_date
 from services.quota.holds import Counter
 from services.quota.overdue_holds import OverdueHold
@@ -49,24 +51,27 @@ class GrpcLedger:
     async def _count(
         self, counters: Sequence[Counter], excluded: Sequence[str], reserved_before: float | None
     ) -> list[int]:
-        keys = [counter for counter in counters if counter.key_id]
-        accounts = [counter for counter in counters if not counter.key_id]
+        # Requests per day are asked for as in the previous version, which knows no other counters.
+        daily = [one for one in counters if one.unit is Unit.REQUESTS and one.window is Window.DAY]
+        keys = [one for one in daily if one.key_id]
+        accounts = [one for one in daily if not one.key_id]
+        others = [one for one in counters if one not in daily]
         request = usage_pb2.CountChargedRequest(
             key_days=[_key_day(counter) for counter in keys],
             account_days=[_account_day(counter) for counter in accounts],
+            counters=[_counter(counter) for counter in others],
             reserved_before=None if reserved_before is None else timestamp(reserved_before),
             excluded_request_ids=excluded,
         )
         with rpc_errors(unavailable_reason=_UNAVAILABLE_REASON):
             response = await self._stub.CountCharged(request, timeout=self._timeout_seconds)
-        of_keys, of_accounts = iter(response.counts), iter(response.account_counts)
-        if accounts and not response.account_counts and reserved_before is None:
-            of_accounts = iter([await self._count_by_summary(counter) for counter in accounts])
-        elif len(response.account_counts) != len(accounts):
-            raise Unavailable(
-                "The ledger cannot count requests of accounts. Upgrade inference.", reason=_UNAVAILABLE_REASON
-            )
-        return [next(of_keys if counter.key_id else of_accounts) for counter in counters]
+        account_counts: Sequence[int] = response.account_counts
+        if accounts and not account_counts and reserved_before is None:
+            account_counts = [await self._count_by_summary(counter) for counter in accounts]
+        if len(account_counts) != len(accounts) or len(response.sums) != len(others):
+            raise Unavailable("The ledger lacks sums that quota needs. Upgrade inference.", reason=_UNAVAILABLE_REASON)
+        found = dict(zip((*keys, *accounts, *others), (*response.counts, *account_counts, *response.sums), strict=True))
+        return [found[counter] for counter in counters]
 
     async def _count_by_summary(self, counter: Counter) -> int:
         """Count an account's charged rows in the previous version of inference, for rolling updates."""
@@ -76,12 +81,12 @@ class GrpcLedger:
             response = await self._stub.SummarizeUsage(request, timeout=self._timeout_seconds)
         return sum(summary.charged_requests for summary in response.summaries)
 
-    async def close_unknown(self, holds: Sequence[OverdueHold]) -> list[Verdict | None]:
+    async def close_unknown(self, holds: Sequence[OverdueHold]) -> list[RowVerdict | None]:
         """Return each request's verdict; see `SweepLedger.close_unknown`."""
         request = usage_pb2.CloseUnknownRequest(contexts=[_context(hold) for hold in holds])
         with rpc_errors(unavailable_reason=_UNAVAILABLE_REASON):
             response = await self._stub.CloseUnknown(request, timeout=self._timeout_seconds)
-        return [verdict_from_proto(verdict) for verdict in response.verdicts]
+        return row_verdicts_from_proto(response.verdicts, response.amounts)
 
 
 def _key_day(counter: Counter) -> usage_pb2.KeyDay:
@@ -90,6 +95,16 @@ def _key_day(counter: Counter) -> usage_pb2.KeyDay:
 
 def _account_day(counter: Counter) -> usage_pb2.AccountDay:
     return usage_pb2.AccountDay(account_id=counter.account_id, day=iso_date(counter.day))
+
+
+def _counter(counter: Counter) -> usage_pb2.Counter:
+    return usage_pb2.Counter(
+        key_id=counter.key_id,
+        account_id="" if counter.key_id else counter.account_id,
+        unit=unit_to_proto(counter.unit),
+        from_day=iso_date(counter.day),
+        to_day=iso_date(counter.last_day),
+    )
 
 
 def _context(hold: OverdueHold) -> inference_pb2.RequestContext:

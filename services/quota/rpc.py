@@ -4,8 +4,11 @@ import re
 from collections.abc import Sequence
 
 from services.common.errors import InvalidRequest
+from services.common.estimate import Estimate
+from services.common.limits import Limit
+from services.common.rpc.limits import limit_from_proto, limit_to_proto
 from services.common.rpc.types import Context
-from services.common.rpc.verdict import verdict_from_proto
+from services.common.rpc.verdict import amounts_from_proto, verdict_from_proto
 from services.common.timestamps import timestamp
 from services.quota.days import day_number, iso_date
 from services.quota.holds import (
@@ -17,7 +20,6 @@ from services.quota.holds import (
     KeyRef,
     LimitStatus,
     Reservation,
-    Scope,
     Settlement,
 )
 from services.quota.redis.state import RedisState, State
@@ -33,7 +35,8 @@ _KINDS = {
     DiscrepancyKind.HOLD_OVERDUE: quota_pb2.DISCREPANCY_KIND_HOLD_OVERDUE,
     DiscrepancyKind.OVER_LIMIT: quota_pb2.DISCREPANCY_KIND_OVER_LIMIT,
 }
-_SCOPES = {Scope.KEY: limits_pb2.SCOPE_KEY, Scope.ACCOUNT: limits_pb2.SCOPE_ACCOUNT}
+_KEY_REQUESTS, _ACCOUNT_REQUESTS = "key:requests:day", "account:requests:day"
+_AMOUNT_MAX = 10**15
 _ACCOUNTS_MAX = 100_000
 _STATES = {
     State.UNKNOWN: quota_pb2.DEPENDENCY_STATE_UNSPECIFIED,
@@ -81,6 +84,11 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
         statuses = await self._holds.status(keys)
         return quota_pb2.GetStatusResponse(statuses=[_status(status) for status in statuses])
 
+    async def GetLimits(self, request: quota_pb2.GetLimitsRequest, context: Context) -> quota_pb2.GetLimitsResponse:
+        """Return the counts of all limits of a key and its account."""
+        statuses = await self._holds.limits(_reservation(request.reservation))
+        return quota_pb2.GetLimitsResponse(statuses=[_limit_status(status) for status in statuses])
+
     async def Verify(self, request: quota_pb2.VerifyRequest, context: Context) -> quota_pb2.VerifyResponse:
         """Compare counters and holds with the ledger."""
         report = await self._sweeper.verify()
@@ -115,17 +123,33 @@ def _reservation(item: quota_pb2.Reservation) -> Reservation:
         _check_id(getattr(item, field), field)
     if item.limit < 0:
         raise InvalidRequest(f"limit: expected 0 or more, got {item.limit}")
-    account_limit = _account_limit(item.limits) if item.limits else None
-    return Reservation(item.request_id, item.key_id, item.account_id, item.limit, account_limit)
+    account_limit, others = _further_limits(item.limits) if item.limits else (None, ())
+    estimate = _estimate(item.estimate) if item.HasField("estimate") else None
+    return Reservation(
+        item.request_id, item.key_id, item.account_id, item.limit, account_limit, limits=others, estimate=estimate
+    )
 
 
-def _account_limit(limits: Sequence[limits_pb2.Limit]) -> int:
-    """Return the account's limit in requests per day, the only further limit that is supported."""
-    (limit,) = limits if len(limits) == 1 else (limits_pb2.Limit(),)
-    kind = limit.scope, limit.unit, limit.window
-    if kind != (limits_pb2.SCOPE_ACCOUNT, limits_pb2.UNIT_REQUESTS, limits_pb2.WINDOW_DAY) or limit.limit < 0:
-        raise InvalidRequest("limits: expected at most the account's limit in requests per day")
-    return limit.limit
+def _further_limits(messages: Sequence[limits_pb2.Limit]) -> tuple[int | None, tuple[Limit, ...]]:
+    """Return the account's limit in requests per day, or None, and all other limits."""
+    try:
+        limits = [limit_from_proto(message) for message in messages]
+    except InvalidRequest as exc:
+        raise InvalidRequest(f"limits: {exc.message}") from exc
+    known = [limit for limit in limits if limit is not None]
+    if len(known) < len(limits):
+        raise InvalidRequest("limits: a scope, unit or window is unknown. Upgrade quota before its callers.")
+    if len({limit.name for limit in known}) < len(known) or "key:requests:day" in {limit.name for limit in known}:
+        raise InvalidRequest("limits: expected each limit once, and the key's in requests per day in `limit`")
+    account_limit = next((one.limit for one in known if one.name == _ACCOUNT_REQUESTS), None)
+    return account_limit, tuple(one for one in known if one.name != _ACCOUNT_REQUESTS)
+
+
+def _estimate(item: quota_pb2.Estimate) -> Estimate:
+    amounts = (item.prompt_tokens, item.output_tokens, item.prompt_cost, item.output_cost_per_million)
+    if not all(0 <= amount <= _AMOUNT_MAX for amount in amounts) or not item.output_tokens:
+        raise InvalidRequest(f"estimate: expected 0 to {_AMOUNT_MAX:,}, and at least one token of output")
+    return Estimate(*amounts)
 
 
 def _settlement(item: quota_pb2.Settlement, known_account_id: str) -> Settlement:
@@ -137,9 +161,11 @@ def _settlement(item: quota_pb2.Settlement, known_account_id: str) -> Settlement
     if verdict is None:
         raise InvalidRequest("verdict: expected charged or released")
     try:
-        return Settlement(item.request_id, item.account_id or known_account_id, day_number(item.day), verdict)
+        day = day_number(item.day)
     except ValueError as exc:
         raise InvalidRequest(f"day: expected YYYY-MM-DD, got {item.day!r}") from exc
+    amounts = amounts_from_proto(item.amounts) if item.HasField("amounts") else None
+    return Settlement(item.request_id, item.account_id or known_account_id, day, verdict, amounts)
 
 
 def _check_id(text: str, field: str) -> None:
@@ -165,17 +191,22 @@ def _result(outcome: Held | Denied | CounterUnavailable) -> quota_pb2.ReserveRes
         status=_status(outcome.status),
         reserved_at=timestamp(outcome.reserved_at),
         tightest=_tightest(outcome.tightest),
+        output_tokens=outcome.output_tokens,
+        tokens=None if outcome.tokens is None else _limit_status(outcome.tokens),
     )
 
 
-def _tightest(limit: LimitStatus) -> limits_pb2.Limit | None:
-    if limit.scope is Scope.KEY:
-        return None
-    return limits_pb2.Limit(
-        scope=_SCOPES[limit.scope],
-        unit=limits_pb2.UNIT_REQUESTS,
-        window=limits_pb2.WINDOW_DAY,
-        limit=limit.limit,
+def _tightest(status: LimitStatus) -> limits_pb2.Limit | None:
+    return None if status.limit.name == _KEY_REQUESTS else limit_to_proto(status.limit)
+
+
+def _limit_status(status: LimitStatus) -> quota_pb2.LimitStatus:
+    counts = status.counts
+    return quota_pb2.LimitStatus(
+        limit=limit_to_proto(status.limit),
+        charged=counts.charged,
+        held=counts.held,
+        reset_at=timestamp(counts.reset_at),
     )
 
 

@@ -21,7 +21,8 @@ from typing import Protocol
 from services.common.batched import batched
 from services.common.concurrency.batch import run_isolated
 from services.common.errors import ServiceError, Unavailable
-from services.common.verdict import Verdict
+from services.common.limits import Unit, Window
+from services.common.verdict import RowVerdict, Verdict
 from services.quota.holds import Counter, Settlement
 from services.quota.metrics import COUNTERS_REPAIRED, DRIFT, OLDEST_HOLD, ROUNDS_FAILED, SWEPT, VERIFIED_AT
 from services.quota.overdue_holds import OverdueHold, OverdueHolds
@@ -34,6 +35,8 @@ _COUNTERS_MAX = 1_000
 """Maximum number of counters in one call to the ledger. An account can have more keys."""
 _DAY_SECONDS = 86_400
 _KEEP_DAYS = 3
+_MONTHS_SECONDS = 3_600.0
+"""Pause between comparisons of months."""
 DISCREPANCIES_MAX = 1_000
 """Maximum number of discrepancies in a report. Every key differs after Redis lost its data."""
 _LOGGED_MAX = 100
@@ -49,13 +52,10 @@ class DayEntries:
     charged: int
     holds: Mapping[str, float]
     """Time of the reserve by Redis' clock, in Unix seconds, of each hold that takes of the counter, by request id."""
+    held: int
+    """What the holds take of the counter."""
     limit: int
-    """Highest limit in force at a reserve on that day."""
-
-    @property
-    def held(self) -> int:
-        """Number of holds."""
-        return len(self.holds)
+    """Highest limit in force at a reserve in the window."""
 
     @property
     def oldest_hold_at(self) -> float | None:
@@ -122,11 +122,11 @@ class SweepStore(Protocol):
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[bool | None]:
         """Close holds; returns the same as `HoldStore.settle`."""
 
-    def entries(self) -> AsyncIterator[list[DayEntries]]:
-        """Yield the entries of all keys and days, in batches."""
+    def entries(self, window: Window) -> AsyncIterator[list[DayEntries]]:
+        """Yield the entries of all counters with a window (a day or a month), in batches."""
 
     async def delete_days(self, before: int) -> None:
-        """Delete the entries of days before one, in days since 1970-01-01."""
+        """Delete the entries of windows that ended before a day, in days since 1970-01-01."""
 
     async def repair_counter(
         self, counter: Counter, count: int, *, reserved_before: float, excluded: Sequence[str]
@@ -158,7 +158,7 @@ class StoreClock(Protocol):
 class SweepLedger(Protocol):
     """Port to the usage ledger. All methods raise `ServiceError` when it cannot be reached."""
 
-    async def close_unknown(self, holds: Sequence[OverdueHold]) -> Sequence[Verdict | None]:
+    async def close_unknown(self, holds: Sequence[OverdueHold]) -> Sequence[RowVerdict | None]:
         """Return each request's verdict, in order; a request without a row gets an `unknown` row.
 
         None stands for a verdict that only a newer version of the ledger knows.
@@ -203,6 +203,7 @@ class Sweeper:
         self._overdue = OverdueHolds(clock.monotonic, hold_seconds=hold_seconds)
         self._sweep_seconds = sweep_seconds
         self._reconcile_seconds = reconcile_seconds
+        self._months_compared_at = -math.inf
 
     async def run(self) -> None:
         """Sweep and reconcile until cancelled. A failed round is retried after the pause."""
@@ -233,7 +234,7 @@ class Sweeper:
         for start in range(0, len(overdue), _OVERDUE_BATCH):
             holds = overdue[start : start + _OVERDUE_BATCH]
             settlements = [
-                Settlement(hold.request_id, hold.account_id, hold.day, verdict)
+                Settlement(hold.request_id, hold.account_id, hold.day, verdict.verdict, verdict.amounts)
                 for hold, verdict in zip(holds, await self._verdicts(holds), strict=True)
                 if verdict is not None
             ]
@@ -246,7 +247,7 @@ class Sweeper:
             swept += len(closed)
         return swept
 
-    async def _verdicts(self, holds: Sequence[OverdueHold]) -> list[Verdict | None]:
+    async def _verdicts(self, holds: Sequence[OverdueHold]) -> list[RowVerdict | None]:
         """Return the ledger's verdict on each hold; None for a hold that stays.
 
         Raises:
@@ -259,7 +260,10 @@ class Sweeper:
         return [None if isinstance(result, Exception) else result for result in results]
 
     async def reconcile(self) -> int:
-        """Raise counters that are below the ledger and return the number of charges restored.
+        """Raise counters that are below the ledger and return what was added to counters of requests.
+
+        Months are compared once an hour, and when a counter of a day was below the ledger: a sum over a month reads
+        many rows, and a Redis that lost charges of a month lost some of a day too.
 
         Raises:
             ServiceError: The store or the ledger cannot be reached.
@@ -268,18 +272,31 @@ class Sweeper:
         observed = self._clock.observed_range(self._hold_seconds)
         if observed is None:
             return 0
-        reserved_before, restored = math.floor(observed[0] * 1000) / 1000, 0
+        reserved_before = math.floor(observed[0] * 1000) / 1000
         if self._clock.is_steady:
             await self._store.delete_days(int(now // _DAY_SECONDS) - _KEEP_DAYS)
-        async for batch in self._store.entries():
-            counts = await self._count_charged([one.counter for one in batch], reserved_before)
-            for entries, count in zip(batch, counts, strict=True):
-                if count > entries.charged:
-                    restored += await self._repair_counter(entries, count, reserved_before)
-        if restored:
+        raised, restored = await self._reconcile(Window.DAY, reserved_before)
+        if raised or self._are_months_due():
+            await self._reconcile(Window.MONTH, reserved_before)
+            self._months_compared_at = self._clock.monotonic()
+        if raised:
             COUNTERS_REPAIRED.inc(restored)
             _log.warning("Restored charges that Redis had lost.", extra={"charges": restored})
         return restored
+
+    def _are_months_due(self) -> bool:
+        return self._clock.monotonic() - self._months_compared_at >= _MONTHS_SECONDS
+
+    async def _reconcile(self, window: Window, reserved_before: float) -> tuple[int, int]:
+        """Return the number of counters that were raised, and what was added to those of requests."""
+        raised = restored = 0
+        async for batch in self._store.entries(window):
+            counts = await self._count_charged([one.counter for one in batch], reserved_before)
+            for entries, count in zip(batch, counts, strict=True):
+                if count > entries.charged and (added := await self._repair_counter(entries, count, reserved_before)):
+                    raised += 1
+                    restored += added if entries.counter.unit is Unit.REQUESTS else 0
+        return raised, restored
 
     async def _repair_counter(self, entries: DayEntries, count: int, reserved_before: float) -> int:
         """Raise one counter and return the number of charges added. Errors are logged and do not stop the round."""
@@ -301,8 +318,8 @@ class Sweeper:
             )
             return 0
 
-    async def verify(self) -> Report:
-        """Compare all counters and holds with the ledger.
+    async def verify(self, windows: Sequence[Window] = (Window.DAY, Window.MONTH)) -> Report:
+        """Compare counters of these windows, and holds, with the ledger.
 
         Requests in flight cause differences for up to the lifetime of a hold. Only older differences are reported.
 
@@ -317,19 +334,21 @@ class Sweeper:
         counts: Tally[DiscrepancyKind] = Tally()
         key_days = held = 0
         oldest_hold_at = now
-        async for batch in self._store.entries():
-            # The ledger must be read after the counters: a row commits before its charge, so every charge has its row.
-            names = [entries.counter for entries in batch]
-            old = await self._count_charged(names, cutoff)
-            total = await self._count_charged(names, None)
-            for entries, old_count, count in zip(batch, old, total, strict=True):
-                found = _compare(entries, old_count, count, cutoff)
-                counts.update(discrepancy.kind for discrepancy in found)
-                discrepancies += found[: DISCREPANCIES_MAX - len(discrepancies)]
-            key_days += len(batch)
-            held += sum(len(entries.holds) for entries in batch if entries.counter.key_id)
-            times = [entries.oldest_hold_at for entries in batch if entries.oldest_hold_at]
-            oldest_hold_at = min([oldest_hold_at, *times])
+        for window in windows:
+            async for batch in self._store.entries(window):
+                # The ledger must be read after the counters: a row commits before its charge, so every charge has its
+                # row.
+                names = [entries.counter for entries in batch]
+                old = await self._count_charged(names, cutoff)
+                total = await self._count_charged(names, None)
+                for entries, old_count, count in zip(batch, old, total, strict=True):
+                    found = _compare(entries, old_count, count, cutoff)
+                    counts.update(discrepancy.kind for discrepancy in found)
+                    discrepancies += found[: DISCREPANCIES_MAX - len(discrepancies)]
+                key_days += len(batch)
+                held += sum(len(entries.holds) for entries in batch if _counts_holds(entries.counter))
+                times = [entries.oldest_hold_at for entries in batch if entries.oldest_hold_at]
+                oldest_hold_at = min([oldest_hold_at, *times])
         return Report(discrepancies, counts, key_days, held, now - oldest_hold_at)
 
     @property
@@ -351,7 +370,7 @@ class Sweeper:
             await self._report_drift()
 
     async def _report_drift(self) -> None:
-        report = await self.verify()
+        report = await self.verify([Window.DAY])
         for kind in DiscrepancyKind:
             DRIFT.labels(kind.value).set(report.counts[kind])
         OLDEST_HOLD.set(report.oldest_hold_seconds)
@@ -378,12 +397,16 @@ def _compare(entries: DayEntries, old: int, total: int, cutoff: float) -> list[D
     # If a sweep is late, old rows still have their hold. That is reported as HOLD_OVERDUE.
     if entries.charged + entries.held < old:
         discrepancies.append(Discrepancy(DiscrepancyKind.COUNTER_BELOW_LEDGER, entries, old))
-    # Every hold takes of a key; the same hold of its account is not reported again.
-    if entries.counter.key_id and entries.oldest_hold_at is not None and entries.oldest_hold_at < cutoff:
+    if _counts_holds(entries.counter) and entries.oldest_hold_at is not None and entries.oldest_hold_at < cutoff:
         discrepancies.append(Discrepancy(DiscrepancyKind.HOLD_OVERDUE, entries, old))
     if entries.charged + entries.held > entries.limit:
         discrepancies.append(Discrepancy(DiscrepancyKind.OVER_LIMIT, entries, total))
     return discrepancies
+
+
+def _counts_holds(counter: Counter) -> bool:
+    """Return whether a counter is one of which each hold takes: the requests of its key and day."""
+    return bool(counter.key_id) and counter.unit is Unit.REQUESTS and counter.window is Window.DAY
 
 
 async def _repeat(work: Callable[[], Awaitable[object]], pause_seconds: float) -> None:

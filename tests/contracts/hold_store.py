@@ -6,12 +6,15 @@ Tests set the time of day by the clock offset, so that none of them meets the re
 import asyncio
 import itertools
 from collections import Counter as Tally
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import pytest
 
-from services.common.verdict import Verdict
+from services.common.estimate import Estimate
+from services.common.limits import Scope, parse_limits
+from services.common.verdict import Amounts, Verdict
+from services.quota.days import first_day_of_month, first_day_of_next_month
 from services.quota.holds import (
     Counter,
     CounterUnavailable,
@@ -22,7 +25,6 @@ from services.quota.holds import (
     InitialCounts,
     KeyRef,
     Reservation,
-    Scope,
     Settlement,
     Uninitialised,
 )
@@ -56,10 +58,45 @@ class World:
 
 
 def reserve_item(
-    request_id: str = "", *, limit: int = 10, key_id: str = KEY, account_limit: int | None = None
+    request_id: str = "",
+    *,
+    limit: int = 10,
+    key_id: str = KEY,
+    account_limit: int | None = None,
+    limits: Sequence[str] = (),
+    estimate: Estimate | None = None,
 ) -> Reservation:
-    """Return a reserve request for one slot, under a new id when none is given."""
-    return Reservation(request_id or f"req_{next(_numbers)}", key_id, ACCOUNT, limit, account_limit)
+    """Return a reserve request for one slot, under a new id when none is given. Further limits are given as texts."""
+    return Reservation(
+        request_id or f"req_{next(_numbers)}",
+        key_id,
+        ACCOUNT,
+        limit,
+        account_limit,
+        limits=parse_limits(limits),
+        estimate=estimate,
+    )
+
+
+def tokens(prompt: int, output: int, *, prompt_cost: int = 0, output_cost_per_million: int = 0) -> Estimate:
+    """Return an estimate."""
+    return Estimate(prompt, output, prompt_cost, output_cost_per_million)
+
+
+async def reserve_with_counters(store: HoldStore, item: Reservation, charged: int = 0) -> Held | Denied:
+    """Reserve, and start counters that are missing from `charged`."""
+    outcome = await reserve(store, item)
+    if isinstance(outcome, Uninitialised):
+        outcome = await reserve(store, item, dict.fromkeys(outcome.counters, charged))
+    assert isinstance(outcome, Held | Denied)
+    return outcome
+
+
+async def used(store: HoldStore, item: Reservation) -> dict[str, tuple[int, int]]:
+    """Return what is charged and held of each limit of a reservation, by the limit's name."""
+    statuses = await store.limits(item, {})
+    assert not isinstance(statuses, Uninitialised), "a limit has no counter"
+    return {one.limit.name: (one.counts.charged, one.counts.held) for one in statuses}
 
 
 async def today(store: HoldStore, key_id: str = KEY) -> int:
@@ -155,7 +192,7 @@ class HoldStoreContract:
         outcome = await reserve(store, reserve_item())
 
         assert isinstance(outcome, Uninitialised)
-        assert outcome.scopes == (Scope.KEY, Scope.ACCOUNT)
+        assert [one.key_id for one in outcome.counters] == [KEY, ""]
         (status,) = await store.status([KeyRef(ACCOUNT, KEY)])
         assert isinstance(status, Uninitialised)
         assert (status.day, status.reset_at) == (outcome.day, outcome.reset_at)
@@ -344,7 +381,7 @@ class HoldStoreContract:
 
         assert sum(isinstance(outcome, Held) for outcome in outcomes) == 3
         denied = [outcome for outcome in outcomes if isinstance(outcome, Denied)]
-        assert {(one.tightest.scope, one.tightest.limit) for one in denied} == {(Scope.ACCOUNT, 3)}
+        assert {(one.tightest.limit.scope, one.tightest.limit.limit) for one in denied} == {(Scope.ACCOUNT, 3)}
         assert {(one.status.charged, one.status.held) for one in denied} == {(0, 3)}
 
     async def test_a_request_that_one_limit_denies_takes_nothing_of_the_other(self, world: World) -> None:
@@ -355,7 +392,7 @@ class HoldStoreContract:
 
         assert isinstance(by_account, Denied)
         assert isinstance(by_key, Denied)
-        assert (by_account.tightest.scope, by_key.tightest.scope) == (Scope.ACCOUNT, Scope.KEY)
+        assert (by_account.tightest.limit.scope, by_key.tightest.limit.scope) == (Scope.ACCOUNT, Scope.KEY)
         outcomes = await store.reserve([reserve_item(limit=2, account_limit=2) for _ in range(3)], {})
         assert [type(outcome) for outcome in outcomes] == [Held, Held, Denied]
 
@@ -364,7 +401,7 @@ class HoldStoreContract:
 
         held = [await reserve(store, reserve_item(limit=limit, account_limit=5)) for limit in (5, 9, 3)]
 
-        shown = [(one.tightest.scope, one.tightest.remaining) for one in held if isinstance(one, Held)]
+        shown = [(one.tightest.limit.scope, one.tightest.remaining) for one in held if isinstance(one, Held)]
         assert shown == [(Scope.KEY, 4), (Scope.ACCOUNT, 3), (Scope.KEY, 0)]
 
     async def test_settled_requests_of_all_keys_are_charged_to_the_account(self, world: World) -> None:
@@ -395,9 +432,9 @@ class HoldStoreContract:
         outcome = await reserve(store, reserve_item(key_id="key_new", account_limit=4), of_key)
 
         assert isinstance(missing, Uninitialised)
-        assert missing.scopes == (Scope.KEY,)
+        assert [one.key_id for one in missing.counters] == ["key_new"]
         assert isinstance(outcome, Denied)
-        assert outcome.tightest.scope is Scope.ACCOUNT
+        assert outcome.tightest.limit.scope is Scope.ACCOUNT
 
     async def test_a_stale_initial_count_of_an_account_changes_nothing(self, world: World) -> None:
         store = await world.initialised(charged=4)
@@ -425,3 +462,195 @@ class HoldStoreContract:
         )
 
         assert isinstance(outcome, Held)
+
+    async def test_tokens_are_held_as_an_upper_bound_and_charged_as_used(self, world: World) -> None:
+        store = await world.initialised()
+        item = reserve_item("req_1", limits=["key:tokens:day=1000", "account:tokens:day=500"], estimate=tokens(100, 50))
+
+        held = await reserve_with_counters(store, item)
+
+        assert isinstance(held, Held)
+        assert held.output_tokens == 50
+        assert held.tokens is not None
+        assert (held.tokens.limit.name, held.tokens.remaining) == ("account:tokens:day", 350)
+        names = ("key:tokens:day", "account:tokens:day")
+        assert [(await used(store, item))[name] for name in names] == [(0, 150), (0, 150)]
+        await store.settle([Settlement("req_1", ACCOUNT, held.status.day, Verdict.CHARGED, Amounts(120, 0))])
+        assert [(await used(store, item))[name] for name in names] == [(120, 0), (120, 0)]
+
+    async def test_no_more_is_charged_than_is_held(self, world: World) -> None:
+        store = await world.initialised()
+        limits = ["key:tokens:day=1000", "key:cost:day=1000"]
+        item = reserve_item("req_1", limits=limits, estimate=tokens(10, 10, prompt_cost=3))
+        held = await reserve_with_counters(store, item)
+
+        await store.settle([Settlement("req_1", ACCOUNT, held.status.day, Verdict.CHARGED, Amounts(900, 900))])
+
+        found = await used(store, item)
+        assert (found["key:tokens:day"], found["key:cost:day"]) == ((20, 0), (3, 0))
+
+    async def test_a_charge_without_amounts_charges_all_that_is_held_and_a_release_nothing(self, world: World) -> None:
+        store = await world.initialised()
+        item = reserve_item("req_1", limits=["key:tokens:day=1000"], estimate=tokens(100, 50))
+        held = await reserve_with_counters(store, item)
+        await reserve(store, replace(item, request_id="req_2"))
+
+        await settle(store, "req_1", held.status.day)
+        await settle(store, "req_2", held.status.day, Verdict.RELEASED)
+
+        assert (await used(store, item))["key:tokens:day"] == (150, 0)
+
+    async def test_the_output_is_lowered_to_what_all_limits_have_left(self, world: World) -> None:
+        store = await world.initialised()
+        limits = ["key:tokens:day=1000", "key:cost:day=130"]
+        estimate = tokens(100, 5_000, prompt_cost=30, output_cost_per_million=500_000)
+        item = reserve_item("req_1", limits=limits, estimate=estimate)
+
+        held = await reserve_with_counters(store, item)
+
+        assert isinstance(held, Held)
+        assert held.output_tokens == 200
+        found = await used(store, item)
+        assert (found["key:tokens:day"], found["key:cost:day"]) == ((0, 300), (0, 130))
+        denied = await reserve(store, replace(item, request_id="req_2"))
+        assert isinstance(denied, Denied)
+        assert denied.tightest.limit.name == "key:cost:day"
+
+    async def test_a_repeated_reserve_has_the_same_output(self, world: World) -> None:
+        store = await world.initialised()
+        item = reserve_item("req_1", limits=["key:tokens:day=100"], estimate=tokens(40, 90))
+        outcomes = [await reserve_with_counters(store, item) for _ in range(2)]
+
+        assert [outcome.output_tokens for outcome in outcomes if isinstance(outcome, Held)] == [60, 60]
+        assert (await used(store, item))["key:tokens:day"] == (0, 100)
+
+    async def test_a_prompt_that_does_not_fit_is_denied_by_its_limit_and_changes_nothing(self, world: World) -> None:
+        store = await world.initialised()
+        item = reserve_item("req_1", limits=["account:tokens:minute=100"], estimate=tokens(100, 1))
+
+        denied = await reserve_with_counters(store, item)
+
+        assert isinstance(denied, Denied)
+        assert denied.tightest.limit.name == "account:tokens:minute"
+        assert await used(store, item) == {
+            "key:requests:day": (0, 0),
+            "account:requests:day": (0, 0),
+            "account:tokens:minute": (0, 0),
+        }
+
+    async def test_concurrent_token_reserves_never_exceed_the_limit_and_use_it_up(self, world: World) -> None:
+        stores = [await world.initialised(), *(world.store() for _ in range(3))]
+        item = reserve_item("req_0", limit=500, limits=["account:tokens:day=5000"], estimate=tokens(60, 40))
+        await reserve_with_counters(stores[0], item)
+
+        outcomes = await asyncio.gather(
+            *(reserve(stores[n % 4], replace(item, request_id=f"req_{n}")) for n in range(1, 200))
+        )
+
+        held = [outcome for outcome in outcomes if isinstance(outcome, Held)]
+        assert len(held) + 1 == 50
+        assert (await used(stores[0], item))["account:tokens:day"] == (0, 5_000)
+
+    async def test_a_minute_ends_and_its_late_settlement_changes_nothing_of_the_next(self, world: World) -> None:
+        now, later = await world.initialised(), world.open_at(NOON + 60)
+        item = reserve_item("req_1", limits=["key:requests:minute=1"])
+        held = await reserve_with_counters(now, item)
+        assert isinstance(await reserve(now, replace(item, request_id="req_2")), Denied)
+
+        assert isinstance(await reserve(later, replace(item, request_id="req_3")), Held)
+
+        await settle(later, "req_1", held.status.day)
+        assert (await used(later, item))["key:requests:minute"] == (0, 1)
+        await settle(later, "req_3", held.status.day)
+        assert (await used(later, item))["key:requests:minute"] == (1, 0)
+
+    async def test_the_reset_of_a_minute_is_its_end(self, world: World) -> None:
+        store = await world.initialised()
+        item = reserve_item("req_1", limits=["key:requests:minute=1"])
+        held = await reserve_with_counters(store, item)
+        assert isinstance(held, Held)
+
+        denied = await reserve(store, replace(item, request_id="req_2"))
+
+        assert isinstance(denied, Denied)
+        assert 0 < denied.status.reset_at - held.reserved_at <= 60
+
+    async def test_a_month_counts_on_after_midnight_and_holds_of_the_day_before_stay_in_it(self, world: World) -> None:
+        """The store's clock is real, so the test holds on the last day of a month only up to midnight."""
+        before, after = await world.initialised(), world.open_at(NOON + DAY_SECONDS)
+        item = reserve_item("req_1", limits=["key:cost:month=100"], estimate=tokens(1, 1, prompt_cost=40))
+        held = await reserve_with_counters(before, item, charged=0)
+        assert (await used(before, item))["key:cost:month"] == (0, 40)
+
+        late = await reserve_with_counters(after, replace(item, request_id="req_2"))
+
+        is_new_month = first_day_of_month(late.status.day) == late.status.day
+        assert (await used(after, item))["key:cost:month"] == (0, 40 if is_new_month else 80)
+        await after.settle([Settlement("req_1", ACCOUNT, held.status.day, Verdict.CHARGED, Amounts(2, 33))])
+        assert (await used(before, item))["key:cost:month"] == (33, 0 if is_new_month else 40)
+
+    async def test_a_month_starts_from_its_initial_count(self, world: World) -> None:
+        store = await world.initialised()
+        item = reserve_item(limits=["account:cost:month=100"], estimate=tokens(1, 1, prompt_cost=40))
+        missing = await reserve(store, item)
+        assert isinstance(missing, Uninitialised)
+        (counter,) = missing.counters
+        assert (counter.key_id, counter.day) == ("", first_day_of_month(missing.day))
+
+        denied = await reserve(store, item, {counter: 61})
+
+        assert isinstance(denied, Denied)
+        assert (denied.tightest.limit.name, denied.status.charged) == ("account:cost:month", 61)
+        reset = denied.status.reset_at
+        noon = await reserve(store, reserve_item(limit=0))
+        assert isinstance(noon, Denied)
+        days = (reset - noon.status.reset_at) / DAY_SECONDS
+        assert days == first_day_of_next_month(missing.day) - 1 - missing.day
+
+    async def test_concurrent_requests_are_limited_until_they_end(self, world: World) -> None:
+        store = await world.initialised()
+        await initialise(store, 0, key_id="key_other")
+        limits = ["account:concurrent_requests=2"]
+        items = [reserve_item(f"req_{n}", key_id=key_id, limits=limits) for n, key_id in enumerate((KEY, "key_other"))]
+        outcomes = [await reserve(store, item) for item in items]
+        denied = await reserve(store, reserve_item("req_2", limits=limits))
+        assert [type(outcome) for outcome in (*outcomes, denied)] == [Held, Held, Denied]
+        assert isinstance(denied, Denied)
+        assert (denied.tightest.limit.name, denied.status.held) == ("account:concurrent_requests", 2)
+
+        await settle(store, "req_0", denied.status.day)
+
+        assert isinstance(await reserve(store, reserve_item("req_2", limits=limits)), Held)
+
+    async def test_requests_in_flight_at_midnight_are_still_concurrent(self, world: World) -> None:
+        before, after = await world.initialised(), world.open_at(NOON + DAY_SECONDS)
+        await initialise(after, 0)
+        limits = ["key:concurrent_requests=1"]
+        held = await reserve(before, reserve_item("req_1", limits=limits))
+        assert isinstance(held, Held)
+
+        assert isinstance(await reserve(after, reserve_item("req_2", limits=limits)), Denied)
+
+        await settle(after, "req_1", held.status.day)
+        assert isinstance(await reserve(after, reserve_item("req_2", limits=limits)), Held)
+
+    async def test_a_request_without_an_estimate_takes_no_tokens(self, world: World) -> None:
+        store = await world.initialised()
+        item = reserve_item("req_1", limits=["key:tokens:day=10"])
+
+        assert isinstance(await reserve_with_counters(store, item), Held)
+
+        assert (await used(store, item))["key:tokens:day"] == (0, 0)
+
+    async def test_settling_tokens_twice_charges_them_once(self, world: World) -> None:
+        store = await world.initialised()
+        limits = ["key:tokens:day=1000", "key:cost:month=1000", "key:tokens:minute=1000"]
+        item = reserve_item("req_1", limits=limits, estimate=tokens(10, 10, prompt_cost=7))
+        held = await reserve_with_counters(store, item)
+        settlement = Settlement("req_1", ACCOUNT, held.status.day, Verdict.CHARGED, Amounts(15, 7))
+
+        closed = await store.settle([settlement, settlement])
+
+        found = await used(store, item)
+        assert list(closed) == [True, False]
+        assert (found["key:tokens:day"], found["key:cost:month"]) == ((15, 0), (7, 0))

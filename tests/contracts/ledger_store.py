@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.common.surface import Surface
-from services.common.verdict import Verdict
+from services.common.verdict import RELEASED, RowVerdict, Verdict
 from services.inference.chat import ABANDONED_OUTCOMES, CallContext, Outcome, Usage, UsageSource
 from services.inference.ledger.writer import Ledger, LedgerRow, LedgerStore, RequestsPage, UsageSummary
 from tests.contracts.deadlines import LongDeadlines
@@ -110,9 +110,10 @@ class LedgerStoreContract(LongDeadlines):
         verdicts = await asyncio.gather(*(ledger.record(row) for row in (*good[:30], *bad, *good[30:])))
         closed = await store.close_unknown([lost("req_0"), lost("req_100")])
 
-        assert verdicts == [*[Verdict.CHARGED] * 30, *[None] * 3, *[Verdict.CHARGED] * 30]
+        charged = RowVerdict(Verdict.CHARGED, ROW.amounts)
+        assert verdicts == [*[charged] * 30, *[None] * 3, *[charged] * 30]
         assert await store.count_charged([("key_1", DAY)]) == [60]
-        assert closed == [Verdict.CHARGED, Verdict.RELEASED], "the sweeper closes requests without a row"
+        assert closed == [charged, RELEASED], "the sweeper closes requests without a row"
 
     async def test_groups_written_concurrently_store_every_row_once(self, store: LedgerStore) -> None:
         groups = [rows(20, start=10 * number) for number in range(6)]
@@ -247,7 +248,7 @@ class LedgerStoreContract(LongDeadlines):
 
         for _ in range(2):
             verdicts = await store.close_unknown([lost("req_9"), lost("req_0"), lost("req_1")])
-            assert verdicts == [Verdict.RELEASED, Verdict.CHARGED, Verdict.RELEASED]
+            assert verdicts == [RELEASED, RowVerdict(Verdict.CHARGED, ROW.amounts), RELEASED]
 
         unknown = await store.find("req_9")
         assert unknown is not None
@@ -274,7 +275,7 @@ class LedgerStoreContract(LongDeadlines):
             _, (verdict,) = await asyncio.gather(store.insert([row]), store.close_unknown([lost(row.request_id)]))
             found = await store.find(row.request_id)
             assert found is not None
-            assert (found.charged, found.usage) == (verdict is Verdict.CHARGED, USAGE)
+            assert (found.charged, found.usage) == (verdict.verdict is Verdict.CHARGED, USAGE)
 
     async def test_abandoned_requests_have_the_verdicts_of_their_rows_and_none_without_one(
         self, store: LedgerStore
@@ -284,7 +285,8 @@ class LedgerStoreContract(LongDeadlines):
         ids = ["req_2", "req_none", "req_0", "req_0"]
         verdicts = await store.resolve_abandoned([(one, None) for one in ids])
 
-        assert verdicts == [Verdict.RELEASED, None, Verdict.CHARGED, Verdict.CHARGED]
+        charged = RowVerdict(Verdict.CHARGED, ROW.amounts)
+        assert verdicts == [RELEASED, None, charged, charged]
         assert await store.find("req_0") == rows(1)[0]
 
     @pytest.mark.parametrize("why", sorted(ABANDONED_OUTCOMES))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from services.common.limits import Window
 from services.common.verdict import Verdict
 from services.quota.holds import Counter, DayStatus, Held, HoldStore, KeyRef, Reservation, Settlement
 from services.quota.overdue_holds import OverdueHold
@@ -70,7 +71,7 @@ async def counts(holds: HoldStore) -> tuple[int, int]:
 
 async def listed(store: RedisSweepStore) -> list[list[DayEntries]]:
     """Return all batches of entries."""
-    return [batch async for batch in store.entries()]
+    return [batch async for batch in store.entries(Window.DAY)]
 
 
 async def of_key_and_account(store: RedisSweepStore) -> list[DayEntries]:
@@ -226,7 +227,7 @@ class SweepStoreContract:
         start = {Counter(one.account_id, key_id, day): 0 for one in items for key_id in (one.key_id, "")}
         await world.holds.reserve(items, start)
 
-        async for batch in world.store.entries():
+        async for batch in world.store.entries(Window.DAY):
             assert batch
             await world.client.flushall()
 

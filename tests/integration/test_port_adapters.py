@@ -26,12 +26,12 @@ from services.common.errors import (
     ServiceError,
     Unavailable,
 )
-from services.common.limits import parse_limits
+from services.common.limits import Limit, Scope, Unit, Window, parse_limits
 from services.common.rpc.channel import open_channel
 from services.common.rpc.interceptors import ServiceInterceptor
 from services.common.runtime.clock import SystemClock, utc_now
 from services.common.surface import Surface
-from services.common.verdict import Verdict
+from services.common.verdict import CHARGED, RELEASED, Amounts, RowVerdict, Verdict
 from services.gateway.apis.chat_completions.request import parse_chat
 from services.gateway.clients.auth import GrpcAuthClient
 from services.gateway.clients.batched_quota import BatchedQuota, QuotaBatches, ReserveItem, SettleItem
@@ -57,7 +57,6 @@ from services.quota.holds import (
     Holds,
     LimitStatus,
     Reservation,
-    Scope,
     Settlement,
 )
 from services.quota.rpc import QuotaService
@@ -71,7 +70,7 @@ _DEADLINE_SECONDS = 0.3
 _STATUS = DayStatus(20_000, 3, 1, 1_728_086_400.0)
 _DAY = "2024-10-04"
 _PRINCIPAL = Principal("key_1", "acc_1", 10, None, models=("llama*",))
-_OF_KEY = LimitStatus(Scope.KEY, 10, _STATUS)
+_OF_KEY = LimitStatus(Limit(Scope.KEY, Unit.REQUESTS, Window.DAY, 10), _STATUS)
 _HOLD = Hold("req_1", _PRINCIPAL, _DAY, 1_728_000_000.25, RateLimit(10, 3, 1, _STATUS.reset_at))
 _CHAT = Chat(
     {"messages": [{"role": "user", "content": "hi"}], "model": "llama"},
@@ -161,14 +160,14 @@ async def test_each_reserve_of_a_batch_gets_its_own_outcome(adapter: str) -> Non
 
 @ADAPTERS
 async def test_the_accounts_limit_is_sent_and_shown_where_it_is_the_tightest(adapter: str) -> None:
-    of_account = LimitStatus(Scope.ACCOUNT, 30, _STATUS)
+    of_account = LimitStatus(Limit(Scope.ACCOUNT, Unit.REQUESTS, Window.DAY, 30), _STATUS)
     holds = ScriptedHolds([Held(of_account, 1_728_000_000.25), Denied(of_account)])
     principal = replace(_PRINCIPAL, account_limit=30)
     async with _quota(adapter, holds) as quota:
         held, denied = await quota.reserve([ReserveItem(f"req_{n}", principal) for n in range(2)])
 
     assert isinstance(held, Hold)
-    assert held.rate_limit == RateLimit(30, 3, 1, _STATUS.reset_at, is_of_account=True)
+    assert held.rate_limit == RateLimit(30, 3, 1, _STATUS.reset_at, Scope.ACCOUNT)
     assert isinstance(denied, LimitReached)
     assert denied.rate_limit == held.rate_limit
     assert holds.seen == [[Reservation(f"req_{n}", "key_1", "acc_1", 10, 30) for n in range(2)]]
@@ -181,7 +180,7 @@ async def test_quota_counts_an_account_that_continues_anothers_counts_under_that
     async with _quota(adapter, holds) as quota:
         (held,) = await quota.reserve([ReserveItem("req_1", principal)])
         assert isinstance(held, Hold)
-        await quota.settle([SettleItem(held, Verdict.CHARGED)])
+        await quota.settle([SettleItem(held, CHARGED)])
 
     assert holds.seen == [
         [Reservation("req_1", "key_1", "acc_old", 10)],
@@ -192,12 +191,12 @@ async def test_quota_counts_an_account_that_continues_anothers_counts_under_that
 @ADAPTERS
 async def test_a_hold_that_cannot_be_closed_fails_alone(adapter: str) -> None:
     holds = ScriptedHolds([True, None, False])
-    items = [SettleItem(_HOLD, verdict) for verdict in (Verdict.CHARGED, Verdict.RELEASED, Verdict.RELEASED)]
+    items = [SettleItem(_HOLD, verdict) for verdict in (CHARGED, RELEASED, RELEASED)]
     async with _quota(adapter, holds) as quota:
         results = await quota.settle(items)
 
     assert [type(result) for result in results] == [type(None), Unavailable, type(None)]
-    assert holds.seen == [[Settlement("req_1", "acc_1", 20_000, item.verdict) for item in items]]
+    assert holds.seen == [[Settlement("req_1", "acc_1", 20_000, item.verdict.verdict) for item in items]]
 
 
 @ADAPTERS
@@ -206,7 +205,7 @@ async def test_a_quota_that_does_not_answer_in_time_is_unavailable(adapter: str,
     async with _quota(adapter, ScriptedHolds(hangs=True), timeout_seconds=_DEADLINE_SECONDS) as quota:
         call = quota.reserve([ReserveItem("req_1", _PRINCIPAL)]) if step == "reserve" else None
         with pytest.raises(Unavailable) as raised:
-            await _soon(call or quota.settle([SettleItem(_HOLD, Verdict.CHARGED)]))
+            await _soon(call or quota.settle([SettleItem(_HOLD, CHARGED)]))
     assert raised.value.reason == "quota_unavailable"
 
 
@@ -298,11 +297,11 @@ class ScriptedCompletions:
 class ScriptedStore:
     """Stands in for the ledger's store."""
 
-    def __init__(self, *verdicts: Verdict | None) -> None:
+    def __init__(self, *verdicts: RowVerdict | None) -> None:
         self._verdicts = list(verdicts)
         self.asked: list[tuple[str, Outcome | None]] = []
 
-    async def resolve_abandoned(self, requests: Sequence[tuple[str, Outcome | None]]) -> list[Verdict | None]:
+    async def resolve_abandoned(self, requests: Sequence[tuple[str, Outcome | None]]) -> list[RowVerdict | None]:
         self.asked += requests
         return [self._verdicts.pop(0) for _ in requests]
 
@@ -367,7 +366,7 @@ _BODIES = [
 @ADAPTERS
 async def test_the_account_and_the_one_of_its_counts_arrive_in_the_context(adapter: str) -> None:
     hold = replace(_HOLD, principal=replace(_PRINCIPAL, quota_account_id="acc_old"))
-    completions = ScriptedCompletions([Answer(b"{}", Verdict.CHARGED)])
+    completions = ScriptedCompletions([Answer(b"{}", CHARGED)])
     async with _inference(adapter, completions) as inference:
         await inference.complete(hold, _CHAT)
     ((_, context),) = completions.calls
@@ -379,7 +378,7 @@ async def test_both_adapters_pass_the_same_call_to_inference(body: bytes) -> Non
     chat = parse_chat(body)
     seen = []
     for adapter in ("grpc", "local"):
-        completions = ScriptedCompletions([Answer(b"{}", Verdict.CHARGED)])
+        completions = ScriptedCompletions([Answer(b"{}", CHARGED)])
         async with _inference(adapter, completions) as inference:
             await inference.complete(_HOLD, chat)
         seen.append(completions.calls[0])
@@ -393,7 +392,7 @@ async def test_both_adapters_pass_the_same_call_to_inference(body: bytes) -> Non
 @ADAPTERS
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_the_surface_of_a_request_arrives_in_its_context(adapter: str, is_stream: bool) -> None:
-    completions = ScriptedCompletions([] if is_stream else [Answer(b"{}", Verdict.CHARGED)])
+    completions = ScriptedCompletions([] if is_stream else [Answer(b"{}", CHARGED)])
     async with _inference(adapter, completions) as inference:
         for surface in Surface:
             await _ask(inference, [], is_stream=is_stream, chat=replace(_CHAT, surface=surface))
@@ -408,12 +407,10 @@ def _json(members: JSONObject) -> Any:
 @ADAPTERS
 async def test_an_answer_arrives_with_its_verdict(adapter: str) -> None:
     members = {"id": "chatcmpl-1", "choices": [{"index": 0, "message": {"content": "é"}}], "extra": None}
-    async with _inference(
-        adapter, ScriptedCompletions([Answer(msgspec.json.encode(members), Verdict.CHARGED)])
-    ) as inference:
+    async with _inference(adapter, ScriptedCompletions([Answer(msgspec.json.encode(members), CHARGED)])) as inference:
         completion = await inference.complete(_HOLD, _CHAT)
     assert msgspec.json.decode(completion.body) == members
-    assert completion.verdict is Verdict.CHARGED
+    assert completion.verdict == CHARGED
 
 
 @ADAPTERS
@@ -443,11 +440,11 @@ async def test_an_unexpected_error_of_inference_is_an_internal_error_without_its
 
 @ADAPTERS
 async def test_events_that_arrive_together_are_delivered_together_and_the_verdict_last(adapter: str) -> None:
-    parts = [[b'{"a":1}', b'{"b":2}'], [b'{"c":3}'], Verdict.CHARGED]
+    parts = [[b'{"a":1}', b'{"b":2}'], [b'{"c":3}'], RowVerdict(Verdict.CHARGED, Amounts(7, 9))]
     async with _inference(adapter, ScriptedCompletions(parts)) as inference:
         received = [part async for part in inference.stream(_HOLD, _CHAT)]
     assert received == [[b'{"a":1}', b'{"b":2}'], [b'{"c":3}'], *received[2:]]
-    assert [part for part in received[2:] if part is not None] == [Verdict.CHARGED]
+    assert [part for part in received[2:] if part is not None] == [parts[-1]]
 
 
 @ADAPTERS
@@ -491,11 +488,11 @@ async def test_cancelling_the_reader_of_a_stream_ends_it_in_inference(adapter: s
 
 @ADAPTERS
 async def test_abandoned_requests_are_resolved_with_their_reason(adapter: str) -> None:
-    store = ScriptedStore(Verdict.CHARGED, None)
+    store = ScriptedStore(CHARGED, None)
     async with _inference(adapter, ScriptedCompletions(), store) as inference:
         first = await inference.resolve_abandoned(_HOLD, Departure.KEY_REVOKED)
         second = await inference.resolve_abandoned(_HOLD, None)
-    assert (first, second) == (Verdict.CHARGED, None)
+    assert (first, second) == (CHARGED, None)
     assert store.asked == [("req_1", Outcome.KEY_REVOKED), ("req_1", None)]
 
 

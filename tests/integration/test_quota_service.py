@@ -11,12 +11,12 @@ import grpc
 import pytest
 from grpc import aio
 
+from services.common import verdict
 from services.common.errors import InvalidRequest, Unavailable
 from services.common.rpc.channel import open_channel
 from services.common.rpc.interceptors import ServiceInterceptor
 from services.common.rpc.status import rpc_errors
 from services.common.rpc.types import Context
-from services.common.verdict import Verdict
 from services.quota.days import day_number, iso_date
 from services.quota.holds import Holds
 from services.quota.ledger_client import GrpcLedger
@@ -247,7 +247,7 @@ async def test_a_verdict_that_is_unspecified_or_unknown_is_not_taken_for_a_relea
         channel = await stack.enter_async_context(open_channel(target))
         verdicts = await GrpcLedger(channel, timeout_seconds=5).close_unknown([])
 
-    assert verdicts == [Verdict.CHARGED, None, None, Verdict.RELEASED]
+    assert verdicts == [verdict.CHARGED, None, None, verdict.RELEASED]
 
 
 def test_days_and_dates_are_the_same_days() -> None:

@@ -115,7 +115,7 @@ class TestSweep:
         await world.commit_row("req_1")
         await world.grow_older()
         overdue = await world.store.overdue(at_most=10, before=await world.store.now())
-        assert await world.ledger.close_unknown(overdue) == [Verdict.CHARGED]
+        assert [one.verdict for one in await world.ledger.close_unknown(overdue)] == [Verdict.CHARGED]
 
         assert await world.settle("req_1") is True
 

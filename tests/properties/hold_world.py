@@ -14,7 +14,8 @@ from sqlalchemy import delete, event, update
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.common.errors import Unavailable
-from services.common.verdict import Verdict
+from services.common.limits import Scope, Window
+from services.common.verdict import RowVerdict, Verdict
 from services.inference import chat
 from services.inference.chat import CallContext
 from services.inference.ledger.store import SQLLedgerStore
@@ -28,7 +29,6 @@ from services.quota.holds import (
     InitialCounts,
     KeyRef,
     Reservation,
-    Scope,
     Settlement,
     Uninitialised,
 )
@@ -78,13 +78,13 @@ class StoreLedger:
         self.is_down = False
         self._engine = engine
 
-    async def close_unknown(self, holds: Sequence[OverdueHold]) -> list[Verdict]:
+    async def close_unknown(self, holds: Sequence[OverdueHold]) -> list[RowVerdict]:
         """Return each request's verdict, in order; one without a row gets an `unknown` row."""
         self._check()
         contexts = [
             CallContext(one.request_id, one.account_id, one.key_id, iso_date(one.day), one.reserved_at) for one in holds
         ]
-        return [Verdict(verdict.value) for verdict in await self.store.close_unknown(contexts)]
+        return await self.store.close_unknown(contexts)
 
     async def count_charged(self, counters: Sequence[Counter], *, reserved_before: float | None = None) -> list[int]:
         """Return charged rows, in order; with a time only those reserved before it."""
@@ -250,12 +250,12 @@ class HoldWorld:
     async def day_entries(self, counter: Counter | None = None) -> DayEntries | None:
         """Return a counter as the sweeper reads it; None when there is none."""
         name = counter or self.counter
-        found = [one async for batch in self.store.entries() for one in batch if one.counter == name]
+        found = [one async for batch in self.store.entries(Window.DAY) for one in batch if one.counter == name]
         return found[0] if found else None
 
     async def differences(self) -> list[Counter]:
         """Return the counters that differ from the ledger."""
-        charged = {one.counter: one.charged async for batch in self.store.entries() for one in batch}
+        charged = {one.counter: one.charged async for batch in self.store.entries(Window.DAY) for one in batch}
         rows = await self.ledger.count_charged(self.counters)
         expected = dict(zip(self.counters, rows, strict=True))
         return [one for one in self.counters if charged.get(one, expected[one]) != expected[one]]

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from services.common.limits import Scope
 from services.common.verdict import Verdict
 from services.quota.holds import (
     Counter,
@@ -20,7 +21,6 @@ from services.quota.holds import (
     Held,
     KeyRef,
     Reservation,
-    Scope,
     Settlement,
     Uninitialised,
 )
@@ -182,7 +182,7 @@ class HoldMachine(RuleBasedStateMachine):
             of_key.held, of_account.held = of_key.held + 1, of_account.held + 1
         if isinstance(outcome, Denied):
             assert outcome.tightest.remaining == min(left, left_of_account)
-            assert outcome.tightest.scope is (Scope.ACCOUNT if left_of_account < left else Scope.KEY)
+            assert outcome.tightest.limit.scope is (Scope.ACCOUNT if left_of_account < left else Scope.KEY)
 
     async def deadlines(self) -> list[str]:
         """Return the content of all sorted sets of deadlines."""

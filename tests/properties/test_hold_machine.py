@@ -21,8 +21,9 @@ from hypothesis import HealthCheck, Phase, Verbosity, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from services.common.limits import Scope, Window
 from services.common.verdict import Verdict
-from services.quota.holds import Counter, Denied, Held, Scope, Settlement
+from services.quota.holds import Counter, Denied, Held, Settlement
 from services.quota.redis.scripts import counter_of
 from services.quota.redis.sweep_store import RedisSweepStore
 from services.quota.sweeper import DayEntries, DiscrepancyKind
@@ -396,9 +397,9 @@ class HoldMachine(RuleBasedStateMachine):
 class UnguardedStore(RedisSweepStore):
     """A store whose reconciliation counts rows together with their holds."""
 
-    async def entries(self) -> AsyncIterator[list[DayEntries]]:
+    async def entries(self, window: Window) -> AsyncIterator[list[DayEntries]]:
         """Yield all entries without any hold."""
-        async for batch in super().entries():
+        async for batch in super().entries(window):
             yield [replace(one, holds={}) for one in batch]
 
     async def repair_counter(self, counter: Counter, count: int, **guards: Any) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from services.common.errors import InvalidRequest, ServiceError
-from services.gateway.apis.messages import tokenizers
+from services.gateway.apis import tokenizers
 from services.gateway.apis.messages.errors import error
 from services.gateway.apis.messages.request import parse
 from services.gateway.apis.messages.token_counts import count_tokens

@@ -6,7 +6,7 @@ from services.common.limits import Limit, Scope, Unit, Window
 from stack.common.v1 import limits_pb2
 
 _SCOPES = {Scope.KEY: limits_pb2.SCOPE_KEY, Scope.ACCOUNT: limits_pb2.SCOPE_ACCOUNT}
-_UNITS = {
+_UNITS: dict[Unit, limits_pb2.Unit.ValueType] = {
     Unit.REQUESTS: limits_pb2.UNIT_REQUESTS,
     Unit.TOKENS: limits_pb2.UNIT_TOKENS,
     Unit.COST: limits_pb2.UNIT_COST,
@@ -45,3 +45,18 @@ def limits_from_proto(messages: Iterable[limits_pb2.Limit]) -> tuple[Limit, ...]
     """Return the limits of messages, without those that only a newer version knows; see `limit_from_proto`."""
     limits = (limit_from_proto(message) for message in messages)
     return tuple(limit for limit in limits if limit is not None)
+
+
+def unit_to_proto(unit: Unit) -> limits_pb2.Unit.ValueType:
+    """Return a unit's protobuf value."""
+    return _UNITS[unit]
+
+
+def unit_from_proto(value: limits_pb2.Unit.ValueType) -> Unit | None:
+    """Return the unit of a protobuf value; None if it is unspecified, or if only a newer version knows it."""
+    return _UNIT_OF.get(value)
+
+
+def window_to_proto(window: Window | None) -> limits_pb2.Window.ValueType:
+    """Return a window's protobuf value."""
+    return _WINDOWS[window]

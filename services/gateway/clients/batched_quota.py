@@ -9,7 +9,9 @@ from typing import Protocol
 
 from services.common.concurrency.batch import Batcher
 from services.common.errors import ServiceError, Unavailable
-from services.common.verdict import Verdict
+from services.common.estimate import Estimate
+from services.common.limits import Unit
+from services.common.verdict import RELEASED, RowVerdict
 from services.gateway.requests.types import Hold, LimitReached, Principal
 
 _BATCH_ITEMS_MAX = 500
@@ -26,6 +28,11 @@ class ReserveItem:
 
     request_id: str
     principal: Principal
+    estimate: Estimate | None = None
+
+    def requested(self, unit: Unit) -> int:
+        """Return what the request takes at least of a limit."""
+        return 1 if self.estimate is None else self.estimate.least(unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +40,7 @@ class SettleItem:
     """A request to close one hold."""
 
     hold: Hold
-    verdict: Verdict
+    verdict: RowVerdict
 
 
 class QuotaBatches(Protocol):
@@ -70,9 +77,9 @@ class BatchedQuota:
         self._unclaimed: set[asyncio.Task[None]] = set()
         """Releases of holds whose caller was cancelled while they were reserved."""
 
-    async def reserve(self, request_id: str, principal: Principal) -> Hold:
-        """Hold one request of the limit; see `Quota.reserve`."""
-        item = ReserveItem(request_id, principal)
+    async def reserve(self, request_id: str, principal: Principal, estimate: Estimate | None = None) -> Hold:
+        """Hold what a request takes; see `Quota.reserve`."""
+        item = ReserveItem(request_id, principal, estimate)
         try:
             return await self._reserve(item)
         except LimitReached as exc:
@@ -100,9 +107,9 @@ class BatchedQuota:
     async def _release(self, reserving: "asyncio.Future[Hold]") -> None:
         """Release a hold without a caller, once it is reserved."""
         with suppress(ServiceError):  # Nothing is held, or the sweeper closes the hold.
-            await self.settle(await reserving, Verdict.RELEASED)
+            await self.settle(await reserving, RELEASED)
 
-    async def settle(self, hold: Hold, verdict: Verdict) -> None:
+    async def settle(self, hold: Hold, verdict: RowVerdict) -> None:
         """Close a hold; see `Quota.settle`."""
         account_id = hold.principal.quota_account_id
         self._settling[account_id] += 1

@@ -7,9 +7,9 @@ from grpc import aio
 from services.common.concurrency.batch import Batcher
 from services.common.rpc import json_codec
 from services.common.rpc.status import rpc_errors
-from services.common.rpc.verdict import verdict_from_proto
+from services.common.rpc.verdict import row_verdict_from_proto, row_verdicts_from_proto
 from services.common.runtime.memory import Trimmer
-from services.common.verdict import Verdict
+from services.common.verdict import RowVerdict
 from services.gateway.clients import translate
 from services.gateway.requests.types import Chat, Completion, Departure, Hold, JSONObject
 from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usage_pb2_grpc
@@ -44,14 +44,14 @@ class GrpcInference:
             self._trimmer.note_freed(chat.body_bytes)
         # An inference of the previous version does not send JSON.
         text = response.completion_json or json_codec.encode(response.completion)
-        return Completion(text, verdict_from_proto(response.verdict))
+        return Completion(text, row_verdict_from_proto(response.verdict, response.amounts))
 
-    async def stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[list[bytes] | Verdict | None, None]:
+    async def stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[list[bytes] | RowVerdict | None, None]:
         """Yield events and the verdict; see `Inference.stream`."""
         request = inference_pb2.StreamChatCompletionRequest(
             context=translate.request_context(hold, chat), chat=translate.chat_request(chat), wants_json=True
         )
-        verdict: Verdict | None = None
+        verdict: RowVerdict | None = None
         call = self._stub.StreamChatCompletion(request, timeout=self._timeout_seconds)
         try:
             with rpc_errors(unavailable_reason="inference_unavailable"):
@@ -60,22 +60,23 @@ class GrpcInference:
                         yield list(response.chunks_json)
                     elif response.chunks:
                         yield [json_codec.encode(chunk) for chunk in response.chunks]
-                    verdict = verdict_from_proto(response.verdict)
+                    else:
+                        verdict = row_verdict_from_proto(response.verdict, response.amounts)
             yield verdict
         finally:
             call.cancel()  # Does nothing when the call has ended.
             self._trimmer.note_freed(chat.body_bytes)
 
-    async def resolve_abandoned(self, hold: Hold, departure: Departure | None) -> Verdict | None:
+    async def resolve_abandoned(self, hold: Hold, departure: Departure | None) -> RowVerdict | None:
         """Return the verdict of an abandoned request's row; see `Inference.resolve_abandoned`."""
         outcome = "" if departure is None else departure.value
         return await self._abandoned.submit(usage_pb2.AbandonedRequest(request_id=hold.request_id, outcome=outcome))
 
-    async def _resolve_abandoned(self, requests: Sequence[usage_pb2.AbandonedRequest]) -> Sequence[Verdict | None]:
+    async def _resolve_abandoned(self, requests: Sequence[usage_pb2.AbandonedRequest]) -> Sequence[RowVerdict | None]:
         request = usage_pb2.ResolveAbandonedRequest(requests=requests)
         with rpc_errors(unavailable_reason="inference_unavailable"):
             response = await self._usage.ResolveAbandoned(request, timeout=_RESOLVE_SECONDS)
-        return [verdict_from_proto(verdict) for verdict in response.verdicts]
+        return row_verdicts_from_proto(response.verdicts, response.amounts)
 
     async def list_models(self, permitted: Sequence[str] = ()) -> list[JSONObject]:
         """Return models as JSON objects; see `Models.list_models`."""

@@ -6,8 +6,11 @@ from functools import lru_cache
 from grpc import aio
 
 from services.common.errors import Unavailable
+from services.common.estimate import Estimate
+from services.common.limits import Limit, Scope, Unit, Window
+from services.common.rpc.limits import limit_from_proto, limit_to_proto
 from services.common.rpc.status import rpc_errors
-from services.common.rpc.verdict import verdict_to_proto
+from services.common.rpc.verdict import amounts_to_proto, verdict_to_proto
 from services.common.timestamps import unix_seconds
 from services.gateway.clients.batched_quota import ReserveItem, SettleItem, counter_unavailable, not_settled
 from services.gateway.requests.types import Hold, LimitReached, RateLimit
@@ -39,44 +42,80 @@ class GrpcQuotaBatches:
 
 
 def _reservation(item: ReserveItem) -> quota_pb2.Reservation:
-    principal = item.principal
+    principal, estimate = item.principal, item.estimate
     return quota_pb2.Reservation(
         request_id=item.request_id,
         key_id=principal.key_id,
         account_id=principal.quota_account_id,
         limit=principal.daily_limit,
-        limits=() if principal.account_limit is None else (_account_limit(principal.account_limit),),
+        limits=_limits(principal.account_limit, principal.limits),
+        estimate=None if estimate is None else _estimate(estimate),
     )
 
 
 @lru_cache(maxsize=100)
-def _account_limit(limit: int) -> limits_pb2.Limit:
-    """Return the limit of an account as a message, which is copied into each reservation."""
-    return limits_pb2.Limit(
-        scope=limits_pb2.SCOPE_ACCOUNT,
-        unit=limits_pb2.UNIT_REQUESTS,
-        window=limits_pb2.WINDOW_DAY,
-        limit=limit,
+def _limits(account_limit: int | None, others: tuple[Limit, ...]) -> tuple[limits_pb2.Limit, ...]:
+    """Return limits as messages, which are copied into each reservation."""
+    limits = others if account_limit is None else (*others, _account_requests(account_limit))
+    return tuple(limit_to_proto(limit) for limit in limits)
+
+
+def _account_requests(limit: int) -> Limit:
+    return Limit(Scope.ACCOUNT, Unit.REQUESTS, Window.DAY, limit)
+
+
+def _estimate(estimate: Estimate) -> quota_pb2.Estimate:
+    return quota_pb2.Estimate(
+        prompt_tokens=estimate.prompt_tokens,
+        output_tokens=estimate.output_tokens,
+        prompt_cost=estimate.prompt_cost,
+        output_cost_per_million=estimate.output_cost_per_million,
     )
 
 
 def _outcome(item: ReserveItem, result: quota_pb2.ReserveResult) -> Hold | LimitReached | Unavailable:
     if result.outcome == quota_pb2.RESERVE_OUTCOME_UNAVAILABLE:
         return counter_unavailable()
-    status = result.status
-    is_of_account = result.HasField("tightest")
-    limit = result.tightest.limit if is_of_account else item.principal.daily_limit
-    rate_limit = RateLimit(limit, status.charged, status.held, float(status.reset_at.seconds), is_of_account)
+    rate_limit = _rate_limit(item, result)
     if result.outcome == quota_pb2.RESERVE_OUTCOME_DENIED:
-        return LimitReached(rate_limit)
-    return Hold(item.request_id, item.principal, status.day, unix_seconds(result.reserved_at), rate_limit)
+        return LimitReached(rate_limit, item.requested(rate_limit.unit))
+    reserved_at, estimate, output_tokens = unix_seconds(result.reserved_at), item.estimate, result.output_tokens
+    if estimate is None or not output_tokens:  # Quota of the previous version limits no tokens.
+        return Hold(item.request_id, item.principal, result.status.day, reserved_at, rate_limit)
+    held, tokens = estimate.held(output_tokens), _tokens(result)
+    return Hold(
+        item.request_id, item.principal, result.status.day, reserved_at, rate_limit, output_tokens, held, tokens
+    )
+
+
+def _rate_limit(item: ReserveItem, result: quota_pb2.ReserveResult) -> RateLimit:
+    status = result.status
+    counts = status.charged, status.held, float(status.reset_at.seconds)
+    limit = limit_from_proto(result.tightest) if result.HasField("tightest") else None
+    if limit is None:
+        return RateLimit(item.principal.daily_limit, *counts)
+    return RateLimit(limit.limit, *counts, limit.scope, limit.unit, limit.window)
+
+
+def rate_limit_of(status: quota_pb2.LimitStatus) -> RateLimit | None:
+    """Return a limit and its counts; None if only a newer version knows the limit."""
+    if (limit := limit_from_proto(status.limit)) is None:
+        return None
+    counts = status.charged, status.held, float(status.reset_at.seconds)
+    return RateLimit(limit.limit, *counts, limit.scope, limit.unit, limit.window)
+
+
+def _tokens(result: quota_pb2.ReserveResult) -> RateLimit | None:
+    return rate_limit_of(result.tokens) if result.HasField("tokens") else None
 
 
 def _settlement(item: SettleItem) -> quota_pb2.Settlement:
+    hold, verdict = item.hold, item.verdict
     return quota_pb2.Settlement(
-        request_id=item.hold.request_id,
-        key_id=item.hold.principal.key_id,
-        account_id=item.hold.principal.quota_account_id,
-        day=item.hold.day,
-        verdict=verdict_to_proto(item.verdict),
+        request_id=hold.request_id,
+        key_id=hold.principal.key_id,
+        account_id=hold.principal.quota_account_id,
+        day=hold.day,
+        verdict=verdict_to_proto(verdict.verdict),
+        amounts=None if hold.held is None else amounts_to_proto(verdict.amounts),
     )

@@ -6,6 +6,7 @@ from services.common.errors import ErrorDetails, InvalidRequest, TooLarge
 from services.common.rpc import json_codec
 from services.common.rpc.sizes import MESSAGE_BYTES_MAX
 from services.common.rpc.surface import surface_to_proto
+from services.common.rpc.verdict import amounts_to_proto
 from services.common.timestamps import timestamp
 from services.common.verdict import Verdict
 from services.gateway.requests.types import Chat, Hold, JSONObject
@@ -52,6 +53,7 @@ def request_context(hold: Hold, chat: Chat) -> inference_pb2.RequestContext:
         reserved_at=timestamp(hold.reserved_at),
         models=hold.principal.models,
         surface=surface_to_proto(chat.surface),
+        held=amounts_to_proto(hold.held),
         quota_account_id=hold.principal.quota_account_id,
     )
 

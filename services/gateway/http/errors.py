@@ -32,9 +32,9 @@ from services.common.errors import (
     Unauthenticated,
     Unavailable,
 )
-from services.gateway.requests.types import LimitReached, RateLimit
+from services.gateway.http.rate_limits import Refusal, refusal
+from services.gateway.requests.types import LimitReached
 
-_DAY_SECONDS = 86_400
 _BAD_GATEWAY = frozenset({"upstream_misconfigured", "upstream_invalid", "upstream_cut"})
 _encode = msgspec.json.Encoder().encode
 
@@ -73,7 +73,7 @@ def http_error(error: ServiceError, *, now: float) -> HTTPError:
     """
     match error:
         case LimitReached():
-            return _limit_reached(error.rate_limit, now)
+            return _limit_reached(refusal(error, now=now))
         case InvalidRequest():
             return _invalid_request_error(400, error)
         case Unauthenticated():
@@ -107,25 +107,6 @@ def internal_error() -> HTTPError:
     return HTTPError(500, message, "internal_error", code="internal_error")
 
 
-def rate_limit_headers(rate_limit: RateLimit, *, now: float) -> dict[str, str]:
-    """Return the rate limit headers of the tightest limit, with OpenAI's and Groq's names."""
-    return {
-        "x-ratelimit-limit-requests": str(rate_limit.limit),
-        "x-ratelimit-remaining-requests": str(rate_limit.remaining),
-        "x-ratelimit-reset-requests": duration(rate_limit.reset_at - now),
-    }
-
-
-def duration(seconds: float) -> str:
-    """Format seconds, rounded up, as `7h12m3s`. The result is at least `1s` and at most a day."""
-    total = _rounded_up(seconds)
-    hours, minutes = divmod(total // 60, 60)
-    parts = [(hours, "h"), (minutes, "m"), (total % 60, "s")]
-    while len(parts) > 1 and parts[0][0] == 0:
-        parts.pop(0)
-    return "".join(f"{value}{unit}" for value, unit in parts)
-
-
 _BEARER = {"www-authenticate": "Bearer"}
 
 
@@ -145,30 +126,12 @@ def _retry_after(error: ServiceError) -> dict[str, str]:
     return {"retry-after": str(error.details.retry_after_seconds or 1)}
 
 
-def _limit_reached(rate_limit: RateLimit, now: float) -> HTTPError:
-    headers = rate_limit_headers(rate_limit, now=now)
-    resets_at = None
-    scope = "your account" if rate_limit.is_of_account else "this API key"
-    used = f"Limit {rate_limit.limit}, Used {rate_limit.charged}, In use {rate_limit.held}, Requested 1."
-    if rate_limit.charged >= rate_limit.limit:
-        wait = _rounded_up(rate_limit.reset_at - now)
-        message = (
-            f"Rate limit reached for {scope} on requests per day (RPD): {used} "
-            f"Resets at 00:00 UTC, in {duration(wait)}."
-        )
-        # Without this header, the OpenAI and Groq clients retry each rejected call twice.
-        headers |= {"retry-after": str(wait), "x-should-retry": "false"}
-        resets_at = rate_limit.reset_at
-    else:
-        message = (
-            f"Rate limit reached for {scope} on requests per day (RPD), including requests in progress: {used} "
-            "A request in progress is not counted if it fails. Try again in a moment."
-        )
-        headers |= {"retry-after": "1"}
+def _limit_reached(reached: Refusal) -> HTTPError:
     return HTTPError(
-        429, message, "rate_limit_exceeded", code="rate_limit_exceeded", headers=headers, resets_at=resets_at
+        429,
+        reached.message,
+        "insufficient_quota" if reached.code == "insufficient_quota" else "rate_limit_exceeded",
+        code=reached.code,
+        headers=reached.headers,
+        resets_at=reached.resets_at,
     )
-
-
-def _rounded_up(seconds: float) -> int:
-    return min(max(1, -int(-seconds // 1)), _DAY_SECONDS)

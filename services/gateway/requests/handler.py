@@ -24,11 +24,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.common.errors import InvalidRequest, NotFound, PermissionDenied, ServiceError, TooLarge, Unavailable
+from services.common.estimate import Estimate
 from services.common.telemetry import tracing
-from services.common.verdict import Verdict
+from services.common.verdict import RELEASED, Verdict
 from services.gateway.http.bearer import client_address
-from services.gateway.http.errors import http_error, rate_limit_headers
+from services.gateway.http.errors import http_error
 from services.gateway.http.middleware import REQUEST_ID, STARTED
+from services.gateway.http.rate_limits import hold_headers, rate_limit_headers
 from services.gateway.http.request_bodies import RequestBodies
 from services.gateway.http.responses import json_response
 from services.gateway.keys.revocation import Revocation
@@ -88,6 +90,7 @@ class RequestHandler:
         bodies: RequestBodies,
         invalid_requests: InvalidRequestLimiter,
         *,
+        estimate: Callable[[Chat], Estimate],
         new_request_id: Callable[[], str],
         heartbeat_seconds: float,
     ) -> None:
@@ -99,6 +102,7 @@ class RequestHandler:
             settlements: Settles them.
             bodies: Reads their bodies.
             invalid_requests: Limits clients that send invalid requests.
+            estimate: Returns an upper bound of what a chat takes of limits of tokens and cost.
             new_request_id: Returns a new id.
             heartbeat_seconds: Idle interval before an SSE keep-alive comment is sent.
         """
@@ -107,6 +111,7 @@ class RequestHandler:
         self._settlements = settlements
         self._bodies = bodies
         self._invalid_requests = invalid_requests
+        self._estimate = estimate
         self._new_request_id = new_request_id
         self._heartbeat_seconds = heartbeat_seconds
 
@@ -126,10 +131,13 @@ class RequestHandler:
         with client.watching(request.receive):
             # Before the hold: a handler that is cancelled between the hold and its stream would leave the hold open.
             revocation = await caller.revocation(principal) if parsed.chat.stream else None
-            hold = await self.reserve(principal, request.scope[REQUEST_ID])
+            estimate = self._estimate(parsed.chat) if principal.is_metered else None
+            hold = await self.reserve(principal, request.scope[REQUEST_ID], estimate)
             request.scope[REQUEST_ID] = hold.request_id
+            if hold.output_tokens:
+                parsed.chat.limit_output(hold.output_tokens)
             if client.has_left:
-                self._settlements.settle(hold, Verdict.RELEASED)
+                self._settlements.settle(hold, RELEASED)
                 return Response(status_code=_CLIENT_CLOSED_REQUEST)
             client.cancel_on_departure()
             ADMISSION_SECONDS.observe(time.perf_counter() - request.scope[STARTED])
@@ -154,8 +162,8 @@ class RequestHandler:
             self._invalid_requests.count(key_id, address, len(body))
             raise
 
-    async def reserve(self, principal: Principal, request_id: str) -> Hold:
-        """Hold one request of the principal's limit under `request_id`, or under a new id when the answer was lost.
+    async def reserve(self, principal: Principal, request_id: str, estimate: Estimate | None = None) -> Hold:
+        """Hold what a request takes of the principal's limits, under a new id when the answer to `request_id` was lost.
 
         Raises:
             LimitReached: The limit is used up.
@@ -164,7 +172,7 @@ class RequestHandler:
         for attempts_left in reversed(range(_RESERVE_ATTEMPTS)):
             try:
                 with tracing.span("reserve"):
-                    return await self._quota.reserve(request_id, principal)
+                    return await self._quota.reserve(request_id, principal, estimate)
             except Unavailable as exc:
                 if not attempts_left:
                     raise
@@ -182,7 +190,7 @@ class RequestHandler:
         try:
             completion = await self._inference.complete(hold, chat)
         except ServiceError as exc:
-            self._settlements.settle(hold, exc.details.verdict)
+            self._settlements.settle_failed(hold, exc.details.verdict)
             raise
         except BaseException:  # Cancelled, or a bug. The ledger row says whether the request is charged.
             self._settlements.abandon(hold, client.departure)
@@ -198,9 +206,9 @@ class RequestHandler:
         """Return the headers of the response, and release the hold if the renderer fails."""
         try:
             parsed.renderer.begin(hold.request_id, hold.reserved_at)
-            return {**rate_limit_headers(hold.rate_limit, now=time.time()), **parsed.renderer.headers}
+            return {**hold_headers(hold, now=time.time()), **parsed.renderer.headers}
         except Exception:
-            self._settlements.settle(hold, Verdict.RELEASED)
+            self._settlements.settle(hold, RELEASED)
             raise
 
     async def _infer(

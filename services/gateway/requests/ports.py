@@ -3,7 +3,8 @@
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from services.common.verdict import Verdict
+from services.common.estimate import Estimate
+from services.common.verdict import RowVerdict
 from services.gateway.requests.types import Chat, Completion, Departure, Hold, JSONObject, Principal
 
 
@@ -27,11 +28,16 @@ class Authenticator(Protocol):
 class Quota(Protocol):
     """Reserves and settles requests of the daily limits of a key and its account."""
 
-    async def reserve(self, request_id: str, principal: Principal) -> Hold:
-        """Hold one request of both limits, or of none.
+    async def reserve(self, request_id: str, principal: Principal, estimate: Estimate | None = None) -> Hold:
+        """Hold what a request takes of all limits, or of none.
+
+        Args:
+            request_id: Id of the request.
+            principal: The key with its limits.
+            estimate: Upper bound of tokens and cost; None if neither is limited.
 
         Raises:
-            LimitReached: The limit is used up or held by requests in flight.
+            LimitReached: A limit is used up or held by requests in flight, or is less than the request needs.
             Unavailable: Quota gave no answer, and may hold the request; or it could not read the key's counter and
                 holds nothing.
         """
@@ -39,7 +45,7 @@ class Quota(Protocol):
     async def drain(self) -> None:
         """Wait for reserves whose caller was cancelled. Their holds are released."""
 
-    async def settle(self, hold: Hold, verdict: Verdict) -> None:
+    async def settle(self, hold: Hold, verdict: RowVerdict) -> None:
         """Close a hold. Repeating it is harmless.
 
         Raises:
@@ -64,14 +70,14 @@ class Inference(Models, Protocol):
             ServiceError: Groq refused or failed, a time-out passed, or inference cannot be reached.
         """
 
-    def stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[list[bytes] | Verdict | None, None]:
+    def stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[list[bytes] | RowVerdict | None, None]:
         """Yield lists of events that arrived together, as JSON texts, and the verdict at the end.
 
         Raises:
             ServiceError: As `complete`, before or after some events.
         """
 
-    async def resolve_abandoned(self, hold: Hold, departure: Departure | None) -> Verdict | None:
+    async def resolve_abandoned(self, hold: Hold, departure: Departure | None) -> RowVerdict | None:
         """Return the verdict of an abandoned request's ledger row, and record why the request was abandoned.
 
         Returns:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, Self
 
 from services.common.errors import ServiceError
-from services.common.verdict import Verdict
+from services.common.verdict import CHARGED, RELEASED, RowVerdict, Verdict
 from services.gateway.metrics import ABANDONED, UNSETTLED
 from services.gateway.requests.ports import Inference, Quota
 from services.gateway.requests.types import Client, Departure, Hold
@@ -44,7 +44,16 @@ class Settlements:
         self._abandoned: set[asyncio.Task[None]] = set()
         ABANDONED.set_function(lambda: len(self._abandoned))
 
-    def settle(self, hold: Hold, verdict: Verdict | None) -> None:
+    def settle_failed(self, hold: Hold, verdict: Verdict | None) -> None:
+        """Close the hold of a request that failed with this verdict."""
+        if verdict is Verdict.RELEASED:
+            self.settle(hold, RELEASED)
+        elif verdict is Verdict.CHARGED and hold.held is None:
+            self.settle(hold, CHARGED)
+        else:  # Only the ledger row says how much is charged.
+            self.abandon(hold, None)
+
+    def settle(self, hold: Hold, verdict: RowVerdict | None) -> None:
         """Close a hold by its verdict; without a verdict, by the request's ledger row."""
         if verdict is None:
             self.abandon(hold, None)
@@ -85,7 +94,7 @@ class Settlements:
                     return
         _leave_to_sweeper(hold)
 
-    async def _settle_until_answered(self, hold: Hold, verdict: Verdict) -> None:
+    async def _settle_until_answered(self, hold: Hold, verdict: RowVerdict) -> None:
         for pause_seconds in _RETRY_SECONDS:
             try:
                 await self._quota.settle(hold, verdict)
@@ -107,7 +116,7 @@ class SettledStream:
     def __init__(
         self,
         settlements: Settlements,
-        parts: AsyncGenerator[list[bytes] | Verdict | None, None],
+        parts: AsyncGenerator[list[bytes] | RowVerdict | None, None],
         hold: Hold,
         client: Client,
     ) -> None:
@@ -130,9 +139,11 @@ class SettledStream:
             async for part in self._parts:
                 if isinstance(part, list):
                     return part
-                self._settle(part)
+                self._is_settled = True
+                self._settlements.settle(self._hold, part)
         except ServiceError as exc:
-            self._settle(exc.details.verdict)
+            self._is_settled = True
+            self._settlements.settle_failed(self._hold, exc.details.verdict)
             raise
         raise StopAsyncIteration
 
@@ -144,10 +155,6 @@ class SettledStream:
             if not self._is_settled:
                 self._is_settled = True
                 self._settlements.abandon(self._hold, self._client.departure)
-
-    def _settle(self, verdict: Verdict | None) -> None:
-        self._is_settled = True
-        self._settlements.settle(self._hold, verdict)
 
 
 def _leave_to_sweeper(hold: Hold) -> None:

@@ -5,12 +5,13 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from services.common.errors import Throttled
-from services.common.limits import Limit
+from services.common.limits import Limit, Scope, Unit, Window
 from services.common.surface import Surface
-from services.common.verdict import Verdict
+from services.common.verdict import Amounts, RowVerdict
 
 JSONObject = dict[str, Any]
 """A JSON object."""
+_METERED = frozenset({Unit.TOKENS, Unit.COST})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +40,35 @@ class Principal:
         if not self.quota_account_id:
             object.__setattr__(self, "quota_account_id", self.account_id)
 
+    @property
+    def is_metered(self) -> bool:
+        """Whether tokens or cost are limited."""
+        return any(limit.unit in _METERED for limit in self.limits)
+
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """Limit and use of a key or its account on one day, as shown to its owner."""
+    """A limit of a key or its account and what is used of it, as shown to its owner."""
 
     limit: int
     charged: int
-    """Requests that count permanently."""
+    """What counts permanently."""
     held: int
-    """Requests in flight, which count until they are settled."""
+    """What requests in flight hold until they are settled."""
     reset_at: float
-    """Unix seconds of the next 00:00 UTC."""
-    is_of_account: bool = False
-    """Whether it is the limit of the account with all its keys."""
+    """Unix seconds of the end of the window; for a day, the next 00:00 UTC."""
+    scope: Scope = Scope.KEY
+    unit: Unit = Unit.REQUESTS
+    window: Window | None = Window.DAY
+
+    @property
+    def is_of_account(self) -> bool:
+        """Whether it is the limit of the account with all its keys."""
+        return self.scope is Scope.ACCOUNT
 
     @property
     def remaining(self) -> int:
-        """Slots that are neither used nor held."""
+        """What is neither used nor held."""
         return max(0, self.limit - self.charged - self.held)
 
     def without_one_held(self) -> "RateLimit":
@@ -75,7 +87,13 @@ class Hold:
     reserved_at: float
     """Redis' time of the reserve; Unix seconds."""
     rate_limit: RateLimit
-    """The tightest of the limits that apply to the request."""
+    """The tightest of the limits in requests per day."""
+    output_tokens: int = 0
+    """Tokens that the answer may have; 0 if neither tokens nor cost are limited."""
+    held: Amounts | None = None
+    """What is held of tokens and cost; None if neither is limited."""
+    tokens: RateLimit | None = None
+    """The tightest of the limits of tokens; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +108,11 @@ class Chat:
     surface: Surface = field(kw_only=True)
     """The API through which it came."""
 
+    def limit_output(self, tokens: int) -> None:
+        """Limit the output of all requested answers together to a number of tokens, of which limits have room."""
+        self.members.pop("max_tokens", None)
+        self.members["max_completion_tokens"] = max(1, tokens // (self.members.get("n") or 1))
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
@@ -97,21 +120,23 @@ class Completion:
 
     body: bytes
     """JSON text."""
-    verdict: Verdict | None
+    verdict: RowVerdict | None
 
 
 class LimitReached(Throttled):
-    """The daily slots of the key, or of its account, are all charged or held.
+    """What a limit of the key, or of its account, allows is charged or held, or is less than the request needs.
 
     Attributes:
         rate_limit: The limit that is reached.
+        requested: What the request takes of it at least.
     """
 
     default_reason = "rate_limit_exceeded"
 
-    def __init__(self, rate_limit: RateLimit) -> None:
-        super().__init__(f"the {'account' if rate_limit.is_of_account else 'key'}'s daily limit is reached")
+    def __init__(self, rate_limit: RateLimit, requested: int = 1) -> None:
+        super().__init__(f"the {rate_limit.scope}'s limit of {rate_limit.unit} is reached")
         self.rate_limit = rate_limit
+        self.requested = requested
 
 
 class Departure(StrEnum):

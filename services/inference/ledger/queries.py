@@ -5,12 +5,17 @@ from typing import Any
 
 from sqlalchemy import Column, Select, String, case, column, false, func, null, select, true, tuple_, values
 
+from services.common.limits import Unit
 from services.inference.ledger.tables import usage_ledger
 from services.inference.ledger.writer import RequestsPage
 
 COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
 """Columns of token counts."""
 
+
+CHARGED_TOKENS = func.coalesce(usage_ledger.c.charged_tokens, usage_ledger.c.total_tokens)
+CHARGED_COST = func.coalesce(usage_ledger.c.charged_cost, usage_ledger.c.cost, 0)
+_SUMS = {Unit.REQUESTS: func.count(), Unit.TOKENS: func.sum(CHARGED_TOKENS), Unit.COST: func.sum(CHARGED_COST)}
 
 SUMMARIES_MAX = 20_000
 """Maximum number of summaries in a response, since callers choose the model names."""
@@ -39,6 +44,24 @@ def count_charged(
     if excluded:
         rows &= table.request_id.not_in(excluded)
     return select(owner, func.count()).where(rows).group_by(owner)
+
+
+def sum_charged(
+    owner: Column[str],
+    unit: Unit,
+    days: tuple[str, str],
+    owner_ids: Collection[str],
+    reserved_before: float | None,
+    excluded: Collection[str],
+) -> Select[Any]:
+    """Select (owner id, sum over charged rows) from the first to the last of `days`; see `count_charged`."""
+    table = usage_ledger.c
+    rows = table.day.between(*days) & owner.in_(owner_ids) & table.charged
+    if reserved_before is not None:
+        rows &= table.reserved_at < reserved_before
+    if excluded:
+        rows &= table.request_id.not_in(excluded)
+    return select(owner, _SUMS[unit]).where(rows).group_by(owner)
 
 
 def summary(key_id: str, account_id: str, from_day: str, to_day: str, *, by_surface: bool = False) -> Select[Any]:

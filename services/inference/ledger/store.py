@@ -1,6 +1,7 @@
 """SQL store of the usage ledger, for SQLite and Postgres."""
 
 import sqlite3
+from collections import Counter as Tally
 from collections.abc import Sequence
 from dataclasses import fields
 from operator import attrgetter, itemgetter
@@ -13,19 +14,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.common.db.sqlite_writer import SQLiteWriter
 from services.common.db.transactions import Transactions, deadline
 from services.common.errors import Unavailable
+from services.common.limits import Unit
 from services.common.surface import Surface
-from services.common.verdict import Verdict
+from services.common.verdict import RELEASED, Amounts, RowVerdict, Verdict
 from services.inference.chat import CallContext, Outcome, Usage, UsageSource
 from services.inference.ledger import queries
 from services.inference.ledger.queries import COUNTS
 from services.inference.ledger.tables import usage_ledger
-from services.inference.ledger.writer import LedgerRow, RequestsPage, UsageSummary
+from services.inference.ledger.writer import ChargedSum, LedgerRow, RequestsPage, UsageSummary
 
 _READ_SECONDS_MAX = 2.0
 _WRITE_SECONDS_MAX = 5.0
 _ANSWERED_OUTCOMES = (Outcome.ANSWERED.value, Outcome.CLIENT_LEFT.value)
 """Outcomes that the reason for an abandonment may replace."""
 _ROW_COLUMNS = tuple(field.name for field in fields(LedgerRow) if field.name not in ("usage", "outcome", "surface"))
+_CHARGED_AMOUNTS = (queries.CHARGED_TOKENS.label("tokens"), queries.CHARGED_COST.label("cost"))
 _row_values, _counts = attrgetter(*_ROW_COLUMNS), attrgetter(*COUNTS)
 _SURFACES = {surface.value: surface for surface in Surface}
 
@@ -64,7 +67,7 @@ class SQLLedgerStore:
             written = dict((await connection.execute(self._insert, values)).tuples().all())
             # RETURNING omits rows that already exist, such as after a retry of a commit whose reply was lost.
             existing = [row.request_id for row in rows if row.request_id not in written]
-            charged = await _charged(connection, existing) if existing else set()
+            charged = await _charged(connection, existing) if existing else {}
         return [_verdict(written.get(row.request_id, row.request_id in charged)) for row in rows]
 
     async def _insert_new(self, writer: SQLiteWriter, values: Sequence[dict[str, Any]]) -> bool:
@@ -80,20 +83,20 @@ class SQLLedgerStore:
         return await self._transactions.write(writer, insert)
 
     @deadline(_WRITE_SECONDS_MAX, unavailable=_unavailable)
-    async def close_unknown(self, contexts: Sequence[CallContext]) -> list[Verdict]:
+    async def close_unknown(self, contexts: Sequence[CallContext]) -> list[RowVerdict]:
         """Return the verdict of each request, in order; insert an uncharged `unknown` row where there is none."""
         ids = [context.request_id for context in contexts]
         async with self._transactions.writing() as connection:
             await connection.execute(self._insert_unknown, [_values(_unknown(context)) for context in contexts])
             charged = await _charged(connection, ids)
-        return [_verdict(request_id in charged) for request_id in ids]
+        return [charged.get(request_id, RELEASED) for request_id in ids]
 
     @deadline(_WRITE_SECONDS_MAX, unavailable=_unavailable)
-    async def resolve_abandoned(self, requests: Sequence[tuple[str, Outcome | None]]) -> list[Verdict | None]:
+    async def resolve_abandoned(self, requests: Sequence[tuple[str, Outcome | None]]) -> list[RowVerdict | None]:
         """Return the verdict of each request, in order, None without a row; record why each was abandoned."""
         row = usage_ledger.c
         ids = {request_id for request_id, _ in requests}
-        query = select(row.request_id, row.charged, row.outcome).where(row.request_id.in_(ids))
+        query = select(row.request_id, row.charged, row.outcome, *_CHARGED_AMOUNTS).where(row.request_id.in_(ids))
         async with self._transactions.reading() as connection:
             rows = {found.request_id: found for found in await connection.execute(query)}
         changes: dict[Outcome, list[str]] = {}
@@ -102,7 +105,7 @@ class SQLLedgerStore:
                 changes.setdefault(outcome, []).append(request_id)
         for outcome, request_ids in changes.items():
             await self._set_outcome(request_ids, outcome)
-        return [_verdict(rows[request_id].charged) if request_id in rows else None for request_id, _ in requests]
+        return [_row_verdict(rows[request_id]) if request_id in rows else None for request_id, _ in requests]
 
     async def _set_outcome(self, request_ids: Sequence[str], outcome: Outcome) -> None:
         row = usage_ledger.c
@@ -157,6 +160,28 @@ class SQLLedgerStore:
         return [counts.get(owner_day, 0) for owner_day in owner_days]
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
+    async def sum_charged(
+        self, sums: Sequence[ChargedSum], *, reserved_before: float | None = None, excluded: Sequence[str] = ()
+    ) -> list[int]:
+        """Return the sums, in order."""
+        found: Tally[ChargedSum] = Tally()
+        row = usage_ledger.c
+        groups: dict[tuple[bool, Unit, str, str], list[ChargedSum]] = {}
+        for one in sums:
+            groups.setdefault((bool(one.key_id), one.unit, one.from_day, one.to_day), []).append(one)
+        if not sums:
+            return []
+        async with self._transactions.reading() as connection:
+            for (is_of_key, unit, *days), members in groups.items():
+                by_owner = {one.key_id or one.account_id: one for one in members}
+                # Rows of accounts that continue the counts of these. Quota never counts such an account by its own id.
+                for owner in (row.key_id,) if is_of_key else (row.account_id, row.quota_account_id):
+                    query = queries.sum_charged(owner, unit, (days[0], days[1]), by_owner, reserved_before, excluded)
+                    for owner_id, total in await connection.execute(query):
+                        found[by_owner[owner_id]] += int(total)
+        return [found[one] for one in sums]
+
+    @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def has_several_accounts(self) -> bool:
         """Return whether rows belong to more than one account; rows of direct callers do not count."""
         account_id = usage_ledger.c.account_id
@@ -203,10 +228,15 @@ def _is_replaceable(stored: str, outcome: Outcome) -> bool:
     return stored in _ANSWERED_OUTCOMES and stored != outcome.value
 
 
-async def _charged(connection: AsyncConnection, request_ids: Sequence[str]) -> set[str]:
-    """Return the ids of the requests with a charged row."""
-    is_charged = usage_ledger.c.request_id.in_(request_ids) & usage_ledger.c.charged
-    return set(await connection.scalars(select(usage_ledger.c.request_id).where(is_charged)))
+async def _charged(connection: AsyncConnection, request_ids: Sequence[str]) -> dict[str, RowVerdict]:
+    """Return the verdicts of the charged rows, by request id."""
+    row = usage_ledger.c
+    query = select(row.request_id, row.charged, *_CHARGED_AMOUNTS).where(row.request_id.in_(request_ids) & row.charged)
+    return {found.request_id: _row_verdict(found) for found in await connection.execute(query)}
+
+
+def _row_verdict(row: Row[Any]) -> RowVerdict:
+    return RowVerdict(Verdict.CHARGED, Amounts(row.tokens, row.cost)) if row.charged else RELEASED
 
 
 def _verdict(is_charged: bool) -> Verdict:

@@ -9,9 +9,10 @@ from typing import Protocol
 
 from services.common.concurrency.batch import Batcher
 from services.common.errors import Unavailable
+from services.common.limits import Unit
 from services.common.surface import Surface
 from services.common.telemetry import tracing
-from services.common.verdict import Verdict
+from services.common.verdict import RELEASED, Amounts, RowVerdict, Verdict
 from services.inference import metrics
 from services.inference.chat import CallContext, Outcome, Usage
 
@@ -55,8 +56,34 @@ class LedgerRow:
     cost: int | None
     """Microdollars, by the prices in force when the request ended, whether it is charged or not. None if a model that
     it used has no price, if its outcome is unknown, and in rows of versions that did not record it."""
+    queue_ms: int | None = None
+    charged_tokens: int | None = None
+    """Tokens that count against limits, where Groq counted more than quota held; None means all."""
+    charged_cost: int | None = None
+    """Cost that counts against limits, where it is more than quota held; None means all."""
     quota_account_id: str | None = None
     """Account under which quota counts the request; None if it is `account_id`."""
+
+    @property
+    def amounts(self) -> Amounts:
+        """What counts against limits, if the row is charged."""
+        tokens = self.usage.total_tokens if self.charged_tokens is None else self.charged_tokens
+        return Amounts(tokens, (self.cost or 0) if self.charged_cost is None else self.charged_cost)
+
+
+@dataclass(frozen=True, slots=True)
+class ChargedSum:
+    """A sum over the charged rows of a key, or of an account."""
+
+    key_id: str
+    """Empty for the sum of an account."""
+    account_id: str
+    """Empty for the sum of a key."""
+    unit: Unit
+    from_day: str
+    """First day, `YYYY-MM-DD`."""
+    to_day: str
+    """Last day, `YYYY-MM-DD`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +136,10 @@ class LedgerStore(Protocol):
         usage and the outcome but stays uncharged, since the sweeper's verdict is final.
         """
 
-    async def close_unknown(self, contexts: Sequence[CallContext]) -> list[Verdict]:
+    async def close_unknown(self, contexts: Sequence[CallContext]) -> list[RowVerdict]:
         """Return the verdict of each request, in order; insert an uncharged `unknown` row where there is none."""
 
-    async def resolve_abandoned(self, requests: Sequence[tuple[str, Outcome | None]]) -> list[Verdict | None]:
+    async def resolve_abandoned(self, requests: Sequence[tuple[str, Outcome | None]]) -> list[RowVerdict | None]:
         """Return the verdict of each request, in order; None for a request without a row.
 
         A row with the outcome `answered` or `client_left` gets the outcome given with its request id, unless that is
@@ -142,6 +169,11 @@ class LedgerStore(Protocol):
         excluded: Sequence[str] = (),
     ) -> list[int]:
         """Return the number of charged rows that quota counts under each (account id, day); see `count_charged`."""
+
+    async def sum_charged(
+        self, sums: Sequence[ChargedSum], *, reserved_before: float | None = None, excluded: Sequence[str] = ()
+    ) -> list[int]:
+        """Return sums over charged rows, in order; see `count_charged`. A sum of requests counts rows."""
 
     async def find(self, request_id: str) -> LedgerRow | None:
         """Return a row, or None if there is none."""
@@ -194,7 +226,7 @@ class Ledger:
         if self._groups.load >= self._rows_max:
             raise Unavailable("The usage ledger is unavailable. Try again in a moment.", reason="ledger_unavailable")
 
-    async def record(self, row: LedgerRow) -> Verdict | None:
+    async def record(self, row: LedgerRow) -> RowVerdict | None:
         """Write a row and return its verdict once it is committed.
 
         Returns None if the commit takes longer than `wait_seconds`, in which case the row is retried until it is
@@ -208,9 +240,9 @@ class Ledger:
             return None
         return self._result(row, commit)
 
-    def _result(self, row: LedgerRow, commit: "asyncio.Future[Verdict]") -> Verdict | None:
+    def _result(self, row: LedgerRow, commit: "asyncio.Future[Verdict]") -> RowVerdict | None:
         try:
-            return commit.result()
+            return RowVerdict(Verdict.CHARGED, row.amounts) if commit.result() is Verdict.CHARGED else RELEASED
         except Exception as exc:  # noqa: BLE001 - the answer must still be sent; the sweeper closes the request
             metrics.LEDGER_ROWS_REFUSED.inc()
             _log.error(

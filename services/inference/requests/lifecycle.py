@@ -18,7 +18,7 @@ from services.common.concurrency.idle_timer import IdleTimer
 from services.common.errors import DeadlineExceeded, InternalError, ServiceError
 from services.common.prices import Prices
 from services.common.runtime.clock import Clock
-from services.common.verdict import Verdict
+from services.common.verdict import RowVerdict, Verdict
 from services.inference.catalogue import Catalogue
 from services.inference.chat import (
     CallContext,
@@ -52,7 +52,7 @@ class Answer:
 
     text: bytes
     """Its JSON."""
-    verdict: Verdict | None
+    verdict: RowVerdict | None
     """None if the row is not committed yet."""
 
 
@@ -109,7 +109,9 @@ class Completions:
             _detach(record, task)
             del task  # Break the reference cycle task → exception → traceback → this frame.
 
-    async def stream(self, call: ChatCall, context: CallContext) -> AsyncGenerator[list[bytes] | Verdict | None, None]:
+    async def stream(
+        self, call: ChatCall, context: CallContext
+    ) -> AsyncGenerator[list[bytes] | RowVerdict | None, None]:
         """Run a request and yield batches of events as JSON, then the verdict, by which time its row is written.
 
         Raises:
@@ -215,7 +217,8 @@ class Completions:
         """Record a failed request, which is charged if output had begun, and return the caller's error."""
         error = exc if isinstance(exc, ServiceError) else _defect(exc)
         record.is_waiting = False
-        error.details = replace(error.details, verdict=await self._ledger.record(record.failed_row(error, usage)))
+        verdict = await self._ledger.record(record.failed_row(error, usage))
+        error.details = replace(error.details, verdict=None if verdict is None else verdict.verdict)
         return error
 
     async def _cancelled(self, record: RequestRecord, usage: Usage | None) -> None:

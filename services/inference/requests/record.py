@@ -145,6 +145,9 @@ class RequestRecord:
     ) -> LedgerRow:
         context = self._context
         usages = [usage for _, usage in calls]
+        usage = reduce(add, usages) if usages else Usage()
+        cost = self._cost(calls)
+        held = context.held if charged else None
         return LedgerRow(
             request_id=context.request_id,
             account_id=context.account_id,
@@ -157,13 +160,15 @@ class RequestRecord:
             outcome=outcome,
             charged=charged,
             refund_reason=reason,
-            usage=reduce(add, usages) if usages else Usage(),
+            usage=usage,
             upstream_id=self.upstream_id,
             attempts=self.attempts,
             time_to_first_token_ms=self._first_token_ms,
             duration_ms=self._age_ms(),
             surface=context.surface,
-            cost=self._cost(calls),
+            cost=cost,
+            charged_tokens=held.tokens if held and usage.total_tokens > held.tokens else None,
+            charged_cost=held.cost if held and cost is not None and cost > held.cost else None,
             quota_account_id=_other(context.quota_account_id, context.account_id),
         )
 

@@ -4,7 +4,7 @@ import asyncio
 from itertools import accumulate, takewhile
 
 from services.common.errors import InternalError, ServiceError
-from services.common.verdict import Verdict
+from services.common.verdict import RowVerdict
 
 BYTES_MAX = 1024 * 1024
 """Buffered bytes at which reading from Groq pauses."""
@@ -27,7 +27,7 @@ class StreamBuffer:
         self._has_room.set()
         self._is_discarded = False
         self._is_closed = False
-        self._verdict: Verdict | None = None
+        self._verdict: RowVerdict | None = None
         self._error: BaseException | None = None
         self.is_empty = True
         """Whether no event was ever added."""
@@ -52,7 +52,7 @@ class StreamBuffer:
             self._has_room.clear()
         self._changed.set()
 
-    def end(self, verdict: Verdict | None) -> None:
+    def end(self, verdict: RowVerdict | None) -> None:
         """Set the verdict. Call it before the task that fills the buffer ends."""
         self._verdict = verdict
 
@@ -106,6 +106,6 @@ class StreamBuffer:
             self._has_room.set()
         return events
 
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> RowVerdict | None:
         """Return the verdict. Call it after `take` has returned None."""
         return self._verdict

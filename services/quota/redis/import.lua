@@ -15,7 +15,7 @@ end
 local held = (#ARGV - 6) / 3
 redis.call('HSET', KEYS[1], counter, ARGV[5], counter .. ':limit', ARGV[6], counter .. ':held', held)
 for i = 7, #ARGV, 3 do
-  redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1] .. ' ' .. account_id .. ' ' .. key_id .. ' ' .. counter .. ' 1')
+  redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1] .. ' ' .. account_id .. ' ' .. key_id .. ' 0 ' .. counter .. ' 1')
   redis.call('ZADD', KEYS[2], ARGV[i + 2], account_id .. ' ' .. day .. ' ' .. ARGV[i])
 end
 return 1

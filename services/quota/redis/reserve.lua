@@ -1,108 +1,202 @@
--- Hold a request of all limits, or of none, for each request id, in order. Atomic.
+-- Hold what requests take of all limits, or of none, for each request id, in order. Atomic.
 --
 -- Redis' clock determines the day, clamped to the range that the caller's monotonic clock allows, so that a clock step
 -- grants no requests. Old days have no TTL, since a step would expire them; the sweeper removes them.
 --
--- KEYS[1]  quota:{bucket}:account:account_id   prefix of the account's entries; the day is appended here
+-- What a request takes of a limit is `base` + `rate` for each million tokens of output, rounded up. The output is the
+-- largest one up to the wanted one that all limits allow.
+--
+-- KEYS[1]  quota:{bucket}:account:account_id   prefix of the account's entries; the day is appended here, or the month
 -- KEYS[2]  quota:{bucket}:holds                deadline of each hold of the bucket
 -- ARGV     clock offset in seconds, earliest and latest possible day, lifetime of a hold in milliseconds, account id,
---          key id, day of the initial counts ('' for none), number of limits, then for each limit its counter, limit,
---          wanted amount and initial count ('' for none); then request ids
+--          key id, tokens of output that are wanted (0 for requests without an estimate), number of limits, then for
+--          each limit its window (day, minute, month or concurrent), counter, limit, base, rate, initial count ('' for
+--          none) and the day of the initial count; then request ids
 -- Returns  {day, now in milliseconds, 0, then for each limit whether it has no counter (1 or 0)} if one has neither a
---          counter nor an initial count for this day; otherwise {day, now in milliseconds, 1, then for each request id:
---          held (1) or denied (0), then for each limit: charged, held amount}
+--          counter nor an initial count for this window; otherwise {day, now in milliseconds, 1, then for each request
+--          id: held (1) or denied (0), tokens of output, then for each limit: charged, held}; without request ids, for
+--          each limit: charged, held
 
+local FIELDS, FIRST = 7, 9
 local offset_seconds, first_day, last_day = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local hold_ms, account_id, key_id, initial_day = tonumber(ARGV[4]), ARGV[5], ARGV[6], ARGV[7]
-local limits_count = tonumber(ARGV[8])
-local first_id = 9 + 4 * limits_count
+local hold_ms, account_id, key_id = tonumber(ARGV[4]), ARGV[5], ARGV[6]
+local wanted_output, limits_count = tonumber(ARGV[7]), tonumber(ARGV[8])
+local first_id = FIRST + FIELDS * limits_count
 
 local time = redis.call('TIME')
 local now_ms = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local day = math.floor((tonumber(time[1]) + offset_seconds) / 86400)
-day = math.max(first_day, math.min(last_day, day))
+local seconds = tonumber(time[1]) + offset_seconds
+local day = math.max(first_day, math.min(last_day, math.floor(seconds / 86400)))
+local minute = string.format('%d', math.floor(seconds / 60))
 local day_text = string.format('%d', day)
 local entries = KEYS[1] .. ':' .. day_text
 
-local fields = {}
-for i = 9, first_id - 1, 4 do
-  fields[#fields + 1] = ARGV[i]
-  fields[#fields + 1] = ARGV[i] .. ':held'
-  fields[#fields + 1] = ARGV[i] .. ':limit'
+-- The first day of the month of a day, by the algorithm `civil_from_days` of Howard Hinnant.
+local function month_of(days)
+  local shifted = days + 719468
+  local of_era = shifted % 146097
+  local year = math.floor((of_era - math.floor(of_era / 1460) + math.floor(of_era / 36524) - math.floor(of_era / 146096)) / 365)
+  local of_year = of_era - (365 * year + math.floor(year / 4) - math.floor(year / 100))
+  local month = math.floor((5 * of_year + 2) / 153)
+  return days - (of_year - math.floor((153 * month + 2) / 5))
+end
+
+local fields, month_fields, previous_fields, month = {}, {}, {}, nil
+for i = FIRST, first_id - 1, FIELDS do
+  local window, counter = ARGV[i], ARGV[i + 1]
+  if window == 'month' then
+    month = month or month_of(day)
+    month_fields[#month_fields + 1] = counter
+    month_fields[#month_fields + 1] = counter .. ':held'
+    month_fields[#month_fields + 1] = counter .. ':limit'
+  else
+    fields[#fields + 1] = counter
+    fields[#fields + 1] = counter .. ':held'
+    fields[#fields + 1] = counter .. (window == 'minute' and ':minute' or ':limit')
+    if window == 'concurrent' then
+      previous_fields[#previous_fields + 1] = counter .. ':held'
+    end
+  end
 end
 for i = first_id, #ARGV do
   fields[#fields + 1] = ARGV[i]
 end
 local values = redis.call('HMGET', entries, unpack(fields))
+local month_text = month and string.format('%d', month)
+local month_entries = month and KEYS[1] .. ':month:' .. month_text
+local month_values = month and redis.call('HMGET', month_entries, unpack(month_fields))
+-- Holds of the previous day that are not settled yet are in flight too.
+local previous_values = next(previous_fields) and redis.call('HMGET', KEYS[1] .. ':' .. string.format('%d', day - 1), unpack(previous_fields))
 
-local limits, taken, changes, missing = {}, '', {}, {day, now_ms, 0}
+local limits, changes, month_changes, missing, is_missing = {}, {}, {}, {day, now_ms, 0}, false
+local at, month_at, previous_at = 1, 1, 1
 for n = 1, limits_count do
-  local position, at = 5 + 4 * n, 3 * n - 2
-  local limit = {
-    charged = tonumber(values[at]),
-    held = tonumber(values[at + 1] or 0),
-    limit = tonumber(ARGV[position + 1]),
-    amount = tonumber(ARGV[position + 2]),
+  local i = FIRST + FIELDS * (n - 1)
+  local one = {
+    window = ARGV[i],
+    counter = ARGV[i + 1],
+    limit = tonumber(ARGV[i + 2]),
+    base = tonumber(ARGV[i + 3]),
+    rate = tonumber(ARGV[i + 4]),
   }
-  local highest = tonumber(values[at + 2] or -1)
-  missing[3 + n] = limit.charged and 0 or 1
-  if not limit.charged and initial_day == day_text and ARGV[position + 3] ~= '' then
-    -- An existing counter wins: another replica may have initialised and charged it since the ledger was read.
-    limit.charged = tonumber(ARGV[position + 3])
-    changes[#changes + 1] = fields[at]
-    changes[#changes + 1] = limit.charged
-    -- The ledger's charges were within the limit at their time, which may have been lowered since.
-    highest = limit.charged
-    changes[#changes + 1] = fields[at + 2]
-    changes[#changes + 1] = highest
+  local charged, held, third
+  if one.window == 'month' then
+    charged, held, third = month_values[month_at], month_values[month_at + 1], month_values[month_at + 2]
+    one.changes, one.name, month_at = month_changes, one.counter .. '@' .. month_text, month_at + 3
+  else
+    charged, held, third = values[at], values[at + 1], values[at + 2]
+    one.changes, one.name, at = changes, one.counter, at + 3
   end
-  if limit.limit > highest then
-    changes[#changes + 1] = fields[at + 2]
-    changes[#changes + 1] = limit.limit
+  one.charged, one.held = tonumber(charged), tonumber(held or 0)
+  if one.window == 'concurrent' then
+    one.charged, one.held = 0, one.held + tonumber(previous_values[previous_at] or 0)
+    previous_at = previous_at + 1
+  elseif one.window == 'minute' then
+    one.name = one.counter .. '@' .. minute
+    if third ~= minute then
+      one.charged, one.held = 0, 0
+      one.is_new = true
+    end
+  else
+    local highest = tonumber(third or -1)
+    local start = one.window == 'month' and month_text or day_text
+    if not one.charged and ARGV[i + 5] ~= '' and ARGV[i + 6] == start then
+      -- An existing counter wins: another replica may have initialised and charged it since the ledger was read.
+      one.charged = tonumber(ARGV[i + 5])
+      -- The ledger's charges were within the limit at their time, which may have been lowered since.
+      highest = one.charged
+      one.changes[#one.changes + 1] = one.counter
+      one.changes[#one.changes + 1] = one.charged
+      one.changes[#one.changes + 1] = one.counter .. ':limit'
+      one.changes[#one.changes + 1] = highest
+    end
+    if one.limit > highest then
+      one.changes[#one.changes + 1] = one.counter .. ':limit'
+      one.changes[#one.changes + 1] = one.limit
+    end
   end
-  limits[n] = limit
-  taken = taken .. ' ' .. fields[at] .. ' ' .. ARGV[position + 2]
+  missing[3 + n] = one.charged and 0 or 1
+  is_missing = is_missing or not one.charged
+  limits[n] = one
 end
-for n = 1, limits_count do
-  if not limits[n].charged then
-    return missing
-  end
+if is_missing then
+  return missing
 end
 
+-- The largest output that fits into what a limit has left; negative if not even the base does.
+local function output_left(one, wanted)
+  local left = one.limit - one.charged - one.held - one.base
+  if left < 0 or one.rate == 0 then
+    return left < 0 and -1 or wanted
+  end
+  return math.min(wanted, math.floor(left * 1000000 / one.rate))
+end
+
+local least_output = math.min(1, wanted_output)
 local answer, held_ids = {day, now_ms, 1}, {}
 for i = first_id, #ARGV do
   local request_id = ARGV[i]
-  local is_held = values[3 * limits_count + i - first_id + 1] or held_ids[request_id]
-  if not is_held then
-    is_held = true
+  local is_held, output = values[at + i - first_id] or held_ids[request_id], wanted_output
+  if is_held then
+    output = tonumber(string.match(held_ids[request_id] or is_held, '^%d+ [^ ]+ [^ ]+ (%d+)') or 0)
+  else
     for _, one in ipairs(limits) do
-      if one.charged + one.held + one.amount > one.limit then
-        is_held = false
-      end
+      output = math.min(output, output_left(one, output))
     end
-    if is_held then
+    if output >= least_output then
+      local taken, month_taken = '', ''
       for _, one in ipairs(limits) do
-        one.held = one.held + one.amount
+        local amount = one.base + math.ceil(output * one.rate / 1000000)
+        one.held = one.held + amount
+        if one.window ~= 'concurrent' then
+          taken = taken .. ' ' .. one.name .. ' ' .. string.format('%d', amount)
+        end
+        if one.window == 'month' then
+          month_taken = month_taken .. ' ' .. one.counter .. ' ' .. string.format('%d', amount)
+        end
       end
-      held_ids[request_id] = true
+      is_held = now_ms .. ' ' .. account_id .. ' ' .. key_id .. ' ' .. string.format('%d', output)
+      held_ids[request_id] = is_held
       changes[#changes + 1] = request_id
-      changes[#changes + 1] = now_ms .. ' ' .. account_id .. ' ' .. key_id .. taken
+      changes[#changes + 1] = is_held .. taken
+      if month then
+        month_changes[#month_changes + 1] = request_id
+        month_changes[#month_changes + 1] = is_held .. month_taken
+      end
       redis.call('ZADD', KEYS[2], now_ms + hold_ms, account_id .. ' ' .. day_text .. ' ' .. request_id)
     end
   end
   answer[#answer + 1] = is_held and 1 or 0
+  answer[#answer + 1] = is_held and output or 0
+  for _, one in ipairs(limits) do
+    answer[#answer + 1] = one.charged
+    answer[#answer + 1] = one.held
+  end
+end
+if first_id > #ARGV then
   for _, one in ipairs(limits) do
     answer[#answer + 1] = one.charged
     answer[#answer + 1] = one.held
   end
 end
 if next(held_ids) then
-  for n = 1, limits_count do
-    changes[#changes + 1] = fields[3 * n - 1]
-    changes[#changes + 1] = limits[n].held
+  for _, one in ipairs(limits) do
+    if one.window ~= 'concurrent' then
+      one.changes[#one.changes + 1] = one.counter .. ':held'
+      one.changes[#one.changes + 1] = one.held
+    end
+    if one.is_new then
+      one.changes[#one.changes + 1] = one.counter
+      one.changes[#one.changes + 1] = 0
+      one.changes[#one.changes + 1] = one.counter .. ':minute'
+      one.changes[#one.changes + 1] = minute
+    end
   end
 end
 if #changes > 0 then
   redis.call('HSET', entries, unpack(changes))
+end
+if #month_changes > 0 then
+  redis.call('HSET', month_entries, unpack(month_changes))
 end
 return answer

@@ -14,6 +14,7 @@ from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import NoScriptError, RedisClusterException, RedisError, ResponseError
 
 from services.common import errors
+from services.common.limits import Unit
 from services.common.telemetry import tracing
 from services.quota.holds import Counter, KeyRef
 from services.quota.metrics import ENTRIES_UNREADABLE
@@ -153,7 +154,8 @@ def deadlines_of_bucket(bucket: int) -> str:
 
 def counter_of(counter: Counter | KeyRef) -> str:
     """Return the field of a counter in its account's entries."""
-    return f"{counter.key_id or counter.account_id}:requests"
+    unit = counter.unit if isinstance(counter, Counter) else Unit.REQUESTS
+    return f"{counter.key_id or counter.account_id}:{unit}"
 
 
 def previous_entries_of(key_id: str) -> str:

@@ -3,6 +3,7 @@
 import logging
 import math
 import re
+from collections import Counter as Tally
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
 
 from services.common.batched import batched
+from services.common.limits import Unit, Window
+from services.quota.days import first_day_of_next_month
 from services.quota.holds import Counter, Settlement
 from services.quota.overdue_holds import OverdueHold
 from services.quota.redis.connections import Client
@@ -33,14 +36,33 @@ _log = logging.getLogger(__name__)
 _SCAN_COUNT = 1_000
 _ENTRIES_BATCH = 100
 _ID = rb"[A-Za-z0-9_.-]{1,64}"
-_ENTRIES_NAME = re.compile(rb"quota:\{\d+\}:account:(%b):(\d{1,6})" % _ID)
+_ENTRIES_NAME = re.compile(rb"quota:\{\d+\}:account:(%b):(month:)?(\d{1,6})" % _ID)
 _PREVIOUS_NAME = re.compile(rb"quota:\{\d+\}:%b:(\d{1,6})(?::moved)?" % _ID)
 _DEADLINE_NAME = re.compile(rb"(%b) (\d{1,6}) (%b)" % (_ID, _ID))
-_COUNTER_FIELD = re.compile(rb"(%b):requests" % _ID)
-_RESERVATION = re.compile(rb"(\d{1,15}) (%b) (%b)((?: %b:[a-z]+ \d{1,15})*)" % (_ID, _ID, _ID))
+_COUNTER_FIELD = re.compile(rb"(%b):(requests|tokens|cost)" % _ID)
+_RESERVATION = re.compile(
+    rb"(\d{1,15}) (%b) (%b) (\d{1,16})((?: %b:[a-z_]+(?:@\d{1,15})? \d{1,16})*)" % (_ID, _ID, _ID)
+)
 
-AccountDay = tuple[str, int]
-"""Account id and days since 1970-01-01."""
+
+class _Entries(NamedTuple):
+    """The entries of an account for one window."""
+
+    account_id: str
+    window: Window
+    day: int
+    """First day of the window, in days since 1970-01-01."""
+
+    @property
+    def name(self) -> str:
+        """Redis key."""
+        infix = ":month" if self.window is Window.MONTH else ""
+        return f"{entries_of(self.account_id)}{infix}:{self.day}"
+
+    @property
+    def last_day(self) -> int:
+        """Last day of the window."""
+        return self.day if self.window is Window.DAY else first_day_of_next_month(self.day) - 1
 
 
 class _Hold(NamedTuple):
@@ -49,8 +71,8 @@ class _Hold(NamedTuple):
     reserved_at: float
     """Unix seconds."""
     key_id: str
-    counters: tuple[bytes, ...]
-    """Fields of the counters of which it takes something."""
+    taken: dict[bytes, int]
+    """What it takes of each counter, by the counter's field."""
 
 
 class RedisSweepStore:
@@ -100,16 +122,17 @@ class RedisSweepStore:
         """Close holds; returns the same as `HoldStore.settle`."""
         return await self._holds.settle(settlements)
 
-    async def entries(self) -> AsyncIterator[list[DayEntries]]:
+    async def entries(self, window: Window) -> AsyncIterator[list[DayEntries]]:
         """Yield the entries of all counters, in non-empty batches; entries created meanwhile may be missing."""
-        seen: set[AccountDay] = set()
-        waiting: list[AccountDay] = []
+        seen: set[_Entries] = set()
+        waiting: list[_Entries] = []
+        match = "quota:{*}:account:*:month:*" if window is Window.MONTH else "quota:{*}:account:*:*"
         with redis_errors(self._client):
-            async for name in self._client.scan_iter(match="quota:{*}:account:*:*", count=_SCAN_COUNT):
-                account_day = _account_day(name)
-                if account_day is not None and account_day not in seen:
-                    seen.add(account_day)
-                    waiting.append(account_day)
+            async for name in self._client.scan_iter(match=match, count=_SCAN_COUNT):
+                entries = _parse_name(name)
+                if entries is not None and entries.window is window and entries not in seen:
+                    seen.add(entries)
+                    waiting.append(entries)
                 if len(waiting) == _ENTRIES_BATCH:
                     if batch := await self._read(waiting):
                         yield batch
@@ -118,12 +141,13 @@ class RedisSweepStore:
                 yield batch
 
     async def delete_days(self, before: int) -> None:
-        """Delete the entries of days before one, also those in the layout of the previous version."""
+        """Delete the entries of windows that ended before a day, also those in the layout of the previous version."""
         names: set[bytes] = set()
         with redis_errors(self._client):
             async for name in self._client.scan_iter(match="quota:{*}:*:*", count=_SCAN_COUNT):
-                match = _ENTRIES_NAME.fullmatch(name) or _PREVIOUS_NAME.fullmatch(name)
-                if match is not None and int(match[match.lastindex or 1]) < before:
+                entries, previous = _parse_name(name), _PREVIOUS_NAME.fullmatch(name)
+                last_day = entries.last_day if entries else int(previous[1]) if previous else before
+                if last_day < before:
                     names.add(name)
             for batch in batched(sorted(names), _ENTRIES_BATCH):
                 pipeline = self._pipeline()
@@ -136,7 +160,7 @@ class RedisSweepStore:
         self, counter: Counter, count: int, *, reserved_before: float, excluded: Sequence[str]
     ) -> int:
         """Raise a counter to a number of charged rows and return the number of charges added."""
-        name = f"{entries_of(counter.account_id)}:{counter.day}"
+        name = _Entries(counter.account_id, counter.window, counter.day).name
         step = Step(RECONCILE, (name,), (counter_of(counter), count, round(reserved_before * 1000), *excluded))
         (raised,) = await run(self._client, [step])
         return int(raised)
@@ -174,16 +198,12 @@ class RedisSweepStore:
             pipeline.zrem(deadlines_of(account_id), f"{account_id} {day} {request_id}")
         await _execute(pipeline)
 
-    async def _read(self, account_days: Sequence[AccountDay]) -> list[DayEntries]:
+    async def _read(self, names: Sequence[_Entries]) -> list[DayEntries]:
         pipeline = self._pipeline()
-        for account_id, day in account_days:
-            pipeline.hgetall(f"{entries_of(account_id)}:{day}")
+        for one in names:
+            pipeline.hgetall(one.name)
         answers = [answer or {} for answer in await _execute(pipeline)]
-        return [
-            entries
-            for account_day, answer in zip(account_days, answers, strict=True)
-            for entries in _day_entries(account_day, answer)
-        ]
+        return [entries for one, answer in zip(names, answers, strict=True) for entries in _window_entries(one, answer)]
 
     def _pipeline(self) -> Any:
         return self._client.pipeline(transaction=False) if isinstance(self._client, Redis) else self._client.pipeline()
@@ -207,21 +227,23 @@ def _seconds(answer: tuple[int, int]) -> float:
     return float(answer[0]) + float(answer[1]) / 1e6
 
 
-def _day_entries(account_day: AccountDay, entries: Mapping[bytes, bytes]) -> Iterator[DayEntries]:
-    """Yield the counters of an account's day, each with the holds that took of it."""
-    account_id, day = account_day
-    holds: dict[bytes, dict[str, float]] = {}
-    for name, value in entries.items():
-        if b":" not in name:
+def _window_entries(name: _Entries, fields: Mapping[bytes, bytes]) -> Iterator[DayEntries]:
+    """Yield the counters of an account's day or month, each with the holds that took of it."""
+    times: dict[bytes, dict[str, float]] = {}
+    held: Tally[bytes] = Tally()
+    for field, value in fields.items():
+        if b":" not in field:
             hold = _hold(value)
-            for field in hold.counters:
-                holds.setdefault(field, {})[name.decode(errors="replace")] = hold.reserved_at
-    for field, charged in entries.items():
+            for counter_field, amount in hold.taken.items():
+                times.setdefault(counter_field, {})[field.decode(errors="replace")] = hold.reserved_at
+                held[counter_field] += amount
+    for field, charged in fields.items():
         if match := _COUNTER_FIELD.fullmatch(field):
-            scope_id = match[1].decode()
-            counter = Counter(account_id, "" if scope_id == account_id else scope_id, day)
-            limit = _count(entries.get(field + b":limit", b"0"))
-            yield DayEntries(counter, _count(charged), holds.get(field, {}), limit)
+            owner = match[1].decode()
+            key_id = "" if owner == name.account_id else owner
+            counter = Counter(name.account_id, key_id, name.day, Unit(match[2].decode()), name.window)
+            limit = _count(fields.get(field + b":limit", b"0"))
+            yield DayEntries(counter, _count(charged), times.get(field, {}), held[field], limit)
 
 
 def _member(name: bytes) -> tuple[str, int, str] | None:
@@ -234,11 +256,15 @@ def _hold(value: bytes) -> _Hold:
     """Parse a hold. The reserve time of a malformed value is 0, so that the hold is swept."""
     match = _RESERVATION.fullmatch(value)
     if match is None:
-        return _Hold(0.0, "", ())
-    return _Hold(int(match[1]) / 1000, match[3].decode(), tuple(match[4].split()[::2]))
+        return _Hold(0.0, "", {})
+    parts = match[5].split()
+    taken = {field: int(amount) for field, amount in zip(parts[::2], parts[1::2], strict=True)}
+    return _Hold(int(match[1]) / 1000, match[3].decode(), taken)
 
 
-def _account_day(name: bytes) -> AccountDay | None:
-    """Parse the account and day of a Redis key; None if this service never writes such a key."""
+def _parse_name(name: bytes) -> _Entries | None:
+    """Parse the Redis key of an account's entries; None if this service never writes such a key."""
     match = _ENTRIES_NAME.fullmatch(name)
-    return (match[1].decode(), int(match[2])) if match else None
+    if match is None:
+        return None
+    return _Entries(match[1].decode(), Window.MONTH if match[2] else Window.DAY, int(match[3]))

@@ -6,7 +6,9 @@ import pytest
 
 from services.common import errors
 from services.common.errors import ErrorDetails
-from services.gateway.http.errors import duration, http_error, rate_limit_headers
+from services.common.limits import Scope
+from services.gateway.http.errors import http_error
+from services.gateway.http.rate_limits import duration, rate_limit_headers
 from services.gateway.requests.types import LimitReached, RateLimit
 
 
@@ -81,7 +83,7 @@ def test_slots_in_use_are_distinguished_from_an_exhausted_day() -> None:
 
 
 def test_a_denial_names_the_limit_that_denies() -> None:
-    of_account = RateLimit(limit=5_000, charged=5_000, held=0, reset_at=86_400, is_of_account=True)
+    of_account = RateLimit(limit=5_000, charged=5_000, held=0, reset_at=86_400, scope=Scope.ACCOUNT)
     of_key = RateLimit(limit=5_000, charged=4_999, held=1, reset_at=86_400)
     answers = [http_error(LimitReached(limit), now=0) for limit in (of_account, of_key)]
     assert answers[0].message.startswith("Rate limit reached for your account on requests per day (RPD): Limit 5000,")

@@ -9,9 +9,10 @@ import pytest
 
 from services.common.concurrency.byte_budget import ByteBudget
 from services.common.errors import ErrorDetails, InvalidRequest, ServiceError, Unavailable
+from services.common.estimate import Estimate
 from services.common.runtime.clock import SystemClock
 from services.common.surface import Surface
-from services.common.verdict import Verdict
+from services.common.verdict import CHARGED, RELEASED, RowVerdict, Verdict
 from services.gateway.apis.chat_completions.surface import ChatRenderer
 from services.gateway.http.request_bodies import RequestBodies
 from services.gateway.requests.handler import RequestHandler
@@ -40,9 +41,9 @@ class ScriptedQuota:
     def __init__(self, *failures: ServiceError) -> None:
         self._failures = list(failures)
         self.reserved: list[str] = []
-        self.settled: list[tuple[str, Verdict]] = []
+        self.settled: list[tuple[str, RowVerdict]] = []
 
-    async def reserve(self, request_id: str, principal: Principal) -> Hold:
+    async def reserve(self, request_id: str, principal: Principal, estimate: Estimate | None = None) -> Hold:
         self.reserved.append(request_id)
         if self._failures:
             raise self._failures.pop(0)
@@ -51,7 +52,7 @@ class ScriptedQuota:
     async def drain(self) -> None:
         pass
 
-    async def settle(self, hold: Hold, verdict: Verdict) -> None:
+    async def settle(self, hold: Hold, verdict: RowVerdict) -> None:
         if self._failures:
             raise self._failures.pop(0)
         self.settled.append((hold.request_id, verdict))
@@ -67,13 +68,13 @@ class Client:
 class ScriptedInference:
     """Answers or fails as scripted."""
 
-    def __init__(self, *parts: Any, rows: Sequence[Verdict | ServiceError | None] = ()) -> None:
+    def __init__(self, *parts: Any, rows: Sequence[RowVerdict | ServiceError | None] = ()) -> None:
         self._parts = parts
         self._rows = iter(rows)
         self.resolved: list[tuple[str, Departure | None]] = []
         self.is_called = False
 
-    async def resolve_abandoned(self, hold: Hold, departure: Departure | None) -> Verdict | None:
+    async def resolve_abandoned(self, hold: Hold, departure: Departure | None) -> RowVerdict | None:
         self.resolved.append((hold.request_id, departure))
         row = next(self._rows, None)
         if isinstance(row, ServiceError):
@@ -115,6 +116,7 @@ class World:
             self.settlements,
             RequestBodies(ByteBudget(total_max=1, share_max=1), bytes_max=1),
             InvalidRequestLimiter(SystemClock(), per_second=1),
+            estimate=lambda _: Estimate(1, 1, 0, 0),
             new_request_id=lambda: f"req_{next(numbers)}",
             heartbeat_seconds=1,
         )
@@ -135,14 +137,14 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def _settled(quota: ScriptedQuota, world: World) -> list[Verdict]:
+async def _settled(quota: ScriptedQuota, world: World) -> list[RowVerdict]:
     await world.settlements.drain(timeout_seconds=5)
     return [verdict for _, verdict in quota.settled]
 
 
 async def test_a_reserve_without_an_answer_is_retried_once_under_a_new_id() -> None:
     quota = ScriptedQuota(Unavailable("lost"))
-    hold = await _world(quota, Verdict.CHARGED).handler.reserve(_PRINCIPAL, "req_1")
+    hold = await _world(quota, CHARGED).handler.reserve(_PRINCIPAL, "req_1")
     assert quota.reserved == ["req_1", "req_2"]
     assert hold.request_id == "req_2"
 
@@ -150,29 +152,29 @@ async def test_a_reserve_without_an_answer_is_retried_once_under_a_new_id() -> N
 async def test_a_reserve_that_is_lost_twice_is_an_outage() -> None:
     quota = ScriptedQuota(Unavailable("lost"), Unavailable("lost"))
     with pytest.raises(Unavailable):
-        await _world(quota, Verdict.CHARGED).handler.reserve(_PRINCIPAL, "req_1")
+        await _world(quota, CHARGED).handler.reserve(_PRINCIPAL, "req_1")
     assert len(quota.reserved) == 2
 
 
 async def test_a_denied_reserve_is_not_retried() -> None:
     quota = ScriptedQuota(LimitReached(_RATE_LIMIT))
     with pytest.raises(LimitReached):
-        await _world(quota, Verdict.CHARGED).handler.reserve(_PRINCIPAL, "req_1")
+        await _world(quota, CHARGED).handler.reserve(_PRINCIPAL, "req_1")
     assert quota.reserved == ["req_1"]
 
 
 @pytest.mark.parametrize(
     ("part", "settled"),
     [
-        (Verdict.CHARGED, [Verdict.CHARGED]),
-        (Verdict.RELEASED, [Verdict.RELEASED]),
+        (CHARGED, [CHARGED]),
+        (RELEASED, [RELEASED]),
         (None, []),
-        (InvalidRequest("refused", details=ErrorDetails(verdict=Verdict.RELEASED)), [Verdict.RELEASED]),
-        (Unavailable("cut", details=ErrorDetails(verdict=Verdict.CHARGED)), [Verdict.CHARGED]),
+        (InvalidRequest("refused", details=ErrorDetails(verdict=Verdict.RELEASED)), [RELEASED]),
+        (Unavailable("cut", details=ErrorDetails(verdict=Verdict.CHARGED)), [CHARGED]),
         (Unavailable("the connection broke"), []),
     ],
 )
-async def test_a_hold_is_settled_only_by_the_verdict_of_inference(part: Any, settled: list[Verdict]) -> None:
+async def test_a_hold_is_settled_only_by_the_verdict_of_inference(part: Any, settled: list[RowVerdict]) -> None:
     quota = ScriptedQuota()
     world = _world(quota, part)
     hold = await world.handler.reserve(_PRINCIPAL, "req_1")
@@ -185,13 +187,13 @@ async def test_a_hold_is_settled_only_by_the_verdict_of_inference(part: Any, set
 
 
 async def test_a_request_whose_call_raises_an_unexpected_error_is_settled_by_its_row() -> None:
-    quota, inference = ScriptedQuota(), ScriptedInference(RuntimeError("bug"), rows=[Verdict.CHARGED])
+    quota, inference = ScriptedQuota(), ScriptedInference(RuntimeError("bug"), rows=[CHARGED])
     world = _over(quota, inference)
     hold = await world.handler.reserve(_PRINCIPAL, "req_1")
     with pytest.raises(RuntimeError):
         await world.handler.complete(hold, _CHAT, Client())
     await until(lambda: bool(quota.settled))
-    assert await _settled(quota, world) == [Verdict.CHARGED]
+    assert await _settled(quota, world) == [CHARGED]
     assert inference.resolved == [("req_1", None)]
 
 
@@ -200,14 +202,14 @@ async def test_a_stream_whose_close_fails_is_settled_by_its_row() -> None:
         async def aclose(self) -> None:
             raise RuntimeError("bug")
 
-    quota, inference = ScriptedQuota(), ScriptedInference(rows=[Verdict.RELEASED])
+    quota, inference = ScriptedQuota(), ScriptedInference(rows=[RELEASED])
     world = _over(quota, inference)
     hold = await world.handler.reserve(_PRINCIPAL, "req_1")
     parts: Any = Parts()
     with pytest.raises(RuntimeError):
         await SettledStream(world.settlements, parts, hold, Client()).aclose()
     await until(lambda: bool(quota.settled))
-    assert await _settled(quota, world) == [Verdict.RELEASED]
+    assert await _settled(quota, world) == [RELEASED]
 
 
 class BrokenRenderer(ChatRenderer):
@@ -218,12 +220,12 @@ class BrokenRenderer(ChatRenderer):
 
 
 async def test_a_hold_is_released_if_its_renderer_fails_before_the_call() -> None:
-    quota, inference = ScriptedQuota(), ScriptedInference(Verdict.CHARGED)
+    quota, inference = ScriptedQuota(), ScriptedInference(CHARGED)
     world = _over(quota, inference)
     hold = await world.handler.reserve(_PRINCIPAL, "req_1")
     with pytest.raises(RuntimeError):
         world.handler._begin(hold, SurfaceRequest(_CHAT, BrokenRenderer()))
-    assert await _settled(quota, world) == [Verdict.RELEASED]
+    assert await _settled(quota, world) == [RELEASED]
     assert not inference.is_called
 
 
@@ -235,22 +237,22 @@ async def test_a_stream_that_breaks_after_output_is_settled_by_its_verdict() -> 
     assert await anext(stream) == [b"{}"]
     with pytest.raises(Unavailable):
         await anext(stream)
-    assert await _settled(quota, world) == [Verdict.CHARGED]
+    assert await _settled(quota, world) == [CHARGED]
 
 
 async def test_a_settle_without_an_answer_is_retried() -> None:
     quota = ScriptedQuota()
-    world = _world(quota, Verdict.CHARGED)
+    world = _world(quota, CHARGED)
     hold = await world.handler.reserve(_PRINCIPAL, "req_1")
     quota._failures = [Unavailable("lost")]
     await world.handler.complete(hold, _CHAT, Client())
     async with asyncio.timeout(2):
-        assert await _settled(quota, world) == [Verdict.CHARGED]
+        assert await _settled(quota, world) == [CHARGED]
 
 
-@pytest.mark.parametrize("verdict", Verdict)
+@pytest.mark.parametrize("verdict", [CHARGED, RELEASED])
 @pytest.mark.parametrize("is_stream", [False, True])
-async def test_a_request_whose_client_disconnects_is_settled_by_its_row(verdict: Verdict, is_stream: bool) -> None:
+async def test_a_request_whose_client_disconnects_is_settled_by_its_row(verdict: RowVerdict, is_stream: bool) -> None:
     quota, inference = ScriptedQuota(), ScriptedInference(rows=[None, Unavailable("away"), verdict])
     world, client = _over(quota, inference), Client()
     hold = await world.handler.reserve(_PRINCIPAL, "req_1")
@@ -270,18 +272,18 @@ async def test_a_request_whose_client_disconnects_is_settled_by_its_row(verdict:
 
 
 async def test_a_stream_closed_before_it_was_read_is_settled_by_its_row() -> None:
-    quota, inference = ScriptedQuota(), ScriptedInference(rows=[Verdict.RELEASED])
+    quota, inference = ScriptedQuota(), ScriptedInference(rows=[RELEASED])
     world = _over(quota, inference)
     hold = await world.handler.reserve(_PRINCIPAL, "req_1")
 
     await world.handler.stream(hold, _CHAT, Client(Departure.KEY_REVOKED)).aclose()
     await until(lambda: bool(quota.settled))
 
-    assert (quota.settled, inference.is_called) == ([("req_1", Verdict.RELEASED)], False)
+    assert (quota.settled, inference.is_called) == ([("req_1", RELEASED)], False)
 
 
 async def test_a_stream_closed_after_its_end_is_not_abandoned() -> None:
-    quota, inference = ScriptedQuota(), ScriptedInference([b"{}"], Verdict.CHARGED)
+    quota, inference = ScriptedQuota(), ScriptedInference([b"{}"], CHARGED)
     world = _over(quota, inference)
     hold = await world.handler.reserve(_PRINCIPAL, "req_1")
     stream = world.handler.stream(hold, _CHAT, Client())
@@ -289,7 +291,7 @@ async def test_a_stream_closed_after_its_end_is_not_abandoned() -> None:
     assert [part async for part in stream] == [[b"{}"]]
     await stream.aclose()
 
-    assert await _settled(quota, world) == [Verdict.CHARGED]
+    assert await _settled(quota, world) == [CHARGED]
     assert inference.resolved == []
 
 

@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from services.common.errors import Unavailable
-from services.common.verdict import Verdict
+from services.common.verdict import RELEASED, RowVerdict, Verdict
 from services.inference.ledger.writer import Ledger, LedgerRow, LedgerStore
 from tests.contracts.ledger_store import ROW, rows
 from tests.logs import service_records
@@ -49,6 +49,9 @@ def open_ledger(store: GatedStore, *, wait_seconds: float = 5, rows_max: int = 1
     return Ledger(cast("LedgerStore", store), wait_seconds=wait_seconds, rows_max=rows_max)
 
 
+CHARGED_ROW = RowVerdict(Verdict.CHARGED, ROW.amounts)
+
+
 async def turns(count: int = 8) -> None:
     """Run the event loop for a few turns."""
     for _ in range(count):
@@ -62,14 +65,14 @@ async def test_a_verdict_comes_only_after_the_commit(store: GatedStore) -> None:
 
     store.open.set()
 
-    assert await recording is Verdict.CHARGED
+    assert await recording == CHARGED_ROW
     assert store.kept == ["req_1"]
 
 
 async def test_a_row_that_is_not_charged_has_the_verdict_release(store: GatedStore) -> None:
     store.open.set()
 
-    assert await open_ledger(store).record(replace(ROW, charged=False)) is Verdict.RELEASED
+    assert await open_ledger(store).record(replace(ROW, charged=False)) == RELEASED
 
 
 async def test_rows_that_wait_for_a_commit_are_written_in_one_group(store: GatedStore) -> None:
@@ -80,7 +83,7 @@ async def test_rows_that_wait_for_a_commit_are_written_in_one_group(store: Gated
     await turns()
     store.open.set()
 
-    assert set(await asyncio.gather(*recording)) == {Verdict.CHARGED}
+    assert set(await asyncio.gather(*recording)) == {CHARGED_ROW}
 
     assert [len(group) for group in store.groups] == [1, 20]
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from services.common.errors import DeadlineExceeded, InternalError
-from services.common.verdict import Verdict
+from services.common.verdict import CHARGED
 from services.inference.requests.stream_buffer import StreamBuffer
 
 ONE, TWO = b'{"n": 1}', b'{"n": 2}'
@@ -38,12 +38,12 @@ async def test_queued_events_are_returned_together_followed_by_the_verdict() -> 
     assert buffer.is_empty
     buffer.put(ONE)
     buffer.put(TWO)
-    buffer.end(Verdict.CHARGED)
+    buffer.end(CHARGED)
     await closed(buffer)
 
     assert await buffer.take() == [ONE, TWO]
     assert await buffer.take() is None
-    assert buffer.verdict() is Verdict.CHARGED
+    assert buffer.verdict() == CHARGED
     assert not buffer.is_empty
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from services.common.errors import InvalidRequest, Unavailable
+from services.common.limits import Window
 from services.common.runtime.tasks import running
-from services.common.verdict import Verdict
+from services.common.verdict import CHARGED, RELEASED, RowVerdict, Verdict
 from services.quota.holds import Counter, Settlement
 from services.quota.metrics import SWEPT
 from services.quota.overdue_holds import OverdueHold
@@ -63,10 +64,10 @@ class ScriptedStore:
         self.settled += settlements
         return [self.closed] * len(settlements)
 
-    async def entries(self) -> AsyncIterator[list[DayEntries]]:
-        """Yield the test's batches."""
+    async def entries(self, window: Window) -> AsyncIterator[list[DayEntries]]:
+        """Yield the test's batches, which are of days."""
         self.reads += 1
-        for batch in self.batches:
+        for batch in self.batches if window is Window.DAY else []:
             yield batch
 
     async def delete_days(self, before: int) -> None:
@@ -109,14 +110,14 @@ class ScriptedLedger:
     asked: list[int] = field(default_factory=list)
     counted: list[float | None] = field(default_factory=list)
 
-    async def close_unknown(self, holds: Sequence[OverdueHold]) -> list[Verdict]:
+    async def close_unknown(self, holds: Sequence[OverdueHold]) -> list[RowVerdict]:
         """Return verdicts by the charged rows; record the size of the batch."""
         if self.fails:
             raise self.fails.pop(0)
         if self.poisoned & {one.request_id for one in holds}:
             raise InvalidRequest("day: expected a date, YYYY-MM-DD")
         self.asked.append(len(holds))
-        return [Verdict.CHARGED if one.request_id in self.charged else Verdict.RELEASED for one in holds]
+        return [CHARGED if one.request_id in self.charged else RELEASED for one in holds]
 
     async def count_charged(self, counters: Sequence[Counter], *, reserved_before: float | None = None) -> list[int]:
         """Count rows; all belong to every requested key."""
@@ -149,7 +150,7 @@ def sweeper(
 
 def entries(*, charged: int = 0, held: int = 0) -> DayEntries:
     """Return a key's day without old holds."""
-    return DayEntries(COUNTER, charged, {f"req_held_{number}": NOW for number in range(held)}, limit=100)
+    return DayEntries(COUNTER, charged, {f"req_held_{number}": NOW for number in range(held)}, held, limit=100)
 
 
 @asynccontextmanager
@@ -164,9 +165,9 @@ async def test_each_hold_is_settled_by_the_verdict_of_its_own_row() -> None:
 
     assert await sweeper(store, ledger).sweep() == 3
 
-    verdicts = [Verdict.RELEASED, Verdict.CHARGED, Verdict.RELEASED]
+    verdicts = [RELEASED, CHARGED, RELEASED]
     assert store.settled == [
-        Settlement(f"req_{number}", "acc_1", 7, verdict) for number, verdict in enumerate(verdicts)
+        Settlement(f"req_{number}", "acc_1", 7, one.verdict, one.amounts) for number, one in enumerate(verdicts)
     ]
 
 
@@ -277,7 +278,7 @@ async def test_a_failed_round_is_retried(away: str) -> None:
 
 
 async def test_nothing_is_swept_repaired_or_reported_until_the_clock_was_watched_for_a_holds_lifetime() -> None:
-    old = DayEntries(COUNTER, charged=0, holds={"req_held": 1.0}, limit=100)
+    old = DayEntries(COUNTER, charged=0, holds={"req_held": 1.0}, held=1, limit=100)
     store, ledger = ScriptedStore([overdue(1)], batches=[[old]]), ScriptedLedger({"req_1": 1.0, "req_2": 1.0})
     clock = ScriptedClock(is_watched=False)
     waiting = sweeper(store, ledger, clock)
@@ -326,7 +327,7 @@ async def test_only_rows_older_than_a_holds_lifetime_repair_a_counter() -> None:
 
 async def test_rows_of_holds_that_are_not_swept_yet_are_excluded() -> None:
     old = NOW - HOLD_SECONDS - 1
-    store = ScriptedStore(batches=[[DayEntries(COUNTER, 0, {"req_held": old, "req_young": NOW}, limit=100)]])
+    store = ScriptedStore(batches=[[DayEntries(COUNTER, 0, {"req_held": old, "req_young": NOW}, 2, limit=100)]])
     ledger = ScriptedLedger({"req_held": old, "req_lost": old})
 
     assert await sweeper(store, ledger).reconcile() == 1
@@ -341,7 +342,7 @@ async def test_a_counter_that_cannot_be_repaired_does_not_block_others(caplog: p
                 raise InvalidRequest("odd")
             return await super().repair_counter(counter, count, **more)
 
-    bad = DayEntries(Counter("acc_1", "key_bad", 7), 0, {}, limit=100)
+    bad = DayEntries(Counter("acc_1", "key_bad", 7), 0, {}, 0, limit=100)
     store = RefusingStore(batches=[[bad, entries(charged=0)], [entries(charged=0)]])
 
     assert await sweeper(store, ScriptedLedger({"req_1": 1.0})).reconcile() == 2
@@ -362,9 +363,10 @@ async def test_a_comparison_reads_the_complete_ledger_after_the_counters() -> No
     order: list[str] = []
 
     class OrderedStore(ScriptedStore):
-        async def entries(self) -> AsyncIterator[list[DayEntries]]:
-            order.append("counters")
-            yield [entries(charged=1)]
+        async def entries(self, window: Window) -> AsyncIterator[list[DayEntries]]:
+            if window is Window.DAY:
+                order.append("counters")
+                yield [entries(charged=1)]
 
     class OrderedLedger(ScriptedLedger):
         async def count_charged(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from stack.common.v1 import verdict_pb2 as stack_dot_common_dot_v1_dot_verdict__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#stack/common/v1/error_details.proto\x12\x0fstack.common.v1\x1a\x1dstack/common/v1/verdict.proto\"\xe2\x01\n\x0c\x45rrorDetails\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12)\n\x07verdict\x18\x02 \x01(\x0e\x32\x18.stack.common.v1.Verdict\x12\r\n\x05param\x18\x03 \x01(\t\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x1b\n\x13retry_after_seconds\x18\x05 \x01(\x03\x12\x19\n\x11\x66\x61iled_generation\x18\x06 \x01(\t\x12\x17\n\x0fis_client_limit\x18\x07 \x01(\x08\x12)\n\x07\x61mounts\x18\x08 \x01(\x0b\x32\x18.stack.common.v1.Amountsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#stack/common/v1/error_details.proto\x12\x0fstack.common.v1\x1a\x1dstack/common/v1/verdict.proto\"\xb7\x01\n\x0c\x45rrorDetails\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12)\n\x07verdict\x18\x02 \x01(\x0e\x32\x18.stack.common.v1.Verdict\x12\r\n\x05param\x18\x03 \x01(\t\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x1b\n\x13retry_after_seconds\x18\x05 \x01(\x03\x12\x19\n\x11\x66\x61iled_generation\x18\x06 \x01(\t\x12\x17\n\x0fis_client_limit\x18\x07 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,5 +33,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stack.common.v1.error_detai
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORDETAILS']._serialized_start=88
-  _globals['_ERRORDETAILS']._serialized_end=314
+  _globals['_ERRORDETAILS']._serialized_end=271
 # @@protoc_insertion_point(module_scope)

@@ -32,7 +32,6 @@ class ErrorDetails(_message.Message):
     RETRY_AFTER_SECONDS_FIELD_NUMBER: _builtins.int
     FAILED_GENERATION_FIELD_NUMBER: _builtins.int
     IS_CLIENT_LIMIT_FIELD_NUMBER: _builtins.int
-    AMOUNTS_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """Machine-readable cause in lower case, such as `model_not_found`."""
     verdict: _verdict_pb2.Verdict.ValueType
@@ -47,10 +46,6 @@ class ErrorDetails(_message.Message):
     """Output of the model that Groq rejected; empty if there is none."""
     is_client_limit: _builtins.bool
     """Whether a rate limit counts the client's address itself, so that it applies to all of the client's attempts."""
-    @_builtins.property
-    def amounts(self) -> _verdict_pb2.Amounts:
-        """What a charged request has used; absent if the verdict is another."""
-
     def __init__(
         self,
         *,
@@ -61,11 +56,10 @@ class ErrorDetails(_message.Message):
         retry_after_seconds: _builtins.int = ...,
         failed_generation: _builtins.str = ...,
         is_client_limit: _builtins.bool = ...,
-        amounts: _verdict_pb2.Amounts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "code", b"code", "failed_generation", b"failed_generation", "is_client_limit", b"is_client_limit", "param", b"param", "reason", b"reason", "retry_after_seconds", b"retry_after_seconds", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "failed_generation", b"failed_generation", "is_client_limit", b"is_client_limit", "param", b"param", "reason", b"reason", "retry_after_seconds", b"retry_after_seconds", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

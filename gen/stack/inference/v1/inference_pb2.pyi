@@ -67,6 +67,7 @@ class RequestContext(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     SURFACE_FIELD_NUMBER: _builtins.int
     WEIGHT_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     QUOTA_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Id of the request; the ledger's primary key."""
@@ -90,6 +91,10 @@ class RequestContext(_message.Message):
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Permitted models, by name or as patterns with `*`; empty permits all. Applies to fallbacks too."""
 
+    @_builtins.property
+    def held(self) -> _verdict_pb2.Amounts:
+        """Tokens and cost that quota holds for the request, which is charged no more; absent without such a hold."""
+
     def __init__(
         self,
         *,
@@ -101,11 +106,12 @@ class RequestContext(_message.Message):
         models: _abc.Iterable[_builtins.str] | None = ...,
         surface: _surface_pb2.Surface.ValueType = ...,
         weight: _builtins.int = ...,
+        held: _verdict_pb2.Amounts | None = ...,
         quota_account_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["reserved_at", b"reserved_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "reserved_at", b"reserved_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "day", b"day", "key_id", b"key_id", "models", b"models", "quota_account_id", b"quota_account_id", "request_id", b"request_id", "reserved_at", b"reserved_at", "surface", b"surface", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "day", b"day", "held", b"held", "key_id", b"key_id", "models", b"models", "quota_account_id", b"quota_account_id", "request_id", b"request_id", "reserved_at", b"reserved_at", "surface", b"surface", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

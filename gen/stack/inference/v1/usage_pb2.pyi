@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from stack.common.v1 import limits_pb2 as _limits_pb2
 from stack.common.v1 import surface_pb2 as _surface_pb2
 from stack.common.v1 import verdict_pb2 as _verdict_pb2
 from stack.inference.v1 import inference_pb2 as _inference_pb2
@@ -75,8 +76,46 @@ class AccountDay(_message.Message):
 Global___AccountDay: _TypeAlias = AccountDay  # noqa: Y015
 
 @_typing.final
+class Counter(_message.Message):
+    """Counter is a sum over the charged rows of a key or an account."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    FROM_DAY_FIELD_NUMBER: _builtins.int
+    TO_DAY_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """Public id of the key; empty means all keys that the account ever had."""
+    account_id: _builtins.str
+    """Id of the account; empty if there is a key."""
+    unit: _limits_pb2.Unit.ValueType
+    """What to sum: requests, tokens or cost."""
+    from_day: _builtins.str
+    """First UTC date, `YYYY-MM-DD`."""
+    to_day: _builtins.str
+    """Last UTC date, `YYYY-MM-DD`; at most a month."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        account_id: _builtins.str = ...,
+        unit: _limits_pb2.Unit.ValueType = ...,
+        from_day: _builtins.str = ...,
+        to_day: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "from_day", b"from_day", "key_id", b"key_id", "to_day", b"to_day", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Counter: _TypeAlias = Counter  # noqa: Y015
+
+@_typing.final
 class CountChargedRequest(_message.Message):
-    """CountChargedRequest contains 1 to 1,000 keys and accounts."""
+    """CountChargedRequest contains 1 to 1,000 keys, accounts and counters."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -84,6 +123,7 @@ class CountChargedRequest(_message.Message):
     RESERVED_BEFORE_FIELD_NUMBER: _builtins.int
     EXCLUDED_REQUEST_IDS_FIELD_NUMBER: _builtins.int
     ACCOUNT_DAYS_FIELD_NUMBER: _builtins.int
+    COUNTERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def key_days(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyDay]:
         """Keys and days to count."""
@@ -100,6 +140,10 @@ class CountChargedRequest(_message.Message):
     def account_days(self) -> _containers.RepeatedCompositeFieldContainer[Global___AccountDay]:
         """Accounts and days to count: the rows of all keys that an account ever had."""
 
+    @_builtins.property
+    def counters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Counter]:
+        """Further sums."""
+
     def __init__(
         self,
         *,
@@ -107,10 +151,11 @@ class CountChargedRequest(_message.Message):
         reserved_before: _timestamp_pb2.Timestamp | None = ...,
         excluded_request_ids: _abc.Iterable[_builtins.str] | None = ...,
         account_days: _abc.Iterable[Global___AccountDay] | None = ...,
+        counters: _abc.Iterable[Global___Counter] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reserved_before", b"reserved_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_days", b"account_days", "excluded_request_ids", b"excluded_request_ids", "key_days", b"key_days", "reserved_before", b"reserved_before"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_days", b"account_days", "counters", b"counters", "excluded_request_ids", b"excluded_request_ids", "key_days", b"key_days", "reserved_before", b"reserved_before"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -124,6 +169,7 @@ class CountChargedResponse(_message.Message):
 
     COUNTS_FIELD_NUMBER: _builtins.int
     ACCOUNT_COUNTS_FIELD_NUMBER: _builtins.int
+    SUMS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Number of charged rows of each key and day, in order."""
@@ -132,15 +178,20 @@ class CountChargedResponse(_message.Message):
     def account_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Number of charged rows of each account and day, in order."""
 
+    @_builtins.property
+    def sums(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Sum of each counter, in order."""
+
     def __init__(
         self,
         *,
         counts: _abc.Iterable[_builtins.int] | None = ...,
         account_counts: _abc.Iterable[_builtins.int] | None = ...,
+        sums: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_counts", b"account_counts", "counts", b"counts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_counts", b"account_counts", "counts", b"counts", "sums", b"sums"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -480,18 +531,24 @@ class CloseUnknownResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VERDICTS_FIELD_NUMBER: _builtins.int
+    AMOUNTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def verdicts(self) -> _containers.RepeatedScalarFieldContainer[_verdict_pb2.Verdict.ValueType]:
         """One for each request, in order."""
+
+    @_builtins.property
+    def amounts(self) -> _containers.RepeatedCompositeFieldContainer[_verdict_pb2.Amounts]:
+        """What each request has used, in order; zero if it is not charged."""
 
     def __init__(
         self,
         *,
         verdicts: _abc.Iterable[_verdict_pb2.Verdict.ValueType] | None = ...,
+        amounts: _abc.Iterable[_verdict_pb2.Amounts] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -556,18 +613,24 @@ class ResolveAbandonedResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VERDICTS_FIELD_NUMBER: _builtins.int
+    AMOUNTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def verdicts(self) -> _containers.RepeatedScalarFieldContainer[_verdict_pb2.Verdict.ValueType]:
         """One for each request, in order; unspecified for a request without a row."""
+
+    @_builtins.property
+    def amounts(self) -> _containers.RepeatedCompositeFieldContainer[_verdict_pb2.Amounts]:
+        """What each request has used, in order; zero if it is not charged."""
 
     def __init__(
         self,
         *,
         verdicts: _abc.Iterable[_verdict_pb2.Verdict.ValueType] | None = ...,
+        amounts: _abc.Iterable[_verdict_pb2.Amounts] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

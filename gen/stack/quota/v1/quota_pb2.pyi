@@ -545,6 +545,54 @@ class GetStatusResponse(_message.Message):
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
 
 @_typing.final
+class GetLimitsRequest(_message.Message):
+    """GetLimitsRequest names a key, its account and their limits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESERVATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reservation(self) -> Global___Reservation:
+        """The key, account and limits, as in a reserve. The request id is not used, but must be valid."""
+
+    def __init__(
+        self,
+        *,
+        reservation: Global___Reservation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reservation", b"reservation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reservation", b"reservation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLimitsRequest: _TypeAlias = GetLimitsRequest  # noqa: Y015
+
+@_typing.final
+class GetLimitsResponse(_message.Message):
+    """GetLimitsResponse contains the counts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def statuses(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitStatus]:
+        """One for each limit: requests per day of the key, requests per day of the account, then in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        statuses: _abc.Iterable[Global___LimitStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["statuses", b"statuses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLimitsResponse: _TypeAlias = GetLimitsResponse  # noqa: Y015
+
+@_typing.final
 class VerifyRequest(_message.Message):
     """VerifyRequest starts a comparison of all counters and holds."""
 
@@ -599,7 +647,7 @@ Global___VerifyResponse: _TypeAlias = VerifyResponse  # noqa: Y015
 
 @_typing.final
 class Discrepancy(_message.Message):
-    """Discrepancy is a difference between Redis and the ledger for one key or account and day."""
+    """Discrepancy is a difference between Redis and the ledger for one counter."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -610,6 +658,8 @@ class Discrepancy(_message.Message):
     HELD_FIELD_NUMBER: _builtins.int
     LEDGER_CHARGED_FIELD_NUMBER: _builtins.int
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """Public id of the key; empty if the counter is the account's."""
     day: _builtins.str
@@ -626,6 +676,10 @@ class Discrepancy(_message.Message):
     """
     account_id: _builtins.str
     """Id of the account."""
+    unit: _limits_pb2.Unit.ValueType
+    """What the counter counts; unspecified means requests."""
+    window: _limits_pb2.Window.ValueType
+    """Window of the counter, which begins on `day`; unspecified means a day."""
     def __init__(
         self,
         *,
@@ -636,10 +690,12 @@ class Discrepancy(_message.Message):
         held: _builtins.int = ...,
         ledger_charged: _builtins.int = ...,
         account_id: _builtins.str = ...,
+        unit: _limits_pb2.Unit.ValueType = ...,
+        window: _limits_pb2.Window.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "charged", b"charged", "day", b"day", "held", b"held", "key_id", b"key_id", "kind", b"kind", "ledger_charged", b"ledger_charged"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "charged", b"charged", "day", b"day", "held", b"held", "key_id", b"key_id", "kind", b"kind", "ledger_charged", b"ledger_charged", "unit", b"unit", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -51,6 +51,11 @@ class QuotaServiceStub:
                 request_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=stack_dot_quota_dot_v1_dot_quota__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.GetLimits = channel.unary_unary(
+                '/stack.quota.v1.QuotaService/GetLimits',
+                request_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.GetLimitsRequest.SerializeToString,
+                response_deserializer=stack_dot_quota_dot_v1_dot_quota__pb2.GetLimitsResponse.FromString,
+                _registered_method=True)
         self.Verify = channel.unary_unary(
                 '/stack.quota.v1.QuotaService/Verify',
                 request_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.VerifyRequest.SerializeToString,
@@ -91,6 +96,13 @@ class QuotaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetLimits(self, request, context):
+        """GetLimits returns the counts of all limits of a key and its account, and holds nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Verify(self, request, context):
         """Verify compares counters and holds with the ledger, on a live system, and returns the discrepancies. Differences
         caused by requests in flight are not reported.
@@ -123,6 +135,11 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=stack_dot_quota_dot_v1_dot_quota__pb2.GetStatusRequest.FromString,
                     response_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'GetLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLimits,
+                    request_deserializer=stack_dot_quota_dot_v1_dot_quota__pb2.GetLimitsRequest.FromString,
+                    response_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.GetLimitsResponse.SerializeToString,
             ),
             'Verify': grpc.unary_unary_rpc_method_handler(
                     servicer.Verify,
@@ -218,6 +235,33 @@ class QuotaService:
             '/stack.quota.v1.QuotaService/GetStatus',
             stack_dot_quota_dot_v1_dot_quota__pb2.GetStatusRequest.SerializeToString,
             stack_dot_quota_dot_v1_dot_quota__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.quota.v1.QuotaService/GetLimits',
+            stack_dot_quota_dot_v1_dot_quota__pb2.GetLimitsRequest.SerializeToString,
+            stack_dot_quota_dot_v1_dot_quota__pb2.GetLimitsResponse.FromString,
             options,
             channel_credentials,
             insecure,

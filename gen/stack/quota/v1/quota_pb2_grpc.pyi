@@ -28,6 +28,8 @@ class QuotaServiceStub:
     """
     GetStatus: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetStatusRequest, _quota_pb2.GetStatusResponse]
     """GetStatus returns today's counters of keys without changing them."""
+    GetLimits: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetLimitsRequest, _quota_pb2.GetLimitsResponse]
+    """GetLimits returns the counts of all limits of a key and its account, and holds nothing."""
     Verify: _aio.UnaryUnaryMultiCallable[_quota_pb2.VerifyRequest, _quota_pb2.VerifyResponse]
     """Verify compares counters and holds with the ledger, on a live system, and returns the discrepancies. Differences
     caused by requests in flight are not reported.
@@ -67,6 +69,14 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_quota_pb2.GetStatusRequest, _abc.Awaitable[_quota_pb2.GetStatusResponse]],
     ) -> _abc.Awaitable[_quota_pb2.GetStatusResponse]:
         """GetStatus returns today's counters of keys without changing them."""
+
+    @_abc_1.abstractmethod
+    def GetLimits(
+        self,
+        request: _quota_pb2.GetLimitsRequest,
+        context: _aio.ServicerContext[_quota_pb2.GetLimitsRequest, _abc.Awaitable[_quota_pb2.GetLimitsResponse]],
+    ) -> _abc.Awaitable[_quota_pb2.GetLimitsResponse]:
+        """GetLimits returns the counts of all limits of a key and its account, and holds nothing."""
 
     @_abc_1.abstractmethod
     def Verify(

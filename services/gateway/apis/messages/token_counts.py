@@ -10,8 +10,8 @@ from msgspec.json import Encoder
 
 from services.gateway.apis.messages.parameters import COUNT_REQUIRED
 from services.gateway.apis.messages.request import chat_members, read_members
-from services.gateway.apis.messages.tokenizers import text_tokens
 from services.gateway.apis.surface import Context, served_model
+from services.gateway.apis.tokenizers import text_tokens
 from services.gateway.apis.translation.tool_names import ToolNames
 from services.gateway.requests.types import JSONObject
 

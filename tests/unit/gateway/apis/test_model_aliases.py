@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from services.common.errors import InvalidRequest
-from services.gateway.apis import completions, messages, responses
-from services.gateway.apis.messages import count_tokens, tokenizers
+from services.gateway.apis import completions, messages, responses, tokenizers
+from services.gateway.apis.messages import count_tokens
 from services.gateway.apis.model_aliases import ModelAliases
 from services.gateway.apis.model_facts import facts_of
 from services.gateway.apis.surface import Context

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from services.common.errors import InvalidRequest, NotFound
-from services.gateway.apis.messages import tokenizers
+from services.gateway.apis import tokenizers
 from services.gateway.apis.messages.token_counts import count_tokens
-from services.gateway.apis.messages.tokenizers import text_tokens
 from services.gateway.apis.surface import Context, ModelFacts
+from services.gateway.apis.tokenizers import text_tokens
 
 _TEXT = "The quick brown fox jumps over the lazy dog. " * 20
 _NO_WHEEL = tokenizers.QUICKTOK is None

@@ -31,9 +31,15 @@ _BYTES_PER_TOKEN = 3
 
 def text_tokens(model: str, text: str) -> int:
     """Return the number of tokens of a text, rounded up if it is estimated."""
+    exact = exact_tokens(model, text)
+    return -(-len(text.encode()) // _BYTES_PER_TOKEN) if exact is None else exact
+
+
+def exact_tokens(model: str, text: str) -> int | None:
+    """Return the number of tokens of a text; None without a tokenizer of the model, and for very long texts."""
     name = next((encoding for prefix, encoding in _ENCODINGS if model.startswith(prefix)), None)
     if name is None or QUICKTOK is None or len(text) > _EXACT_CHARACTERS_MAX:
-        return -(-len(text.encode()) // _BYTES_PER_TOKEN)
+        return None
     tokens: int = _encoding(name).count(text)
     return tokens
 
