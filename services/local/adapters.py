@@ -17,6 +17,7 @@ from services.auth.watch.feed import ChangeEvent, ChangeFeed
 from services.common.concurrency.batch import Batcher
 from services.common.errors import InternalError, ServiceError, Unavailable
 from services.common.verdict import RowVerdict
+from services.gateway.apis.limits import applying
 from services.gateway.apis.receipts import DayUsage, OwnedReceipt
 from services.gateway.clients.batched_quota import ReserveItem, SettleItem, counter_unavailable, not_settled
 from services.gateway.clients.ledger import day_usage, receipt_of
@@ -113,6 +114,12 @@ class LocalCounters:
         """Read `day_holds` within `timeout_seconds`."""
         self._holds = day_holds
         self._timeout_seconds = timeout_seconds
+
+    async def limits(self, principal: Principal) -> Sequence[RateLimit]:
+        """Return all limits and what is used of them; see `Counters.limits`."""
+        async with _deadline(self._timeout_seconds, "quota_unavailable"):
+            statuses = await self._holds.limits(_reservation(ReserveItem("req_limits", principal)))
+        return applying(principal, map(_limit_status, statuses))
 
     async def status(self, principal: Principal) -> RateLimit:
         """Return the key's day; see `Counters.status`."""
@@ -336,6 +343,8 @@ def _principal(key: Key) -> Principal:
         limits=key.limits,
         weight=key.weight,
         quota_account_id=key.quota_account_id or "",
+        key_name=key.name,
+        plan=key.plan,
     )
 
 

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, event, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.auth.accounts.former_accounts import FormerAccounts
+from services.auth.accounts.plan_event_store import SQLPlanEventStore
 from services.auth.accounts.plan_store import SQLPlanStore
 from services.auth.accounts.store import SQLAccountStore
 from services.auth.db.records import SQLAuditLog, unavailable
@@ -279,6 +280,7 @@ async def opened_world(url: str) -> AsyncIterator[World]:
             SQLOneTimeTokenStore(transactions),
             (SQLRateLimitStore(engine, transactions), SQLRateLimitStore(engine, transactions)),
             SQLPlanStore(transactions),
+            SQLPlanEventStore(transactions),
             SQLMailQueue(transactions),
             SQLAuditLog(transactions),
             ManualClock(),

@@ -13,7 +13,7 @@ from services.common.rpc.status import rpc_errors
 from services.common.rpc.verdict import amounts_to_proto, verdict_to_proto
 from services.common.timestamps import unix_seconds
 from services.gateway.clients.batched_quota import ReserveItem, SettleItem, counter_unavailable, not_settled
-from services.gateway.requests.types import Hold, LimitReached, RateLimit
+from services.gateway.requests.types import Hold, LimitReached, Principal, RateLimit
 from stack.common.v1 import limits_pb2
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
@@ -39,6 +39,11 @@ class GrpcQuotaBatches:
         with rpc_errors(unavailable_reason="quota_unavailable"):
             response = await self._stub.Settle(request, timeout=self._timeout_seconds)
         return [not_settled() if result.failed else None for result in response.results]
+
+
+def limits_request(principal: Principal) -> quota_pb2.GetLimitsRequest:
+    """Return the request for the counts of all limits of a key and its account."""
+    return quota_pb2.GetLimitsRequest(reservation=_reservation(ReserveItem("req_limits", principal)))
 
 
 def _reservation(item: ReserveItem) -> quota_pb2.Reservation:
