@@ -5,10 +5,12 @@ import base64
 import hmac
 import itertools
 import json
+import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -175,3 +177,23 @@ async def test_without_a_secret_the_path_does_not_exist_and_no_upgrade_is_offere
         page = (await owner.get("/plan")).text
     assert "Limits" in page
     assert "Upgrade" not in page
+
+
+async def test_the_documented_example_forwards_events_of_stripe(paid: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "plans.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.setenv("STACK_URL", paid.base_url)
+    monkeypatch.setenv("STACK_WEBHOOK_SECRET", f"whsec_{base64.b64encode(KEY).decode()}")
+    example: dict[str, Any] = {}
+    exec(compile(code, "docs/plans.md", "exec"), example)
+    async with Browser(paid) as owner:
+        email, now = an_email(), int(time.time())
+        await owner.sign_up(email)
+
+        async def plan_after(kind: str, subject: dict[str, Any], created: int) -> str:
+            event = {"id": f"{kind} {email}", "type": kind, "created": created, "data": {"object": subject}}
+            await asyncio.to_thread(example["forward"], event)
+            return "pro" if '<span class="tag good">pro</span>' in (await owner.get("/account")).text else "free"
+
+        assert await plan_after("checkout.session.completed", {"client_reference_id": email}, now - 2) == "pro"
+        assert await plan_after("customer.subscription.deleted", {"metadata": {"account_id": email}}, now - 1) == "free"
