@@ -17,9 +17,14 @@ from services.auth.watch.feed import ChangeEvent, ChangeFeed
 from services.common.concurrency.batch import Batcher
 from services.common.errors import InternalError, ServiceError, Unavailable
 from services.common.verdict import RowVerdict
-from services.gateway.apis.limits import applying
 from services.gateway.apis.receipts import DayUsage, OwnedReceipt
-from services.gateway.clients.batched_quota import ReserveItem, SettleItem, counter_unavailable, not_settled
+from services.gateway.clients.batched_quota import (
+    ReserveItem,
+    SettleItem,
+    counter_unavailable,
+    not_settled,
+    without_unlimited,
+)
 from services.gateway.clients.ledger import day_usage, receipt_of
 from services.gateway.dependencies import Dependency
 from services.gateway.keys.auth_client import Authentication, WatchEvent
@@ -115,17 +120,17 @@ class LocalCounters:
         self._holds = day_holds
         self._timeout_seconds = timeout_seconds
 
-    async def limits(self, principal: Principal) -> Sequence[RateLimit]:
-        """Return all limits and what is used of them; see `Counters.limits`."""
-        async with _deadline(self._timeout_seconds, "quota_unavailable"):
-            statuses = await self._holds.limits(_reservation(ReserveItem("req_limits", principal)))
-        return applying(principal, map(_limit_status, statuses))
-
     async def status(self, principal: Principal) -> RateLimit:
         """Return the key's day; see `Counters.status`."""
         async with _deadline(self._timeout_seconds, "quota_unavailable"):
             (status,) = await self._holds.status([KeyRef(principal.quota_account_id, principal.key_id)])
         return _rate_limit(principal, status)
+
+    async def limits(self, principal: Principal) -> list[RateLimit]:
+        """Return all limits of a key and its account; see `Counters.limits`."""
+        async with _deadline(self._timeout_seconds, "quota_unavailable"):
+            statuses = await self._holds.limits(_reservation(ReserveItem("none", principal)))
+        return without_unlimited(principal, [_limit_status(status) for status in statuses])
 
 
 class LocalInference:

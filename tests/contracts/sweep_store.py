@@ -8,9 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from services.common.limits import Window
-from services.common.verdict import Verdict
-from services.quota.holds import Counter, DayStatus, Held, HoldStore, KeyRef, Reservation, Settlement
+from services.common.estimate import Estimate
+from services.common.limits import Unit, Window, parse_limits
+from services.common.verdict import Amounts, Verdict
+from services.quota.days import first_day_of_month, first_day_of_next_month
+from services.quota.holds import Counter, DayStatus, Held, HoldStore, KeyRef, Reservation, Settlement, Uninitialised
 from services.quota.overdue_holds import OverdueHold
 from services.quota.redis.scripts import previous_entries_of
 from services.quota.redis.sweep_store import RedisSweepStore
@@ -54,6 +56,17 @@ async def hold(holds: HoldStore, reservations: Sequence[Reservation], *, charged
     held = [outcome for outcome in outcomes if isinstance(outcome, Held)]
     assert len(held) == len(outcomes), "a hold was denied"
     return held
+
+
+async def hold_amounts(holds: HoldStore, *request_ids: str) -> int:
+    """Hold 30 tokens of the key's day and a cost of 5 of the account's month for each request; return the day."""
+    limits = parse_limits(["key:tokens:day=1000", "account:cost:month=1000"])
+    items = [Reservation(one, KEY, ACCOUNT, 100, limits=limits, estimate=Estimate(10, 20, 5, 0)) for one in request_ids]
+    (missing, *_) = await holds.reserve(items, {})
+    assert isinstance(missing, Uninitialised)
+    outcomes = await holds.reserve(items, dict.fromkeys(missing.counters, 0))
+    assert all(isinstance(outcome, Held) for outcome in outcomes)
+    return missing.day
 
 
 async def charge(holds: HoldStore, *request_ids: str) -> list[bool | None]:
@@ -279,3 +292,48 @@ class SweepStoreContract:
         assert closed == [[True]] * 30
         assert due == [0] * 30
         assert await counts(world.holds) == (30, 0)
+
+    async def test_counters_of_tokens_and_cost_have_the_amounts_that_are_charged_and_held(
+        self, world: SweepWorld
+    ) -> None:
+        day = await hold_amounts(world.holds, "req_charged", "req_held")
+        await world.holds.settle([Settlement("req_charged", ACCOUNT, day, Verdict.CHARGED, Amounts(12, 3))])
+
+        entries = [one async for batch in world.store.entries(Window.DAY) for one in batch]
+
+        found = {(one.counter.key_id, one.counter.unit): (one.charged, one.held) for one in entries}
+        assert found == {
+            (KEY, Unit.REQUESTS): (1, 1),
+            ("", Unit.REQUESTS): (1, 1),
+            (KEY, Unit.TOKENS): (12, 30),
+        }
+
+    async def test_months_have_their_own_entries_with_the_open_holds(self, world: SweepWorld) -> None:
+        day = await hold_amounts(world.holds, "req_charged", "req_held")
+        await world.holds.settle([Settlement("req_charged", ACCOUNT, day, Verdict.CHARGED, Amounts(12, 3))])
+
+        (entries,) = [one async for batch in world.store.entries(Window.MONTH) for one in batch]
+
+        assert entries.counter == Counter(ACCOUNT, "", first_day_of_month(day), Unit.COST, Window.MONTH)
+        assert (entries.charged, entries.held, entries.limit) == (3, 5, 1_000)
+        assert list(entries.holds) == ["req_held"]
+
+    async def test_a_month_is_repaired_unless_an_old_hold_may_have_a_counted_row(self, world: SweepWorld) -> None:
+        day = await hold_amounts(world.holds, "req_1")
+        counter = Counter(ACCOUNT, "", first_day_of_month(day), Unit.COST, Window.MONTH)
+        later = await world.store.now() + 100
+
+        assert await raised(world, counter, 40, before=later) == 0
+        assert await raised(world, counter, 40, before=later, excluded=["req_1"]) == 40
+
+        (entries,) = [one async for batch in world.store.entries(Window.MONTH) for one in batch]
+        assert entries.charged == 40
+
+    async def test_a_month_is_removed_days_after_its_end(self, world: SweepWorld) -> None:
+        day = await hold_amounts(world.holds, "req_1")
+        end = first_day_of_next_month(day)
+
+        await world.store.delete_days(end - 1)
+        assert await names(world.client, "quota:*:month:*")
+        await world.store.delete_days(end)
+        assert not await names(world.client, "quota:*:month:*")

@@ -24,7 +24,9 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from pydantic import SecretStr
 from redis import Redis
 
+from services.common.limits import Unit, Window, parse_limits
 from services.common.rpc.channel import open_channel
+from services.common.rpc.limits import limit_to_proto
 from services.local import valkey
 from services.local.settings import LocalSettings
 from services.local.supervisor import programs, ready
@@ -225,11 +227,24 @@ class Stack:
 
     # Operators' actions.
 
-    async def create_key(self, *, daily_limit: int | None = None, models: Sequence[str] = (), at: str = "") -> Key:
-        """Create a key of the test account, at any auth or at the one named by `at`."""
+    async def create_key(
+        self,
+        *,
+        daily_limit: int | None = None,
+        models: Sequence[str] = (),
+        limits: Sequence[str] = (),
+        at: str = "",
+    ) -> Key:
+        """Create a key of the test account, at any auth or at the one named by `at`. Limits are texts."""
         async with open_channel(self.socket(at) if at else self.settings.auth_listen) as channel:
             keys = keys_pb2_grpc.KeyServiceStub(channel)
-            request = keys_pb2.CreateKeyRequest(email=EMAIL, name="test", daily_limit=daily_limit, models=models)
+            request = keys_pb2.CreateKeyRequest(
+                email=EMAIL,
+                name="test",
+                daily_limit=daily_limit,
+                models=models,
+                limits=map(limit_to_proto, parse_limits(limits)),
+            )
             response = await keys.CreateKey(request, metadata=self.admin_metadata, timeout=5)
         return Key(response.key.id, response.secret, response.key.account_id)
 
@@ -239,12 +254,16 @@ class Stack:
             keys = keys_pb2_grpc.KeyServiceStub(channel)
             await keys.RevokeKey(keys_pb2.RevokeKeyRequest(key_id=key.id), metadata=self.admin_metadata, timeout=5)
 
-    async def set_plan(self, name: str, *, daily_limit: int, account_daily_limit: int) -> None:
-        """Set a plan's limits; keys created afterwards have them at once."""
+    async def set_plan(
+        self, name: str, *, daily_limit: int, account_daily_limit: int, limits: Sequence[str] = ()
+    ) -> None:
+        """Set a plan's limits, further ones as texts; keys created afterwards have them at once."""
         async with open_channel(self.settings.auth_listen) as channel:
             plan = plans_pb2.Plan(name=name, daily_limit=daily_limit, account_daily_limit=account_daily_limit)
             request = plans_pb2.SetPlanRequest(
-                plan=plan, update_mask=FieldMask(paths=["daily_limit", "account_daily_limit"])
+                plan=plan,
+                update_mask=FieldMask(paths=["daily_limit", "account_daily_limit"]),
+                changed_limits=map(limit_to_proto, parse_limits(limits)),
             )
             await plans_pb2_grpc.PlanServiceStub(channel).SetPlan(request, metadata=self.admin_metadata, timeout=5)
 
@@ -287,10 +306,21 @@ class Stack:
         """Return Redis' counts of a key, all days together: charged, held."""
         charged = held = 0
         with contextlib.closing(self.redis()) as redis:
-            for name in redis.scan_iter(match=f"quota:*:account:{key.account_id}:*"):
+            for name in redis.scan_iter(match=f"quota:*:account:{key.account_id}:[0-9]*"):
                 entries: dict[Any, Any] = redis.hgetall(name)
                 charged += int(entries.get(f"{key.id}:requests".encode(), 0))
                 held += int(entries.get(f"{key.id}:requests:held".encode(), 0))
+        return charged, held
+
+    def amounts(self, key: Key, window: Window, unit: Unit) -> tuple[int, int]:
+        """Return Redis' counts of a key for a day or a month, all of them together: charged, held."""
+        infix = "month:" if window is Window.MONTH else ""
+        charged = held = 0
+        with contextlib.closing(self.redis()) as redis:
+            for name in redis.scan_iter(match=f"quota:*:account:{key.account_id}:{infix}[0-9]*"):
+                entries: dict[Any, Any] = redis.hgetall(name)
+                charged += int(entries.get(f"{key.id}:{unit}".encode(), 0))
+                held += int(entries.get(f"{key.id}:{unit}:held".encode(), 0))
         return charged, held
 
     def redis(self) -> "Redis":

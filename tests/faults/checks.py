@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from stack.quota.v1 import quota_pb2
 from tests.faults import upstream_checks
 from tests.faults.clients import Result
-from tests.faults.evidence import Evidence, charged_rows, day_at, day_number
+from tests.faults.evidence import Evidence, charged_rows, charged_tokens, day_at, day_number
 from tests.faults.kinds import Charge
 from tests.faults.schedule import FaultKind
 from tests.faults.upstream_checks import NO_VERDICT
@@ -15,6 +15,7 @@ from tests.faults.world import HOLD_SECONDS, Row
 
 _STATUSES = {200, 400, 404, 413, 429, 502, 503, 504}
 _LIMIT_TEXT = re.compile(r"Limit (\d+), Used (\d+), In use (\d+), Requested 1\.")
+_TOKENS_TEXT = re.compile(r"TPD\).*: Limit (\d+), Used (\d+), In use (\d+), Requested at least (\d+)\.")
 _CLOCK_SECONDS = 0.1
 """By how much two clocks of one machine may differ: Redis' is read in milliseconds."""
 _NEVER_CHARGED = {"refused", "upstream_failed", "unknown"}
@@ -117,6 +118,14 @@ def limits_are_kept_at_every_moment(evidence: Evidence) -> Iterator[str]:
             yield f"{key_id} on day {day}: {peak} charged and held, limit {evidence.limit(key_id)}"
 
 
+def token_limits_are_kept(evidence: Evidence) -> Iterator[str]:
+    """No key exceeds its limit of tokens, at no moment, unless Redis lost charges or holds."""
+    for key_id, day in () if evidence.redis_lost else _key_days(evidence):
+        charged, limit = charged_tokens(evidence.rows, key_id, day), evidence.token_limit(key_id)
+        if max(charged, evidence.token_peaks.get((key_id, day), 0)) > limit:
+            yield f"{key_id} on day {day}: {charged} tokens, at most {evidence.token_peaks}, limit {limit}"
+
+
 def denials_are_true(evidence: Evidence) -> Iterator[str]:
     """A 429 comes only when the limit is filled, and its numbers are plausible, where its body arrived."""
     for result in evidence.results:
@@ -137,6 +146,8 @@ def days_are_those_of_the_run(evidence: Evidence) -> Iterator[str]:
 def probes_have_correct_headers(evidence: Evidence) -> Iterator[str]:
     """On a settled key the next answer's header agrees with the ledger."""
     for result, limit, charged in evidence.probes:
+        if result.status == 429 and _TOKENS_TEXT.search(_message(result)):
+            continue
         reported = 0 if result.status == 429 else result.remaining
         if reported != max(0, limit - charged - (result.status == 200)):
             yield f"{result}: remaining {result.remaining} after {charged} of {limit}"
@@ -195,6 +206,7 @@ _CHECKS: tuple[Callable[[Evidence], Iterable[str]], ...] = (
     upstream_checks.answers_of_the_upstream_arrive,
     limits_are_kept,
     limits_are_kept_at_every_moment,
+    token_limits_are_kept,
     denials_are_true,
     days_are_those_of_the_run,
     probes_have_correct_headers,
@@ -229,7 +241,12 @@ def _reserved_at(evidence: Evidence, result: Result, row: Row) -> float:
 
 def _wrong_denial(evidence: Evidence, result: Result) -> Iterator[str]:
     key_id = evidence.keys[result.request.key].id
-    found = _LIMIT_TEXT.search(str((result.error or {}).get("message")))
+    found, of_tokens = _LIMIT_TEXT.search(_message(result)), _TOKENS_TEXT.search(_message(result))
+    if of_tokens is not None:
+        limit, used, in_use, requested = map(int, of_tokens.groups())
+        if limit != evidence.token_limit(key_id) or used + in_use + requested <= limit:
+            yield f"{result}: the limit of tokens was not filled: {of_tokens.group()}"
+        return
     if found is None:
         yield f"{result}: a 429 without numbers: {result.error}"
         return
@@ -241,6 +258,10 @@ def _wrong_denial(evidence: Evidence, result: Result) -> Iterator[str]:
         yield f"{result}: more used than was ever charged: {found.group()}"
     if used + in_use > max((_most(evidence, key_id, day) for day in days), default=limit):
         yield f"{result}: over the limit: {found.group()}"
+
+
+def _message(result: Result) -> str:
+    return str((result.error or {}).get("message"))
 
 
 def _most(evidence: Evidence, key_id: str, day: int) -> int:

@@ -37,6 +37,8 @@ class Evidence:
     entries: dict[KeyDay, Entries] = field(default_factory=dict)
     peaks: dict[KeyDay, int] = field(default_factory=dict)
     """The highest observed sum of charged and held slots."""
+    token_peaks: dict[KeyDay, int] = field(default_factory=dict)
+    """The highest observed sum of charged and held tokens."""
     discrepancies: list[quota_pb2.Discrepancy] = field(default_factory=list)
     stalled_seconds: float = 0.0
     """The longest stall of the machine."""
@@ -51,6 +53,11 @@ class Evidence:
     def limit(self, key_id: str) -> int:
         """Return a key's limit."""
         return next(limit for key, limit in zip(self.keys, self.plan.limits, strict=True) if key.id == key_id)
+
+    def token_limit(self, key_id: str) -> int:
+        """Return a key's limit in tokens per day."""
+        limits = zip(self.keys, self.plan.token_limits, strict=True)
+        return next(limit for key, limit in limits if key.id == key_id)
 
     # Which exchange with the upstream, row and request belong together.
 
@@ -92,6 +99,12 @@ class Evidence:
 def charged_rows(rows: Sequence[Row], key_id: str, day: int) -> int:
     """Count the charged rows of a key's day."""
     return sum(row.charged for row in rows if row.key_id == key_id and day_number(row.day) == day)
+
+
+def charged_tokens(rows: Sequence[Row], key_id: str, day: int) -> int:
+    """Sum the tokens of the charged rows of a key's day, as they count against limits."""
+    own = (row for row in rows if row.charged and row.key_id == key_id and day_number(row.day) == day)
+    return sum(row.total_tokens if row.charged_tokens is None else row.charged_tokens for row in own)
 
 
 def day_number(text: str) -> int:

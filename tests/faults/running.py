@@ -10,7 +10,7 @@ from redis.exceptions import RedisError
 
 from tests.e2e.stack import Key
 from tests.faults import breaking, clients
-from tests.faults.evidence import Evidence, charged_rows, day_number, days
+from tests.faults.evidence import Evidence, charged_rows, charged_tokens, day_number, days
 from tests.faults.kinds import PROBE
 from tests.faults.schedule import Fault, Leave, Request
 from tests.faults.surfaces import surface_of
@@ -23,6 +23,13 @@ _POLL_SECONDS = 0.05
 _LINE_BYTES_MAX = 2**23
 """Longest event that clients read in one line."""
 _WATCH_SECONDS = 0.02
+_OTHER_LIMITS = (
+    "key:requests:minute=1000000",
+    "key:cost:day=$1000",
+    "key:cost:month=$1000",
+    "key:concurrent_requests=10000",
+)
+"""Limits that are counted in every run and not reached. The limits of the account are those of the plan `free`."""
 
 
 async def gather(world: World, evidence: Evidence) -> None:
@@ -33,7 +40,10 @@ async def gather(world: World, evidence: Evidence) -> None:
         await world.valkey.add_replica()
     await world.clear_journal()
     await world.change_model_list(evidence.plan.model_list)
-    evidence.keys = keys = [await world.stack.create_key(daily_limit=limit) for limit in evidence.plan.limits]
+    evidence.keys = keys = [
+        await world.stack.create_key(daily_limit=limit, limits=[f"key:tokens:day={tokens}", *_OTHER_LIMITS])
+        for limit, tokens in zip(evidence.plan.limits, evidence.plan.token_limits, strict=True)
+    ]
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), read_bufsize=_LINE_BYTES_MAX) as session:
         watch = asyncio.create_task(_watch(world, evidence))
         await _run(world, session, evidence)
@@ -67,6 +77,7 @@ async def _watch(world: World, evidence: Evidence) -> None:
             entries = await asyncio.to_thread(world.valkey.entries, evidence.keys, days())
             for name, one in entries.items():
                 evidence.peaks[name] = max(evidence.peaks.get(name, 0), one.charged + one.held)
+                evidence.token_peaks[name] = max(evidence.token_peaks.get(name, 0), one.tokens)
         slept_at = time.monotonic()
         await asyncio.sleep(_WATCH_SECONDS)
         evidence.stalled_seconds = max(evidence.stalled_seconds, time.monotonic() - slept_at - _WATCH_SECONDS)
@@ -125,8 +136,9 @@ def _wrong_counters(evidence: Evidence) -> Iterable[str]:
         entries = evidence.entries.get((key_id, day))
         if entries is None and (evidence.redis_lost or rows == 0):
             continue
-        if entries is None or entries.charged != rows:
-            yield f"{key_id} on day {day}: Redis says {entries}, the ledger has {rows} charged rows"
+        tokens = charged_tokens(evidence.rows, key_id, day)
+        if entries is None or (entries.charged, entries.tokens) != (rows, tokens):
+            yield f"{key_id} on day {day}: Redis has {entries}, the ledger {rows} charged rows with {tokens} tokens"
 
 
 async def _probe(world: World, session: aiohttp.ClientSession, evidence: Evidence, key: Key) -> None:

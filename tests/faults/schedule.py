@@ -13,6 +13,8 @@ from tests.faults.surfaces import Surface, surface_of
 TRAFFIC_SECONDS = 1.8
 _REQUESTS = (60, 120)
 _LIMITS = (25, 70)
+_TOKEN_LIMITS = (1_500, 12_000)
+_MANY_TOKENS = 10**9
 _STORM_REQUESTS = 20
 
 
@@ -99,12 +101,14 @@ class Plan:
 
     seed: int
     limits: tuple[int, ...]
-    """The limit of each key."""
+    """The limit of each key in requests per day."""
     requests: tuple[Request, ...]
     faults: tuple[Fault, ...]
     layout: Layout = Layout.SERVICES
     model_list: str = "ordinary"
     """The stand-in's kind of answer for the model list."""
+    token_limits: tuple[int, ...] = ()
+    """The limit of each key in tokens per day."""
 
     @property
     def ledger_may_stall(self) -> bool:
@@ -164,7 +168,9 @@ def plan(seed: int, layout: Layout = Layout.SERVICES) -> Plan:
     if layout is Layout.SERVICES:
         faults += [_frozen_during(chance, fault) for fault in faults if fault.step and chance.random() < 0.6]
     models = chance.choice(MODEL_LISTS) if chance.random() < 0.3 else "ordinary"
-    return Plan(seed, limits, tuple(requests), tuple(sorted(faults, key=lambda fault: fault.at)), layout, models)
+    tokens = tuple(chance.randint(*_TOKEN_LIMITS) if chance.random() < 0.5 else _MANY_TOKENS for _ in limits)
+    faults.sort(key=lambda fault: fault.at)
+    return Plan(seed, limits, tuple(requests), tuple(faults), layout, models, tokens)
 
 
 def body(request: Request, tag: str) -> bytes | dict[str, Any]:

@@ -32,6 +32,8 @@ class Entries:
 
     charged: int
     held: int
+    tokens: int = 0
+    """Tokens that are charged and held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +217,8 @@ def entries_in(fields: dict[bytes, bytes], key_id: str) -> Entries | None:
     if counter not in fields:
         return None
     held = sum(b":" not in name and b" %b " % counter in value for name, value in fields.items())
-    return Entries(charged=int(fields[counter]), held=held)
+    tokens = sum(int(fields.get(f"{key_id}:tokens{suffix}".encode(), 0)) for suffix in ("", ":held"))
+    return Entries(charged=int(fields[counter]), held=held, tokens=tokens)
 
 
 def _texts(entries: Any) -> dict[str, str]:

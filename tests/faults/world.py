@@ -21,6 +21,7 @@ from tests.forked import run_module
 from tests.ports import free_port
 
 _ACCOUNT_LIMIT = 10**9
+_LIMITS = ("account:tokens:day=1000000000000", "account:tokens:minute=1000000000000", "account:cost:month=$100000000")
 HOLD_SECONDS = 3.0
 REQUEST_SECONDS = 2
 RECOVERED_SECONDS_MAX = 5.0
@@ -69,6 +70,8 @@ class Row:
     usage_source: str
     upstream_id: str
     attempts: int
+    charged_tokens: int | None
+    """Tokens that count against limits; None means all."""
 
 
 class World:
@@ -191,7 +194,7 @@ def _started(stack: Stack, valkey: Valkey) -> Iterator[None]:
     try:
         with started(stack):
             # All seeds use one account, whose limit would end a long run.
-            asyncio.run(stack.set_plan("free", daily_limit=1_000, account_daily_limit=_ACCOUNT_LIMIT))
+            asyncio.run(stack.set_plan("free", daily_limit=1_000, account_daily_limit=_ACCOUNT_LIMIT, limits=_LIMITS))
             yield
     finally:
         valkey.end_replica()

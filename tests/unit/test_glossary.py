@@ -40,12 +40,12 @@ flight fold format from function gateway generation get groq group has head heal
 image implausible in include index inference ins invalid is item json kind last left level limit list listen log
 look mail mask max message method metric million minute mode model month ms name nesting new object offset ok oldest
 open option origin otel otlp out output over own owned page param parameter part password path per permitted
-plaintext policy port prefix prompt proxy queue quota reason reasoning receiving record redis refused rejected
+plaintext policy port prefix pro prompt proxy queue quota reason reasoning receiving record redis refused rejected
 removed replaced request reset resolve response result retry reuse role round route row rpc sampler schema second
 secret send sent sentinel server service set sign signature size smtp smtputf8 source stack stale start state status
-step stop stream string summarize summary system target test text time timeout timestamp tls to token tool total
-trace trusted type unavailable unknown unreachable unreadable unspecified up update upgrade ups url usable usage use
-used user valkey value verification verified verify wait waiting wants window
+step stop stream string summarize summary sums system target test text time timeout timestamp tls to token tool
+total trace trusted type unavailable unknown unreachable unreadable unspecified up update upgrade ups url usable
+usage use used user valkey value verification verified verify wait waiting wants window without
 """
 _COMMON = frozenset(_COMMON_WORDS.split())
 """Technical words that need no definition."""

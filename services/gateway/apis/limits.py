@@ -1,7 +1,6 @@
 """The limits of a key and its account, as the API and the console show them."""
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 from services.common.limits import Limit, Scope, Unit, Window
@@ -14,12 +13,6 @@ def limits_of(principal: Principal) -> list[Limit]:
     if principal.account_limit is not None:
         limits.append(Limit(Scope.ACCOUNT, Unit.REQUESTS, Window.DAY, principal.account_limit))
     return [*limits, *principal.limits]
-
-
-def applying(principal: Principal, limits: Iterable[RateLimit]) -> list[RateLimit]:
-    """Return the limits that apply to a key. Quota counts an account's requests per day even without a limit."""
-    is_limited = {(limit.scope, limit.unit, limit.window) for limit in limits_of(principal)}
-    return [limit for limit in limits if (limit.scope, limit.unit, limit.window) in is_limited]
 
 
 def limit_body(limit: Limit) -> dict[str, Any]:

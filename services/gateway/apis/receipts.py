@@ -114,15 +114,15 @@ class DayUsage:
 class Counters(Protocol):
     """Reads the quota counters."""
 
-    async def limits(self, principal: Principal) -> Sequence[RateLimit]:
-        """Return all limits of a key and its account and what is used of them, without changing anything.
+    async def status(self, principal: Principal) -> RateLimit:
+        """Return today's quota of a key without changing it.
 
         Raises:
             ServiceError: The counters cannot be read.
         """
 
-    async def status(self, principal: Principal) -> RateLimit:
-        """Return today's quota of a key without changing it.
+    async def limits(self, principal: Principal) -> list[RateLimit]:
+        """Return all limits of a key and its account, and what is used of them, without changing anything.
 
         Raises:
             ServiceError: The counters cannot be read.

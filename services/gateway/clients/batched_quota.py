@@ -10,12 +10,13 @@ from typing import Protocol
 from services.common.concurrency.batch import Batcher
 from services.common.errors import ServiceError, Unavailable
 from services.common.estimate import Estimate
-from services.common.limits import Unit
+from services.common.limits import Scope, Unit, Window
 from services.common.verdict import RELEASED, RowVerdict
-from services.gateway.requests.types import Hold, LimitReached, Principal
+from services.gateway.requests.types import Hold, LimitReached, Principal, RateLimit
 
 _BATCH_ITEMS_MAX = 500
 _BATCHES_MAX = 4
+_ACCOUNT_REQUESTS = (Scope.ACCOUNT, Unit.REQUESTS, Window.DAY)
 _OVERLAP_SECONDS = 0.005
 """Several times what a reserve takes."""
 _SETTLE_GATHER_SECONDS = 0.01
@@ -129,3 +130,10 @@ def counter_unavailable() -> Unavailable:
 def not_settled() -> Unavailable:
     """Return the error of a hold that could not be closed."""
     return Unavailable("The hold could not be settled.", reason="quota_unavailable")
+
+
+def without_unlimited(principal: Principal, limits: Sequence[RateLimit]) -> list[RateLimit]:
+    """Return limits without the account's requests per day, which quota counts also if they are not limited."""
+    if principal.account_limit is not None:
+        return list(limits)
+    return [one for one in limits if (one.scope, one.unit, one.window) != _ACCOUNT_REQUESTS]

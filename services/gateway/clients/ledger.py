@@ -8,9 +8,9 @@ from services.common.errors import NotFound, Unavailable
 from services.common.prices import dollars
 from services.common.rpc.status import rpc_errors
 from services.common.rpc.surface import surface_from_proto
-from services.gateway.apis.limits import applying
 from services.gateway.apis.receipts import DayUsage, OwnedReceipt, Receipt, ReceiptUsage, iso_time
-from services.gateway.clients.quota import limits_request, rate_limit_of
+from services.gateway.clients.batched_quota import ReserveItem, without_unlimited
+from services.gateway.clients.quota import rate_limit_of, reservation
 from services.gateway.requests.types import Principal, RateLimit
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
@@ -23,13 +23,6 @@ class GrpcCounters:
         """Call over `channel`, with a timeout for each call."""
         self._stub = quota_pb2_grpc.QuotaServiceStub(channel)
         self._timeout_seconds = timeout_seconds
-
-    async def limits(self, principal: Principal) -> Sequence[RateLimit]:
-        """Return all limits of a key and its account and what is used of them; see `Counters.limits`."""
-        with rpc_errors(unavailable_reason="quota_unavailable"):
-            response = await self._stub.GetLimits(limits_request(principal), timeout=self._timeout_seconds)
-        limits = [limit for status in response.statuses if (limit := rate_limit_of(status)) is not None]
-        return applying(principal, limits)
 
     async def status(self, principal: Principal) -> RateLimit:
         """Return today's quota of a key.
@@ -44,6 +37,14 @@ class GrpcCounters:
             raise Unavailable("Today's count of this key cannot be read. Try again.", reason="quota_unavailable")
         status = response.statuses[0]
         return RateLimit(principal.daily_limit, status.charged, status.held, float(status.reset_at.seconds))
+
+    async def limits(self, principal: Principal) -> list[RateLimit]:
+        """Return all limits of a key and its account; see `Counters.limits`."""
+        request = quota_pb2.GetLimitsRequest(reservation=reservation(ReserveItem("none", principal)))
+        with rpc_errors(unavailable_reason="quota_unavailable"):
+            response = await self._stub.GetLimits(request, timeout=self._timeout_seconds)
+        limits = [limit for status in response.statuses if (limit := rate_limit_of(status)) is not None]
+        return without_unlimited(principal, limits)
 
 
 class GrpcLedger:

@@ -13,7 +13,7 @@ from services.common.rpc.status import rpc_errors
 from services.common.rpc.verdict import amounts_to_proto, verdict_to_proto
 from services.common.timestamps import unix_seconds
 from services.gateway.clients.batched_quota import ReserveItem, SettleItem, counter_unavailable, not_settled
-from services.gateway.requests.types import Hold, LimitReached, Principal, RateLimit
+from services.gateway.requests.types import Hold, LimitReached, RateLimit
 from stack.common.v1 import limits_pb2
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
@@ -28,7 +28,7 @@ class GrpcQuotaBatches:
 
     async def reserve(self, items: Sequence[ReserveItem]) -> Sequence[Hold | LimitReached | Unavailable]:
         """Return the outcome of each item, in order."""
-        request = quota_pb2.ReserveRequest(reservations=[_reservation(item) for item in items])
+        request = quota_pb2.ReserveRequest(reservations=[reservation(item) for item in items])
         with rpc_errors(unavailable_reason="quota_unavailable"):
             response = await self._stub.Reserve(request, timeout=self._timeout_seconds)
         return [_outcome(item, result) for item, result in zip(items, response.results, strict=True)]
@@ -41,12 +41,8 @@ class GrpcQuotaBatches:
         return [not_settled() if result.failed else None for result in response.results]
 
 
-def limits_request(principal: Principal) -> quota_pb2.GetLimitsRequest:
-    """Return the request for the counts of all limits of a key and its account."""
-    return quota_pb2.GetLimitsRequest(reservation=_reservation(ReserveItem("req_limits", principal)))
-
-
-def _reservation(item: ReserveItem) -> quota_pb2.Reservation:
+def reservation(item: ReserveItem) -> quota_pb2.Reservation:
+    """Return an item as a message."""
     principal, estimate = item.principal, item.estimate
     return quota_pb2.Reservation(
         request_id=item.request_id,
