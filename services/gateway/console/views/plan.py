@@ -8,7 +8,7 @@ from urllib.parse import quote, urlencode
 from starlette.responses import Response
 
 from services.common.errors import ServiceError
-from services.common.limits import Limit, Scope, Unit, Window
+from services.common.limits import Scope, Unit, Window
 from services.gateway.console.labels import limit_amount, limit_label
 from services.gateway.console.page import Pages
 from services.gateway.console.ports import Plan, Session
@@ -57,8 +57,8 @@ class PlanViews:
             "plan",
             plan=plans.own,
             pro=pro,
-            rows=_rows(plans.own, pro),
-            uses=await _uses(scope),
+            rows=compare(plans.own, pro),
+            uses=await _uses(scope, now=self._pages.now()),
             upgrade=upgrade_link(self._upgrade, scope.session) if pro else "",
         )
 
@@ -77,16 +77,16 @@ def upgrade_link(upgrade: str, session: Session) -> str:
     return upgrade.replace("{account_id}", account_id).replace("{email}", email)
 
 
-async def _uses(scope: SessionScope) -> Sequence[UseRow]:
-    """Return what is used of the account's limits; empty without an active key, or if it cannot be read."""
+async def _uses(scope: SessionScope, *, now: float) -> Sequence[UseRow] | None:
+    """Return what is used of the account's limits; empty without an active key, and None if it cannot be read."""
     try:
-        active = [key for key in (await scope.owner.keys()).keys if key.revoked_at is None]
+        active = [key for key in (await scope.owner.keys()).keys if key.state(now) in ("active", "rotated")]
         if not active:
             return []
         limits = await scope.usage.limits(await scope.owner.principal(active[-1].id))
     except ServiceError as exc:
         _log.warning("The counts of an account could not be read.", extra={"reason": exc.reason})
-        return []
+        return None
     return [_use(limit) for limit in limits if limit.is_of_account]
 
 
@@ -96,7 +96,8 @@ def _use(limit: RateLimit) -> UseRow:
     return UseRow(label, used, limit_amount(limit.unit, limit.limit), limit)
 
 
-def _rows(own: Plan, pro: Plan | None) -> Sequence[PlanRow]:
+def compare(own: Plan, pro: Plan | None) -> Sequence[PlanRow]:
+    """Return the limits of one or two plans side by side, and those of keys and the weight last."""
     columns = [dict(_cells(plan)) for plan in (own, pro) if plan is not None]
     labels = dict.fromkeys(label for column in columns for label in column)
     ordered = [label for label in labels if label not in _LAST] + [label for label in _LAST if label in labels]
@@ -109,15 +110,12 @@ _LAST = (_KEYS, _NEW_KEYS, _WEIGHT)
 
 
 def _cells(plan: Plan) -> Sequence[tuple[str, str]]:
-    daily = [Limit(Scope.KEY, Unit.REQUESTS, Window.DAY, plan.daily_limit)]
-    if plan.account_daily_limit is not None:
-        daily.append(Limit(Scope.ACCOUNT, Unit.REQUESTS, Window.DAY, plan.account_daily_limit))
-    limits = [
-        (limit_label(one.scope, one.unit, one.window), limit_amount(one.unit, one.limit))
-        for one in (*daily, *plan.limits)
-    ]
+    per_day = Unit.REQUESTS, Window.DAY
+    of_account = "no limit" if plan.account_daily_limit is None else f"{plan.account_daily_limit:,}"
     return [
-        *limits,
+        (limit_label(Scope.KEY, *per_day), f"{plan.daily_limit:,}"),
+        (limit_label(Scope.ACCOUNT, *per_day), of_account),
+        *((limit_label(one.scope, one.unit, one.window), limit_amount(one.unit, one.limit)) for one in plan.limits),
         (_KEYS, f"{plan.active_keys_max:,}"),
         (_NEW_KEYS, f"{plan.new_keys_per_day_max:,}"),
         (_WEIGHT, f"{plan.weight}x"),
