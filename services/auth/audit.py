@@ -12,6 +12,8 @@ EventId = NewType("EventId", str)
 
 OWNER = "owner"
 """Actor name of the account owner, authenticated by session, password or e-mailed token."""
+WEBHOOK = "webhook"
+"""Actor name of a payment provider, authenticated by its signature."""
 UNAUTHENTICATED = "unknown"
 """Actor name of an unauthenticated caller, for example after a wrong password."""
 _NAME_CHARACTERS_MAX = 60
@@ -23,7 +25,7 @@ class Actor:
     """The origin of a change: who made it, and from which address."""
 
     name: str
-    """`owner`, `unknown`, or `operator:` followed by the name that the operator gave."""
+    """`owner`, `webhook`, `unknown`, or `operator:` followed by the name that the operator gave."""
     address: str = ""
     """Network address; empty if unknown."""
 
@@ -61,6 +63,11 @@ class AuditLog(Protocol):
 def owner(address: str) -> Actor:
     """Return the actor for an account owner at a network address."""
     return Actor(OWNER, _sanitize(address, _ADDRESS_CHARACTERS_MAX))
+
+
+def webhook(address: str) -> Actor:
+    """Return the actor for a payment provider at a network address."""
+    return Actor(WEBHOOK, _sanitize(address, _ADDRESS_CHARACTERS_MAX))
 
 
 def operator(name: str, address: str) -> Actor:

@@ -67,6 +67,11 @@ def user_actor(context: Context) -> Actor:
     return audit.owner(_metadata(context, _CLIENT_ADDRESS) or _peer(context))
 
 
+def webhook_actor(context: Context) -> Actor:
+    """Return the sender of a webhook as the actor, at the client address sent by the gateway, as for `user_actor`."""
+    return audit.webhook(_metadata(context, _CLIENT_ADDRESS) or _peer(context))
+
+
 def _bearer(context: Context) -> str | None:
     """Return the bearer token of the call, or None."""
     token = _metadata(context, "authorization")

@@ -36,6 +36,8 @@ def principal(key: Key) -> auth_pb2.Principal:
         limits=map(limit_to_proto, key.limits),
         weight=key.weight,
         quota_account_id=key.quota_account_id or "",
+        key_name=key.name,
+        plan=key.plan,
     )
 
 

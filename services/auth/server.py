@@ -12,10 +12,13 @@ from services.auth.accounts.former_accounts import FormerAccounts
 from services.auth.accounts.model import AccountStore
 from services.auth.accounts.owner_rpc import OwnedStores, OwnerService
 from services.auth.accounts.passwords import Passwords
+from services.auth.accounts.plan_event_store import SQLPlanEventStore
+from services.auth.accounts.plan_events import PlanEvents
 from services.auth.accounts.plan_store import SQLPlanStore
 from services.auth.accounts.registration import Registration, Stores
-from services.auth.accounts.rpc import AccountService, AuditService, PlanService
+from services.auth.accounts.rpc import AccountService, AuditService, PlanEventService, PlanService
 from services.auth.accounts.store import SQLAccountStore
+from services.auth.accounts.webhook_signatures import WebhookVerifier
 from services.auth.callers import AdminToken
 from services.auth.db.records import SQLAuditLog, unavailable
 from services.auth.housekeeping import purge_periodically
@@ -78,7 +81,7 @@ _CONTRACTS = (auth_pb2, accounts_pb2, keys_pb2, plans_pb2, audit_pb2, mail_pb2, 
 _SERVICES = tuple(
     service.full_name for contract in _CONTRACTS for service in contract.DESCRIPTOR.services_by_name.values()
 )
-_GATEWAY_SERVICES = ("AuthService", "SessionService", "OwnerService")
+_GATEWAY_SERVICES = ("AuthService", "SessionService", "OwnerService", "PlanEventService")
 _CALLERS = {
     # A compromised gateway cannot call the operators' services, even with their token.
     service: (identity("gateway" if service.rpartition(".")[2] in _GATEWAY_SERVICES else "stackctl"),)
@@ -235,6 +238,13 @@ def _add_operator_services(server: GrpcServer, components: Parts, admin_token: A
     plans_pb2_grpc.add_PlanServiceServicer_to_server(
         PlanService(SQLPlanStore(transactions), feed=components.feed, admin_token=admin_token, clock=clock), server.grpc
     )
+    plan_events = PlanEvents(
+        SQLPlanEventStore(transactions),
+        WebhookVerifier(components.settings.plan_webhook_keys),
+        feed=components.feed,
+        clock=clock,
+    )
+    plans_pb2_grpc.add_PlanEventServiceServicer_to_server(PlanEventService(plan_events), server.grpc)
     audit_pb2_grpc.add_AuditServiceServicer_to_server(
         AuditService(SQLAuditLog(transactions), accounts, admin_token=admin_token), server.grpc
     )
@@ -286,6 +296,7 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
         SQLKeyStore(components.user_transactions),
         SQLAuditLog(components.user_transactions),
         sessions,
+        SQLPlanStore(components.user_transactions),
     )
     owner = OwnerService(stores, log_in, feed=components.feed, bounds=settings.bounds)
     sessions_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(registration, log_in, sessions), server.grpc)

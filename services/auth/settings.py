@@ -5,6 +5,7 @@ from pydantic_settings import SettingsConfigDict
 
 from services.auth.accounts.addresses import domain_of, normalized_email
 from services.auth.accounts.registration import Admission, SignUpPolicy
+from services.auth.accounts.webhook_signatures import parse_secrets
 from services.auth.keys.model import Bounds
 from services.common.db.database import DatabaseURL, is_sqlite
 from services.common.errors import InvalidRequest
@@ -78,6 +79,10 @@ class AuthSettings(ServiceSettings):
     """Maximum keys that an owner may create in 24 hours, unless the plan sets one. It keeps owners from getting around
     the daily limit with new keys."""
 
+    plan_webhook_secrets: SecretStr | None = None
+    """Comma-separated secrets `whsec_…` of the payment provider that sends plan events to `/api/v1/webhooks/plan`. If
+    absent, that path does not exist."""
+
     session_idle_seconds: int = Field(default=7 * 86_400, ge=60)
     """Idle time after which a session ends."""
 
@@ -91,11 +96,31 @@ class AuthSettings(ServiceSettings):
     sign_ups_per_address_max: int = Field(default=20, ge=1)
     """Maximum sign-ups and e-mail requests from one network address (/64 for IPv6) in an hour."""
 
-    @field_validator("database_url", "key_pepper", "key_peppers_accepted", "admin_token", "smtp_url", mode="before")
+    @field_validator(
+        "database_url",
+        "key_pepper",
+        "key_peppers_accepted",
+        "admin_token",
+        "smtp_url",
+        "plan_webhook_secrets",
+        mode="before",
+    )
     @classmethod
     def _empty_is_absent(cls, value: object) -> object:
         """Treat an empty variable as absent, because an empty secret protects nothing."""
         return None if value == "" else value
+
+    @field_validator("plan_webhook_secrets")
+    @classmethod
+    def _check_webhook_secrets(cls, value: SecretStr | None) -> SecretStr | None:
+        """Reject secrets that cannot be used."""
+        parse_secrets(value.get_secret_value() if value else "")
+        return value
+
+    @property
+    def plan_webhook_keys(self) -> tuple[bytes, ...]:
+        """Keys for the signatures of plan events; empty disables them."""
+        return parse_secrets(self.plan_webhook_secrets.get_secret_value()) if self.plan_webhook_secrets else ()
 
     @field_validator("sign_up_domains")
     @classmethod

@@ -29,6 +29,7 @@ from services.gateway.apis import routes, tokenizers
 from services.gateway.apis.estimates import Estimator
 from services.gateway.apis.model_aliases import model_aliases
 from services.gateway.apis.model_facts import ModelFactsCache
+from services.gateway.apis.plan_webhook import PlanWebhook
 from services.gateway.apis.receipts import Counters, Ledger, Receipts
 from services.gateway.apis.routes import API
 from services.gateway.apis.stored_responses import StoredResponses
@@ -39,6 +40,7 @@ from services.gateway.clients.channels import Channels, open_channels
 from services.gateway.clients.dependencies import InferenceDependencies, QuotaDependencies
 from services.gateway.clients.inference import GrpcInference
 from services.gateway.clients.ledger import GrpcCounters, GrpcLedger
+from services.gateway.clients.plan_events import GrpcPlanEvents
 from services.gateway.clients.quota import GrpcQuotaBatches
 from services.gateway.clients.responses import GrpcResponseStore
 from services.gateway.console.wiring import open_console
@@ -67,6 +69,7 @@ from services.gateway.settings import GatewaySettings
 _log = logging.getLogger(__name__)
 _SETTLEMENT_SECONDS = 3.0
 RECEIPT_SECONDS_MAX = 2.0
+PLAN_EVENT_SECONDS_MAX = 5.0
 STORE_SECONDS_MAX = 8.0
 """Longer than two attempts of inference to reach the Redis of stored responses."""
 _WATCH_PAUSE_SECONDS = 0.5
@@ -155,6 +158,7 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
             api,
             Receipts(authenticator, ports.counters, ports.ledger, SystemClock()),
             StoredResponses(authenticator, ports.responses),
+            PlanWebhook(GrpcPlanEvents(channels.auth, timeout_seconds=PLAN_EVENT_SECONDS_MAX)),
             readiness,
             cors=cors,
             trusted_proxies=settings.trusted_proxies,
@@ -200,6 +204,7 @@ def build_app(
     api: API,
     receipts: Receipts,
     stored_responses: StoredResponses,
+    plan_webhook: PlanWebhook,
     readiness: Readiness,
     *,
     cors: CORSPolicy,
@@ -213,6 +218,7 @@ def build_app(
         api: The endpoints for chat requests and models.
         receipts: The endpoints of the usage API.
         stored_responses: The endpoints of stored responses.
+        plan_webhook: The endpoint of plan events.
         readiness: The endpoint `GET /readyz`.
         cors: The origins that may call the API.
         trusted_proxies: Addresses and networks of proxies whose forwarded headers are used.
@@ -233,8 +239,10 @@ def build_app(
             Route("/api/v1/models", api.models),
             Route("/api/v1/models/{id:path}", api.model),
             Route("/api/v1/key", receipts.key),
+            Route("/api/v1/limits", receipts.limits),
             Route("/api/v1/usage", receipts.usage),
             Route("/api/v1/usage/{request_id}", receipts.receipt),
+            Route("/api/v1/webhooks/plan", plan_webhook.receive, methods=["POST"]),
             Route("/api/v1/openapi.json", api.openapi),
             Route("/healthz", routes.healthz),
             Route("/readyz", readiness.readyz),

@@ -1,6 +1,7 @@
 """Settings of the gateway."""
 
 import ipaddress
+import re
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -145,6 +146,11 @@ class GatewaySettings(ServiceSettings):
     console: bool = True
     """Whether to serve the console: sign-up, keys, usage, playground and docs."""
 
+    upgrade: str = Field(default="", max_length=2_000)
+    """Where "Upgrade to Pro" on the console's plan page leads for accounts on the plan `free`: an e-mail address, or an
+    `https://` URL of a checkout, in which `{account_id}` and `{email}` are replaced by those of the account. Empty
+    hides it."""
+
     public_url: str = Field(default="", validation_alias="AUTH_CONSOLE_URL")
     """Public URL of the console, `https://host`. Pages show it, and forms from this origin are accepted even if a proxy
     changes the `Host` header. Empty uses the URL of each request."""
@@ -163,6 +169,19 @@ class GatewaySettings(ServiceSettings):
         parts = urlsplit(value)
         if value and (parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/")):
             raise ValueError("expected an address without a path, such as https://console.example.com")
+        return value
+
+    @field_validator("upgrade")
+    @classmethod
+    def _require_address(cls, value: str) -> str:
+        """Require an e-mail address or the URL of a page."""
+        parts = urlsplit(value)
+        is_url = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_email = re.fullmatch(r"[^@\s:/]+@[^@\s:/]+", value) is not None
+        if value and not (value.isprintable() and (is_url or is_email)):
+            raise ValueError(
+                "expected an e-mail address, or a URL such as https://pay.example.com/pro?ref={account_id}"
+            )
         return value
 
     @field_validator("model_aliases")

@@ -348,6 +348,8 @@ def _principal(key: Key) -> Principal:
         limits=key.limits,
         weight=key.weight,
         quota_account_id=key.quota_account_id or "",
+        key_name=key.name,
+        plan=key.plan,
     )
 
 

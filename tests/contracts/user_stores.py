@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from services.auth.accounts.model import Account, AccountStore, NewAccount, Proof, open_account
+from services.auth.accounts.plan_events import PlanEvent, PlanEventStatus, PlanEventStore
 from services.auth.accounts.plans import Plan, PlanStore
 from services.auth.audit import Actor, AuditLog
 from services.auth.keys.minting import mint
@@ -61,6 +62,7 @@ class World:
     tokens: OneTimeTokenStore
     rate_limit_stores: tuple[RateLimitStore, RateLimitStore]
     plans: PlanStore
+    plan_events: PlanEventStore
     mail: MailQueue
     audit: AuditLog
     clock: ManualClock
@@ -399,6 +401,49 @@ class UserStoreContract(LongDeadlines):
 
         assert again.quota_account_id == first.id
         assert (await world.accounts.get("bob@example.com")).quota_account_id is None
+
+    async def test_a_plan_event_is_applied_once_unless_the_plan_was_set_later(self, world: World) -> None:
+        account = await world.account()
+        minted = mint("laptop", daily_limit=None, pepper=PEPPER, clock=SystemClock())
+        await world.keys.add(account.id, minted.key, by=BY)
+
+        async def apply(event_id: str, seconds: int, plan: str, *, reference: str = EMAIL) -> PlanEventStatus:
+            event = PlanEvent(event_id, world.at + timedelta(seconds=seconds), reference, plan)
+            return await world.plan_events.apply(event, by=BY, at=world.at)
+
+        async def plan() -> str:
+            key = (await world.keys.find(minted.key.digest)).key
+            assert key is not None
+            assert (await world.accounts.get(account.id)).plan == key.plan
+            return key.plan
+
+        assert await apply("evt_1", -60, "pro") is PlanEventStatus.APPLIED
+        assert await plan() == "pro"
+        assert await apply("evt_1", 0, "free") is PlanEventStatus.DUPLICATE
+        assert await apply("evt_0", -61, "free") is PlanEventStatus.STALE
+        assert await plan() == "pro"
+        await world.accounts.set_plan(account.id, "free", by=BY, at=world.at)
+        assert await apply("evt_2", -1, "pro") is PlanEventStatus.STALE
+        assert await plan() == "free"
+        assert await apply("evt_3", 1, "pro", reference=account.id) is PlanEventStatus.APPLIED
+        assert (await world.actions()).count("account.plan_set") == 3
+
+    async def test_a_plan_event_without_its_account_or_plan_can_be_delivered_again(self, world: World) -> None:
+        event = PlanEvent("evt_1", world.at, EMAIL, "pro")
+        with pytest.raises(NotFound, match="No account"):
+            await world.plan_events.apply(event, by=BY, at=world.at)
+        account = await world.account()
+        with pytest.raises(NotFound, match="No plan gold"):
+            await world.plan_events.apply(PlanEvent("evt_2", world.at, EMAIL, "gold"), by=BY, at=world.at)
+
+        assert await world.plan_events.apply(event, by=BY, at=world.at) is PlanEventStatus.APPLIED
+        assert (await world.accounts.get(account.id)).plan == "pro"
+
+    async def test_of_concurrent_deliveries_of_an_event_one_is_applied(self, world: World) -> None:
+        await world.account()
+        event = PlanEvent("evt_1", world.at, EMAIL, "pro")
+        statuses = await asyncio.gather(*(world.plan_events.apply(event, by=BY, at=world.at) for _ in range(5)))
+        assert sorted(statuses) == [PlanEventStatus.APPLIED, *[PlanEventStatus.DUPLICATE] * 4]
 
     async def test_every_change_is_in_the_audit_log_and_no_failed_one_is(self, world: World) -> None:
         account = await world.account()

@@ -6,7 +6,7 @@ import itertools
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,13 @@ from sqlalchemy import Connection, event, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.auth.accounts.former_accounts import FormerAccounts
+from services.auth.accounts.plan_event_store import SQLPlanEventStore
 from services.auth.accounts.plan_store import SQLPlanStore
 from services.auth.accounts.store import SQLAccountStore
 from services.auth.db.records import SQLAuditLog, unavailable
-from services.auth.db.tables import api_keys, key_revision, metadata, throttles
+from services.auth.db.tables import api_keys, former_accounts, key_revision, metadata, throttles
 from services.auth.keys.model import NewKey
+from services.auth.keys.pepper import Pepper
 from services.auth.keys.store import SQLKeyStore
 from services.auth.mail.store import SQLMailQueue
 from services.auth.server import MIGRATIONS, VERSION_TABLE
@@ -205,6 +207,43 @@ async def test_keys_are_looked_up_and_revoked_while_sessions_use_all_their_conne
         await asyncio.gather(*readers, *writers, return_exceptions=True)
 
 
+async def test_a_deleted_accounts_mailbox_is_kept_as_a_keyed_digest_until_it_expires(tmp_path: Path) -> None:
+    async with _opened(f"sqlite:///{tmp_path}/auth.db") as engine:
+        transactions = Transactions(engine, unavailable=unavailable)
+        stores = Stores(SQLAccountStore(transactions, FORMER), store := SQLKeyStore(transactions), store)
+        account = await stores.account()
+        await stores.accounts.delete(account.id, by=OPERATOR, at=NOW)
+        async with engine.connect() as connection:
+            (row,) = (await connection.execute(select(former_accounts))).all()
+
+        for remains in (row.expires_at - timedelta(seconds=1), row.expires_at):
+            await SQLExpiredRows(transactions).remove_expired(remains)
+            async with engine.connect() as connection:
+                left = len((await connection.execute(select(former_accounts))).all())
+            assert left == (remains < row.expires_at)
+
+    assert row.digest == PEPPER.digest(f"former account {account.email}")
+    assert (row.quota_account_id, row.expires_at) == (account.id, datetime(2026, 8, 2, 1, tzinfo=UTC))
+
+
+async def test_a_deleted_account_is_recognized_after_its_pepper_was_replaced(tmp_path: Path) -> None:
+    async with _opened(f"sqlite:///{tmp_path}/auth.db") as engine:
+        transactions = Transactions(engine, unavailable=unavailable)
+        keys = SQLKeyStore(transactions)
+        stores = Stores(SQLAccountStore(transactions, FORMER), keys, keys)
+        first, second = await stores.account(), await stores.account("bob@example.com")
+        for account in (first, second):
+            await stores.accounts.delete(account.id, by=OPERATOR, at=NOW)
+
+        replaced = FormerAccounts(Pepper(b"new"), accepted=[PEPPER])
+        again = await Stores(SQLAccountStore(transactions, replaced), keys, keys).account()
+        unknown = FormerAccounts(Pepper(b"new"))
+        fresh = await Stores(SQLAccountStore(transactions, unknown), keys, keys).account("bob@example.com")
+
+        assert (await stores.accounts.get(again.id)).quota_account_id == first.id
+        assert (await stores.accounts.get(fresh.id)).quota_account_id is None
+
+
 def _row(key: NewKey, account_id: str) -> dict[str, object]:
     kept = ("id", "name", "prefix", "digest", "pepper_id", "created_at")
     return {"account_id": account_id, "revision": 0, **{column: getattr(key, column) for column in kept}}
@@ -241,6 +280,7 @@ async def opened_world(url: str) -> AsyncIterator[World]:
             SQLOneTimeTokenStore(transactions),
             (SQLRateLimitStore(engine, transactions), SQLRateLimitStore(engine, transactions)),
             SQLPlanStore(transactions),
+            SQLPlanEventStore(transactions),
             SQLMailQueue(transactions),
             SQLAuditLog(transactions),
             ManualClock(),

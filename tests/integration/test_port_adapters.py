@@ -564,11 +564,12 @@ async def test_a_key_is_authenticated_with_all_of_its_permissions(adapter: str) 
     expires_at = utc_now(SystemClock()).replace(microsecond=250_000)
     limits = parse_limits(["account:concurrent_requests=20", "key:cost:month=$5"])
     more: dict[str, Any] = {"models": ("a", "b*"), "limits": limits, "weight": 4, "quota_account_id": "acc_old"}
+    more["plan"] = "pro"
     async with _auth(adapter, ScriptedVerifier(_key(expires_at=expires_at, **more))) as auth:
         found = await auth.authenticate("sk_stk_1")
     assert found.principal is not None
     assert found.principal.expires_at == pytest.approx(expires_at.timestamp(), abs=1e-6)
-    principal = Principal("key_1", "acc_1", 5, found.principal.expires_at, **more)
+    principal = Principal("key_1", "acc_1", 5, found.principal.expires_at, **more, key_name="k")
     assert found == Authentication(principal, "", 7)
 
 

@@ -65,6 +65,8 @@ def test_the_document_is_openapi_3_1_with_every_path() -> None:
         "/api/v1/models",
         "/api/v1/models/{id}",
         "/api/v1/key",
+        "/api/v1/limits",
+        "/api/v1/webhooks/plan",
         "/api/v1/usage",
         "/api/v1/usage/{request_id}",
     }

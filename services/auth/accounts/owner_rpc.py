@@ -1,8 +1,9 @@
 """gRPC service OwnerService: users manage their own account, which is always the session's."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.auth import messages
+from services.auth.accounts.plans import PRO_PLAN, Plan, PlanStore
 from services.auth.audit import AuditLog
 from services.auth.callers import SessionAuthenticator, user_actor
 from services.auth.keys.manager import KeyManager
@@ -25,6 +26,7 @@ class OwnedStores:
     """Reads keys."""
     audit_log: AuditLog
     sessions: SessionManager
+    plans: PlanStore
 
 
 class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
@@ -43,6 +45,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
         self._keys = stores.keys
         self._audit_log = stores.audit_log
         self._sessions = stores.sessions
+        self._plans = stores.plans
         self._authenticator = SessionAuthenticator(stores.sessions)
         self._log_in = log_in
         self._feed = feed
@@ -151,6 +154,20 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
         key = await self._keys.get(messages.key_id(request.key_id), owner=session.account.id)
         self._key_manager.require_active(key)
         return owner_pb2.GetOwnPrincipalResponse(principal=messages.principal(key))
+
+    async def GetOwnPlan(self, request: owner_pb2.GetOwnPlanRequest, context: Context) -> owner_pb2.GetOwnPlanResponse:
+        """Return the account's plan and the plan `pro`."""
+        session = await self._authenticator.require(context)
+        plans = {plan.name: messages.plan(self._with_bounds(plan)) for plan in await self._plans.plans()}
+        return owner_pb2.GetOwnPlanResponse(plan=plans[session.account.plan], pro=plans.get(PRO_PLAN))
+
+    def _with_bounds(self, plan: Plan) -> Plan:
+        active, new = plan.active_keys_max, plan.new_keys_per_day_max
+        return replace(
+            plan,
+            active_keys_max=self._bounds.active_max if active is None else active,
+            new_keys_per_day_max=self._bounds.new_per_day_max if new is None else new,
+        )
 
     async def ListOwnAuditEvents(
         self, request: owner_pb2.ListOwnAuditEventsRequest, context: Context

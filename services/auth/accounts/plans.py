@@ -12,6 +12,9 @@ from services.auth.limits import WEIGHT_DEFAULT, LimitChanges, checked_plan_limi
 from services.common.errors import InvalidRequest
 from services.common.limits import Limit
 
+PRO_PLAN = "pro"
+"""Name of the plan that the console offers to accounts on the free plan."""
+
 _NAME = re.compile(r"[a-z0-9_-]{1,50}")
 _KEYS_MAX = 10**6
 

@@ -1,10 +1,12 @@
-"""gRPC services AccountService, PlanService and AuditService, for operators."""
+"""gRPC services AccountService, PlanService and AuditService, for operators, and PlanEventService."""
 
 from services.auth import messages
 from services.auth.accounts.model import FREE_PLAN, AccountStore, NewAccount, checked_reference, open_account
+from services.auth.accounts.plan_events import PlanEvents, PlanEventStatus
 from services.auth.accounts.plans import PLAN_FIELDS, Plan, PlanStore, checked_fields, checked_plan, checked_plan_name
+from services.auth.accounts.webhook_signatures import SignedMessage
 from services.auth.audit import AuditLog
-from services.auth.callers import AdminToken
+from services.auth.callers import AdminToken, webhook_actor
 from services.auth.keys.pepper import Pepper
 from services.auth.limits import WEIGHT_DEFAULT
 from services.auth.mail.templates import EmailTemplates
@@ -15,6 +17,13 @@ from services.common.ids import Kind
 from services.common.rpc.types import Context
 from services.common.runtime.clock import Clock, utc_now
 from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, audit_pb2, audit_pb2_grpc, plans_pb2, plans_pb2_grpc
+
+_EVENT_STATUSES = {
+    PlanEventStatus.APPLIED: plans_pb2.PLAN_EVENT_STATUS_APPLIED,
+    PlanEventStatus.DUPLICATE: plans_pb2.PLAN_EVENT_STATUS_DUPLICATE,
+    PlanEventStatus.STALE: plans_pb2.PLAN_EVENT_STATUS_STALE,
+    PlanEventStatus.IGNORED: plans_pb2.PLAN_EVENT_STATUS_IGNORED,
+}
 
 
 class AccountService(accounts_pb2_grpc.AccountServiceServicer):
@@ -142,6 +151,21 @@ class PlanService(plans_pb2_grpc.PlanServiceServicer):
         plan = await self._store.set(plan, by=operator, at=utc_now(self._clock), only=only, limit_changes=changes)
         self._feed.notify()
         return plans_pb2.SetPlanResponse(plan=messages.plan(plan))
+
+
+class PlanEventService(plans_pb2_grpc.PlanEventServiceServicer):
+    """Receives plan events of payment providers."""
+
+    def __init__(self, plan_events: PlanEvents) -> None:
+        self._plan_events = plan_events
+
+    async def ApplyPlanEvent(
+        self, request: plans_pb2.ApplyPlanEventRequest, context: Context
+    ) -> plans_pb2.ApplyPlanEventResponse:
+        """Verify and apply an event."""
+        message = SignedMessage(request.webhook_id, request.webhook_timestamp, request.webhook_signature, request.body)
+        status = await self._plan_events.receive(message, by=webhook_actor(context))
+        return plans_pb2.ApplyPlanEventResponse(status=_EVENT_STATUSES[status])
 
 
 class AuditService(audit_pb2_grpc.AuditServiceServicer):

@@ -1,6 +1,6 @@
 """SQL store for accounts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -124,17 +124,7 @@ class SQLAccountStore:
             await take_revisions(connection)  # Blocks other key changes until the commit.
             account_id = await account_id_of(connection, reference)
             await require_plan(connection, plan)
-            await connection.execute(update(accounts).where(accounts.c.id == account_id).values(plan=plan))
-            await change_keys(connection, account_id)
-            await record(
-                connection,
-                "account.plan_set",
-                by=by,
-                at=at,
-                account_id=account_id,
-                target=account_id,
-                details={"plan": plan},
-            )
+            await move_to_plan(connection, account_id, plan, set_at=at, by=by, at=at)
             return await _read(connection, account_id)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
@@ -211,6 +201,41 @@ async def account_id_of(connection: AsyncConnection, reference: str, *, or_delet
     if account_id is None:
         raise _account_not_found(reference)
     return AccountId(account_id)
+
+
+async def move_to_plan(
+    connection: AsyncConnection,
+    account_id: AccountId,
+    plan: str,
+    *,
+    set_at: datetime,
+    by: Actor,
+    at: datetime,
+    details: Mapping[str, object] | None = None,
+) -> None:
+    """Set an account's plan, change its keys, and write an audit event.
+
+    Args:
+        connection: The transaction, which has taken a revision.
+        account_id: The account.
+        plan: Name of an existing plan.
+        set_at: Time from which the account has the plan; plan events of earlier times do not override it.
+        by: The caller.
+        at: The current time.
+        details: Details of the audit event, in addition to the plan.
+    """
+    account = accounts.c.id == account_id
+    await connection.execute(update(accounts).where(account).values(plan=plan, plan_set_at=set_at))
+    await change_keys(connection, account_id)
+    await record(
+        connection,
+        "account.plan_set",
+        by=by,
+        at=at,
+        account_id=account_id,
+        target=account_id,
+        details={"plan": plan, **(details or {})},
+    )
 
 
 async def _check_mailbox(connection: AsyncConnection, email: str) -> None:

@@ -74,6 +74,16 @@ accounts = Table(
     Column("identity", String(254), nullable=True, index=True),
     # Id under which quota counts the account, if it continues the counts of a deleted one; null means its own id.
     Column("quota_account_id", String(30), nullable=True),
+    # Time of the event or of the operator's call that set the plan; null if none has set it since the sign-up.
+    Column("plan_set_at", UTCDateTime, nullable=True),
+)
+
+# Ids of the plan events that were received, each of which is applied once.
+plan_events = Table(
+    "plan_events",
+    metadata,
+    Column("id", String(200), primary_key=True),
+    Column("expires_at", UTCDateTime, nullable=False, index=True),
 )
 
 # Deleted accounts whose counts an account with the same mailbox continues. The digest is keyed: no address is kept.

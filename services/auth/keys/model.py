@@ -44,6 +44,8 @@ class Key:
     override. Ordered by name."""
     weight: int = WEIGHT_DEFAULT
     """Share of Groq's allowance that the account gets, relative to others, when not all can be served."""
+    plan: str = ""
+    """Name of the account's plan."""
     quota_account_id: AccountId | None = None
     """Id under which quota counts the account, if it continues the counts of a deleted one; None means its own id."""
 

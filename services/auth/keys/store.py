@@ -46,6 +46,7 @@ _KEY_COLUMNS = (
     plans.c.limits.label("plan_limits"),
     plans.c.weight,
     accounts.c.quota_account_id,
+    accounts.c.plan,
 )
 _sibling = api_keys.alias("sibling")
 _HIGHEST_OWN_LIMIT = (
@@ -400,6 +401,7 @@ def _key(row: Row[Any], account_daily_limit: int | None = None) -> Key:
         limits=effective_limits(from_json(row.plan_limits), from_json(row.own_limits)),
         weight=WEIGHT_DEFAULT if row.weight is None else row.weight,
         quota_account_id=row.quota_account_id,
+        plan=row.plan,
     )
 
 

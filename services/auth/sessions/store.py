@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.auth.accounts.model import Account, AccountId, Proof
 from services.auth.audit import Actor
 from services.auth.db.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, record_all, unavailable
-from services.auth.db.tables import accounts, former_accounts, one_time_tokens, sessions, throttles
+from services.auth.db.tables import accounts, former_accounts, one_time_tokens, plan_events, sessions, throttles
 from services.auth.sessions.model import NewSession, Session
 from services.auth.sessions.proofs import check_proof, lock_account
 from services.auth.sessions.rate_limiter import Tries
@@ -24,6 +24,7 @@ _EXPIRY_COLUMNS: Mapping[Table, ColumnElement[datetime]] = {
     one_time_tokens: one_time_tokens.c.expires_at,
     throttles: throttles.c.window_ends_at,
     former_accounts: former_accounts.c.expires_at,
+    plan_events: plan_events.c.expires_at,
 }
 
 _SESSIONS = select(
@@ -166,7 +167,7 @@ class SQLExpiredRows:
         self._transactions = transactions
 
     async def remove_expired(self, now: datetime) -> None:
-        """Remove expired sessions, one-time tokens, rate limit counters and digests of former accounts."""
+        """Remove expired sessions, one-time tokens, rate limit counters, plan events and former accounts."""
         for table, ends_at in _EXPIRY_COLUMNS.items():
             while await self._remove_batch(table, ends_at <= now) == _DELETE_BATCH_SIZE:
                 pass

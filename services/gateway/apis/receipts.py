@@ -19,6 +19,7 @@ from services.common.errors import ErrorDetails, InvalidRequest, NotFound
 from services.common.ids import Kind, is_id
 from services.common.runtime.clock import Clock
 from services.common.surface import Surface
+from services.gateway.apis.limits import limit_body, limits_of, rate_limit_body
 from services.gateway.http.bearer import bearer_token, client_address
 from services.gateway.http.redaction import redacted
 from services.gateway.http.responses import json_response
@@ -155,12 +156,17 @@ class Receipts:
         self._clock = clock
 
     async def key(self, request: Request) -> Response:
-        """`GET /api/v1/key`: return today's quota of the key that authenticates the request."""
+        """`GET /api/v1/key`: return the key that authenticates the request, its limits and its requests today."""
         principal = await self._principal(request)
         today = await self._counters.status(principal)
         body = {
             "object": "key",
             "id": principal.key_id,
+            "name": principal.key_name or None,
+            "plan": principal.plan or None,
+            "models": principal.models,
+            "expires_at": None if principal.expires_at is None else iso_time(principal.expires_at),
+            "limits": [limit_body(limit) for limit in limits_of(principal)],
             "limit": today.limit,
             "used": today.charged,
             "held": today.held,
@@ -169,6 +175,13 @@ class Receipts:
             "reset_in_seconds": max(0, math.ceil(today.reset_at - self._clock.now())),
         }
         return json_response(_encode(body))
+
+    async def limits(self, request: Request) -> Response:
+        """`GET /api/v1/limits`: return all limits of the key and its account, and what is used of them."""
+        limits = await self._counters.limits(await self._principal(request))
+        now = self._clock.now()
+        data = [rate_limit_body(limit, resets_at=iso_time(limit.reset_at), now=now) for limit in limits]
+        return json_response(_encode({"object": "list", "data": data}))
 
     async def usage(self, request: Request) -> Response:
         """`GET /api/v1/usage`: return the account's usage by day and model, of the last 30 days by default."""

@@ -58,4 +58,6 @@ def principal_of(principal: auth_pb2.Principal) -> Principal:
         limits=limits_from_proto(principal.limits),
         weight=principal.weight or 1,
         quota_account_id=principal.quota_account_id,
+        key_name=principal.key_name,
+        plan=principal.plan,
     )

@@ -27,6 +27,7 @@ from services.gateway.console.security.origins import Origin
 from services.gateway.console.views.account import AccountViews
 from services.gateway.console.views.auth import AuthViews
 from services.gateway.console.views.keys import KeyViews
+from services.gateway.console.views.plan import PlanViews
 from services.gateway.console.views.playground import Playground
 from services.gateway.console.views.usage import UsageViews
 from services.gateway.http.cors import CORSPolicy
@@ -55,6 +56,8 @@ class Console:
     responses: ResponseStore
     cors: CORSPolicy
     hsts_seconds: int
+    upgrade: str
+    """Where "Upgrade to Pro" leads: an e-mail address or a URL; empty hides it."""
     public: Origin | None
     """Public address of the console, as configured; None accepts any address under which it is reached."""
 
@@ -98,6 +101,7 @@ def _routes(console: Console) -> Sequence[BaseRoute]:
         views.private("/usage.csv", usage.download),
         views.private("/usage/requests", usage.find),
         views.private("/usage/requests/{id}", usage.request),
+        views.private("/plan", PlanViews(pages, console.upgrade).index),
         views.private("/playground", playground.index),
         Route("/playground/chat", views.script(playground.chat), methods=["POST"]),
         views.private("/account", account.index),

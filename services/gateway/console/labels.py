@@ -1,5 +1,8 @@
 """Labels and explanations of outcomes, surfaces, refund reasons and audit actions."""
 
+from services.common.limits import Limit, Scope, Unit, Window
+from services.common.prices import dollars
+
 _OUTCOMES = {
     "answered": ("Answered", "The answer is complete."),
     "client_left": (
@@ -58,6 +61,12 @@ _REFUNDS = {
     "ledger_unavailable": "its usage could not be recorded",
     "no_verdict": "its outcome is unknown",
 }
+_UNITS = {
+    Unit.REQUESTS: "Requests",
+    Unit.TOKENS: "Tokens",
+    Unit.COST: "Cost",
+    Unit.CONCURRENT_REQUESTS: "Requests in progress",
+}
 _ACTIONS = {
     "account.created": "Account created",
     "account.deleted": "Account deleted",
@@ -94,6 +103,23 @@ def explain_outcome(outcome: str) -> str:
 def explain_refund(reason: str) -> str:
     """Return the reason why a request was not counted, for the user."""
     return _REFUNDS.get(reason, reason.replace("_", " "))
+
+
+def limit_label(scope: Scope, unit: Unit, window: Window | None) -> str:
+    """Return what a limit limits, such as `Tokens per minute, each key`."""
+    per = "" if window is None else f" per {window}"
+    return f"{_UNITS[unit]}{per}, {'each key' if scope is Scope.KEY else 'account'}"
+
+
+def limit_amount(unit: Unit, amount: int) -> str:
+    """Return an amount of a unit, such as `6,000` or `$5.00`."""
+    return f"${dollars(amount)}" if unit is Unit.COST else f"{amount:,}"
+
+
+def describe_limit(limit: Limit) -> str:
+    """Return a limit in words, such as `6,000 tokens per minute` or `$5.00 per month`."""
+    unit = "" if limit.unit is Unit.COST else f" {_UNITS[limit.unit].lower()}"
+    return f"{limit_amount(limit.unit, limit.limit)}{unit}{'' if limit.window is None else f' per {limit.window}'}"
 
 
 def countdown(seconds: float) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from services.common.limits import Limit
 from services.common.surface import Surface
 from services.gateway.apis.receipts import DayUsage, Receipt
-from services.gateway.requests.types import Principal
+from services.gateway.requests.types import Principal, RateLimit
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ class Key:
     expires_at: float | None
     models: tuple[str, ...]
     replaced_by: str
+    limits: tuple[Limit, ...] = ()
+    """Limits of the key and its account other than requests per day."""
 
     def state(self, now: float) -> str:
         """Return `active`, `rotated` (replaced, in its grace period), `revoked` or `expired`."""
@@ -98,6 +101,28 @@ class Keys:
     keys: Sequence[Key]
     active_max: int
     new_per_day_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A plan. See the protobuf `stack.auth.v1.Plan`."""
+
+    name: str
+    daily_limit: int
+    account_daily_limit: int | None
+    active_keys_max: int
+    new_keys_per_day_max: int
+    limits: tuple[Limit, ...]
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plans:
+    """An account's plan, and the one to compare it with."""
+
+    own: Plan
+    pro: Plan | None
+    """The plan `pro`; None if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +211,9 @@ class OwnerClient(Protocol):
     async def principal(self, key_id: str) -> Principal:
         """Return the current principal of a key, for a call on behalf of its owner."""
 
+    async def plan(self) -> Plans:
+        """Return the account's plan."""
+
     async def sessions(self) -> Sequence[Session]:
         """Return the active sessions, newest first."""
 
@@ -207,6 +235,9 @@ class UsageClient(Protocol):
 
     async def today(self, key_ids: Sequence[str]) -> Sequence[TodayUsage | None]:
         """Return the usage of each key today, in order; None if it is not known."""
+
+    async def limits(self, principal: Principal) -> Sequence[RateLimit]:
+        """Return the limits of a key of the account, and of the account, with what is used of them."""
 
     async def last_uses(self, key_ids: Sequence[str]) -> Sequence[float | None]:
         """Return the time when each key was last used, in order; None means never."""

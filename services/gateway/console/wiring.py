@@ -65,6 +65,7 @@ def open_console(
             responses=responses,
             cors=cors,
             hsts_seconds=settings.hsts_seconds,
+            upgrade=settings.upgrade,
             public=parse_origin(settings.public_url),
         )
     )

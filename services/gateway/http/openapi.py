@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from services.common.limits import Scope, Unit, Window
 from services.gateway.apis import completions, messages, responses
 from services.gateway.apis.chat_completions.limits import DEFAULT_LIMITS, ChatLimits
 from services.gateway.apis.chat_completions.messages import MESSAGES
@@ -31,6 +32,12 @@ _ERRORS = {
     "502": "The model provider returned an invalid answer, or rejected this service's key. Not counted.",
     "503": "The service is temporarily unavailable. Try again after `retry-after` seconds. Not counted.",
     "504": "The request took too long.",
+}
+_LIMIT: dict[str, Schema] = {
+    "scope": {"enum": list(Scope)},
+    "unit": {"enum": list(Unit)},
+    "window": {"enum": [*Window, None], "description": "Null for concurrent requests. Days and months are UTC."},
+    "limit": {"type": "integer", "description": "Costs are in microdollars."},
 }
 _REFERENCE = "#/components/schemas/{name}"
 _STORAGE = (
@@ -142,10 +149,41 @@ def _paths() -> dict[str, Any]:
         "/api/v1/key": {
             "get": _get_operation(
                 "getKey",
-                "Retrieve the daily usage of the API key",
-                _object(id=_STRING, limit=_INTEGER, used=_INTEGER, held=_INTEGER, remaining=_INTEGER),
+                "Retrieve the API key, its limits and its requests today",
+                _object(
+                    id=_STRING,
+                    name={"type": ["string", "null"]},
+                    plan={"type": ["string", "null"]},
+                    models={"type": "array", "items": _STRING},
+                    expires_at={"type": ["string", "null"], "format": "date-time"},
+                    limits={"type": "array", "items": _object(**_LIMIT)},
+                    limit=_INTEGER,
+                    used=_INTEGER,
+                    held=_INTEGER,
+                    remaining=_INTEGER,
+                    resets_at={"type": "string", "format": "date-time"},
+                    reset_in_seconds=_INTEGER,
+                ),
             )
         },
+        "/api/v1/limits": {
+            "get": _get_operation(
+                "listLimits",
+                "List all limits of the API key and its account, and what is used of them",
+                _list(
+                    _object(
+                        object={"const": "limit"},
+                        **_LIMIT,
+                        used=_INTEGER,
+                        held=_INTEGER,
+                        remaining=_INTEGER,
+                        resets_at={"type": ["string", "null"], "format": "date-time"},
+                        reset_in_seconds={"type": ["integer", "null"]},
+                    )
+                ),
+            )
+        },
+        "/api/v1/webhooks/plan": {"post": _plan_webhook()},
         "/api/v1/usage": {
             "get": _get_operation(
                 "listUsage",
@@ -163,6 +201,31 @@ def _paths() -> dict[str, Any]:
             )
         },
     }
+
+
+def _plan_webhook() -> dict[str, Any]:
+    operation = _operation(
+        "Move an account to a plan (for payment providers; 404 unless the operator has enabled it)",
+        ["400", "403", "404", "408", "413", "415", "500", "503"],
+    )
+    event = _object(
+        type={"const": "account.plan_changed"},
+        timestamp={"type": "string", "format": "date-time"},
+        data=_object(account={**_STRING, "description": "E-mail address or id."}, plan=_STRING),
+    )
+    statuses = {"enum": ["applied", "duplicate", "stale", "ignored"]}
+    answer = _object(object={"const": "plan_event"}, id=_STRING, status=statuses)
+    operation["operationId"] = "receivePlanEvent"
+    operation["security"] = []
+    operation["description"] = "Signed as Standard Webhooks defines it."
+    operation["parameters"] = [
+        {"name": name, "in": "header", "required": True, "schema": _STRING}
+        for name in ("webhook-id", "webhook-timestamp", "webhook-signature")
+    ]
+    operation["requestBody"] = {"required": True, "content": _json(event)}
+    operation["responses"]["403"]["description"] = "The signature or its time is invalid."
+    operation["responses"]["200"] = {"description": "OK", "content": _json(answer)}
+    return operation
 
 
 def _usage_schemas() -> dict[str, Schema]:

@@ -39,10 +39,14 @@ def content_length(scope: Scope) -> int | None:
 class RequestBodies:
     """Reads request bodies within limits."""
 
-    def __init__(self, budget: ByteBudget, *, bytes_max: int) -> None:
-        """Limit each body to `bytes_max` bytes, and all bodies together to `budget`."""
+    def __init__(self, budget: ByteBudget, *, bytes_max: int, remedy: str = "Shorten the messages.") -> None:
+        """Limit each body to `bytes_max` bytes, and all bodies together to `budget`.
+
+        `remedy` tells clients what to do about a body that is too large.
+        """
         self._budget = budget
         self._bytes_max = bytes_max
+        self._remedy = remedy
 
     async def read(self, request: Request, key_id: str) -> bytes:
         """Return the body of a request that was authenticated with the key `key_id`.
@@ -84,6 +88,6 @@ class RequestBodies:
 
     def _too_large(self) -> TooLarge:
         return TooLarge(
-            f"The request body is larger than {self._bytes_max:,} bytes. Shorten the messages.",
+            f"The request body is larger than {self._bytes_max:,} bytes. {self._remedy}",
             reason="request_too_large",
         )

@@ -36,6 +36,11 @@ class Principal:
     """Id under which quota counts the account. It differs from `account_id` if the account continues the counts of a
     deleted one; empty becomes `account_id`."""
 
+    key_name: str = ""
+    """Name of the key; empty if auth is of a version that does not tell it."""
+    plan: str = ""
+    """Name of the account's plan; empty likewise."""
+
     def __post_init__(self) -> None:
         if not self.quota_account_id:
             object.__setattr__(self, "quota_account_id", self.account_id)

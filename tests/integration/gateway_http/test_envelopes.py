@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response as StarletteResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from services.gateway.apis.plan_webhook import PlanWebhook
 from services.gateway.apis.receipts import Receipts
 from services.gateway.apis.routes import API
 from services.gateway.apis.stored_responses import StoredResponses
@@ -196,6 +197,7 @@ def _gateway(*, starts: bool, origins: tuple[str, ...] = ("*",)) -> ASGIApp:
         cast(API, handlers),
         cast(Receipts, handlers),
         cast(StoredResponses, handlers),
+        cast(PlanWebhook, handlers),
         Readiness(Dependencies([])),
         cors=CORSPolicy(origins),
         requests=RequestsInFlight(),

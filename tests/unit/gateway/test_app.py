@@ -9,6 +9,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from services.common.errors import Unavailable
+from services.gateway.apis.plan_webhook import PlanWebhook
 from services.gateway.apis.receipts import Receipts
 from services.gateway.apis.routes import API
 from services.gateway.apis.stored_responses import StoredResponses
@@ -41,6 +42,7 @@ def _app(error: Exception, *, origins: tuple[str, ...] = ("*",)) -> ASGIApp:
         cast(API, handlers),
         cast(Receipts, handlers),
         cast(StoredResponses, handlers),
+        cast(PlanWebhook, handlers),
         Readiness(Dependencies([])),
         cors=CORSPolicy(origins),
         requests=RequestsInFlight(),

@@ -3,7 +3,8 @@
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -14,14 +15,16 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from services.common.errors import NotFound, Unavailable
+from services.common.limits import parse_limits
 from services.common.rpc.channel import open_channel
 from services.common.rpc.interceptors import ServiceInterceptor
+from services.common.rpc.limits import limit_to_proto
 from services.common.rpc.types import Context
 from services.gateway.apis import routes
 from services.gateway.apis.receipts import Receipts, iso_time
 from services.gateway.clients.ledger import GrpcCounters, GrpcLedger
 from services.gateway.requests.types import Principal
-from stack.common.v1 import surface_pb2
+from stack.common.v1 import limits_pb2, surface_pb2
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
@@ -39,6 +42,20 @@ TOKENS: dict[str, Any] = {
 }
 
 
+PRINCIPAL = Principal(
+    KEY_ID,
+    "acc_1",
+    10,
+    datetime(2027, 1, 1, tzinfo=UTC).timestamp(),
+    models=("llama*",),
+    account_limit=30,
+    limits=parse_limits(["account:concurrent_requests=20", "key:cost:month=$5"]),
+    quota_account_id="acc_old",
+    key_name="laptop",
+    plan="free",
+)
+
+
 class NoonClock:
     """Return noon of a fixed day."""
 
@@ -53,7 +70,7 @@ class OnePrincipal:
     """Maps every key to the same account."""
 
     async def authenticate(self, api_key: str, *, address: str = "") -> Principal:
-        return Principal(KEY_ID, "acc_1", 10, None)
+        return PRINCIPAL
 
 
 @dataclass
@@ -71,6 +88,17 @@ class Quota(quota_pb2_grpc.QuotaServiceServicer):
         midnight = Timestamp(seconds=int(NOON) + 12 * 3600)
         status = quota_pb2.DayStatus(day="2026-11-22", charged=self.charged, held=1, reset_at=midnight)
         return quota_pb2.GetStatusResponse(statuses=[status] * len(request.key_ids))
+
+    async def GetLimits(self, request: quota_pb2.GetLimitsRequest, context: Context) -> quota_pb2.GetLimitsResponse:
+        asked = request.reservation
+        assert (asked.key_id, asked.account_id, asked.limit) == (KEY_ID, "acc_old", 10)
+        midnight = Timestamp(seconds=int(NOON) + 12 * 3600)
+        daily = [limit_to_proto(limit) for limit in parse_limits(["key:requests:day=10", "account:requests:day=999"])]
+        limits = [*daily, *(limit for limit in asked.limits if limit.window != limits_pb2.WINDOW_DAY)]
+        statuses = [
+            quota_pb2.LimitStatus(limit=limit, charged=self.charged, held=1, reset_at=midnight) for limit in limits
+        ]
+        return quota_pb2.GetLimitsResponse(statuses=statuses)
 
 
 @dataclass
@@ -132,6 +160,7 @@ async def world() -> AsyncIterator[World]:
 def _app(receipts: Receipts) -> Starlette:
     paths = [
         Route("/key", receipts.key),
+        Route("/limits", receipts.limits),
         Route("/usage", receipts.usage),
         Route("/usage/{request_id}", receipts.receipt),
     ]
@@ -167,12 +196,61 @@ async def test_a_key_can_read_its_own_day(world: World) -> None:
     assert (await world.get("/key")).json() == {
         "object": "key",
         "id": KEY_ID,
+        "name": "laptop",
+        "plan": "free",
+        "models": ["llama*"],
+        "expires_at": "2027-01-01T00:00:00Z",
+        "limits": [
+            {"scope": "key", "unit": "requests", "window": "day", "limit": 10},
+            {"scope": "account", "unit": "requests", "window": "day", "limit": 30},
+            {"scope": "account", "unit": "concurrent_requests", "window": None, "limit": 20},
+            {"scope": "key", "unit": "cost", "window": "month", "limit": 5_000_000},
+        ],
         "limit": 10,
         "used": 3,
         "held": 1,
         "remaining": 6,
         "resets_at": "2026-11-23T00:00:00Z",
         "reset_in_seconds": 43_200,
+    }
+
+
+async def test_all_limits_of_a_key_and_its_account_are_listed_with_what_is_used(world: World) -> None:
+    body = (await world.get("/limits")).json()
+
+    assert body["object"] == "list"
+    assert [(one["scope"], one["unit"], one["window"], one["limit"]) for one in body["data"]] == [
+        ("key", "requests", "day", 10),
+        ("account", "requests", "day", 999),
+        ("account", "concurrent_requests", None, 20),
+        ("key", "cost", "month", 5_000_000),
+    ]
+    assert body["data"][3] == {
+        "object": "limit",
+        "scope": "key",
+        "unit": "cost",
+        "window": "month",
+        "limit": 5_000_000,
+        "used": 3,
+        "held": 1,
+        "remaining": 4_999_996,
+        "resets_at": "2026-11-23T00:00:00Z",
+        "reset_in_seconds": 43_200,
+    }
+    assert (body["data"][2]["resets_at"], body["data"][2]["reset_in_seconds"]) == (None, None)
+
+
+async def test_an_account_without_a_daily_limit_has_none(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quota counts its requests anyway."""
+
+    async def authenticate(self: OnePrincipal, api_key: str, *, address: str = "") -> Principal:
+        return replace(PRINCIPAL, account_limit=None)
+
+    monkeypatch.setattr(OnePrincipal, "authenticate", authenticate)
+    listed = [(one["scope"], one["window"]) for one in (await world.get("/limits")).json()["data"]]
+    assert listed == [("key", "day"), ("account", None), ("key", "month")]
+    assert ("account", "day") not in {
+        (one["scope"], one["window"]) for one in (await world.get("/key")).json()["limits"]
     }
 
 

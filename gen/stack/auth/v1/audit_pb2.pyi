@@ -56,7 +56,7 @@ class AuditEvent(_message.Message):
     id: _builtins.str
     """Id, `aud_…`; ids sort by time."""
     actor: _builtins.str
-    """Who made the change: `owner`, `operator` or `operator:` and the operator's name (`operator:ada`), or `unknown` for
+    """Who made the change: `owner`, `webhook` (a payment provider), `operator` or `operator:` and the operator's name (`operator:ada`), or `unknown` for
     wrong passwords.
     """
     address: _builtins.str

@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from stack.auth.v1 import audit_pb2 as _audit_pb2
 from stack.auth.v1 import auth_pb2 as _auth_pb2
 from stack.auth.v1 import keys_pb2 as _keys_pb2
+from stack.auth.v1 import plans_pb2 as _plans_pb2
 from stack.auth.v1 import sessions_pb2 as _sessions_pb2
 import builtins as _builtins
 import sys
@@ -456,6 +457,53 @@ class GetOwnPrincipalResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetOwnPrincipalResponse: _TypeAlias = GetOwnPrincipalResponse  # noqa: Y015
+
+@_typing.final
+class GetOwnPlanRequest(_message.Message):
+    """GetOwnPlanRequest has no parameters."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOwnPlanRequest: _TypeAlias = GetOwnPlanRequest  # noqa: Y015
+
+@_typing.final
+class GetOwnPlanResponse(_message.Message):
+    """GetOwnPlanResponse contains plans. Limits on the number of keys that a plan does not set are those of the settings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    PRO_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def plan(self) -> _plans_pb2.Plan:
+        """The account's plan."""
+
+    @_builtins.property
+    def pro(self) -> _plans_pb2.Plan:
+        """The plan `pro`; absent if it does not exist."""
+
+    def __init__(
+        self,
+        *,
+        plan: _plans_pb2.Plan | None = ...,
+        pro: _plans_pb2.Plan | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "pro", b"pro"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "pro", b"pro"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetOwnPlanResponse: _TypeAlias = GetOwnPlanResponse  # noqa: Y015
 
 @_typing.final
 class ListOwnAuditEventsRequest(_message.Message):

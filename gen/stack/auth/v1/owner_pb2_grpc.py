@@ -82,6 +82,11 @@ class OwnerServiceStub:
                 request_serializer=stack_dot_auth_dot_v1_dot_owner__pb2.GetOwnPrincipalRequest.SerializeToString,
                 response_deserializer=stack_dot_auth_dot_v1_dot_owner__pb2.GetOwnPrincipalResponse.FromString,
                 _registered_method=True)
+        self.GetOwnPlan = channel.unary_unary(
+                '/stack.auth.v1.OwnerService/GetOwnPlan',
+                request_serializer=stack_dot_auth_dot_v1_dot_owner__pb2.GetOwnPlanRequest.SerializeToString,
+                response_deserializer=stack_dot_auth_dot_v1_dot_owner__pb2.GetOwnPlanResponse.FromString,
+                _registered_method=True)
         self.ListOwnAuditEvents = channel.unary_unary(
                 '/stack.auth.v1.OwnerService/ListOwnAuditEvents',
                 request_serializer=stack_dot_auth_dot_v1_dot_owner__pb2.ListOwnAuditEventsRequest.SerializeToString,
@@ -162,6 +167,13 @@ class OwnerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetOwnPlan(self, request, context):
+        """GetOwnPlan returns the account's plan, and the plan `pro` to compare it with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListOwnAuditEvents(self, request, context):
         """ListOwnAuditEvents lists the account's audit events, newest first.
         """
@@ -216,6 +228,11 @@ def add_OwnerServiceServicer_to_server(servicer, server):
                     servicer.GetOwnPrincipal,
                     request_deserializer=stack_dot_auth_dot_v1_dot_owner__pb2.GetOwnPrincipalRequest.FromString,
                     response_serializer=stack_dot_auth_dot_v1_dot_owner__pb2.GetOwnPrincipalResponse.SerializeToString,
+            ),
+            'GetOwnPlan': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetOwnPlan,
+                    request_deserializer=stack_dot_auth_dot_v1_dot_owner__pb2.GetOwnPlanRequest.FromString,
+                    response_serializer=stack_dot_auth_dot_v1_dot_owner__pb2.GetOwnPlanResponse.SerializeToString,
             ),
             'ListOwnAuditEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListOwnAuditEvents,
@@ -469,6 +486,33 @@ class OwnerService:
             '/stack.auth.v1.OwnerService/GetOwnPrincipal',
             stack_dot_auth_dot_v1_dot_owner__pb2.GetOwnPrincipalRequest.SerializeToString,
             stack_dot_auth_dot_v1_dot_owner__pb2.GetOwnPrincipalResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetOwnPlan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.auth.v1.OwnerService/GetOwnPlan',
+            stack_dot_auth_dot_v1_dot_owner__pb2.GetOwnPlanRequest.SerializeToString,
+            stack_dot_auth_dot_v1_dot_owner__pb2.GetOwnPlanResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,8 @@ class OwnerServiceStub:
     """GetOwnPrincipal returns the permissions of one of the account's keys, for calls on the owner's behalf without its
     secret. FAILED_PRECONDITION (`key_revoked`, `key_expired`) if the key was revoked or has expired.
     """
+    GetOwnPlan: _aio.UnaryUnaryMultiCallable[_owner_pb2.GetOwnPlanRequest, _owner_pb2.GetOwnPlanResponse]
+    """GetOwnPlan returns the account's plan, and the plan `pro` to compare it with."""
     ListOwnAuditEvents: _aio.UnaryUnaryMultiCallable[_owner_pb2.ListOwnAuditEventsRequest, _owner_pb2.ListOwnAuditEventsResponse]
     """ListOwnAuditEvents lists the account's audit events, newest first."""
 
@@ -133,6 +135,14 @@ class OwnerServiceServicer(metaclass=_abc_1.ABCMeta):
         """GetOwnPrincipal returns the permissions of one of the account's keys, for calls on the owner's behalf without its
         secret. FAILED_PRECONDITION (`key_revoked`, `key_expired`) if the key was revoked or has expired.
         """
+
+    @_abc_1.abstractmethod
+    def GetOwnPlan(
+        self,
+        request: _owner_pb2.GetOwnPlanRequest,
+        context: _aio.ServicerContext[_owner_pb2.GetOwnPlanRequest, _abc.Awaitable[_owner_pb2.GetOwnPlanResponse]],
+    ) -> _abc.Awaitable[_owner_pb2.GetOwnPlanResponse]:
+        """GetOwnPlan returns the account's plan, and the plan `pro` to compare it with."""
 
     @_abc_1.abstractmethod
     def ListOwnAuditEvents(

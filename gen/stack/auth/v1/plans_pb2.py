@@ -26,13 +26,15 @@ from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mas
 from stack.common.v1 import limits_pb2 as stack_dot_common_dot_v1_dot_limits__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19stack/auth/v1/plans.proto\x12\rstack.auth.v1\x1a google/protobuf/field_mask.proto\x1a\x1cstack/common/v1/limits.proto\"\x89\x02\n\x04Plan\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x61ily_limit\x18\x02 \x01(\x03\x12\x1c\n\x0f\x61\x63tive_keys_max\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12!\n\x14new_keys_per_day_max\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12 \n\x13\x61\x63\x63ount_daily_limit\x18\x05 \x01(\x03H\x02\x88\x01\x01\x12&\n\x06limits\x18\x06 \x03(\x0b\x32\x16.stack.common.v1.Limit\x12\x0e\n\x06weight\x18\x07 \x01(\x05\x42\x12\n\x10_active_keys_maxB\x17\n\x15_new_keys_per_day_maxB\x16\n\x14_account_daily_limit\"\x12\n\x10ListPlansRequest\"7\n\x11ListPlansResponse\x12\"\n\x05plans\x18\x01 \x03(\x0b\x32\x13.stack.auth.v1.Plan\"\xc4\x01\n\x0eSetPlanRequest\x12!\n\x04plan\x18\x01 \x01(\x0b\x32\x13.stack.auth.v1.Plan\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12.\n\x0e\x63hanged_limits\x18\x03 \x03(\x0b\x32\x16.stack.common.v1.Limit\x12.\n\x0eremoved_limits\x18\x04 \x03(\x0b\x32\x16.stack.common.v1.Limit\"4\n\x0fSetPlanResponse\x12!\n\x04plan\x18\x01 \x01(\x0b\x32\x13.stack.auth.v1.Plan2\xa7\x01\n\x0bPlanService\x12N\n\tListPlans\x12\x1f.stack.auth.v1.ListPlansRequest\x1a .stack.auth.v1.ListPlansResponse\x12H\n\x07SetPlan\x12\x1d.stack.auth.v1.SetPlanRequest\x1a\x1e.stack.auth.v1.SetPlanResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19stack/auth/v1/plans.proto\x12\rstack.auth.v1\x1a google/protobuf/field_mask.proto\x1a\x1cstack/common/v1/limits.proto\"\x89\x02\n\x04Plan\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x61ily_limit\x18\x02 \x01(\x03\x12\x1c\n\x0f\x61\x63tive_keys_max\x18\x03 \x01(\x05H\x00\x88\x01\x01\x12!\n\x14new_keys_per_day_max\x18\x04 \x01(\x05H\x01\x88\x01\x01\x12 \n\x13\x61\x63\x63ount_daily_limit\x18\x05 \x01(\x03H\x02\x88\x01\x01\x12&\n\x06limits\x18\x06 \x03(\x0b\x32\x16.stack.common.v1.Limit\x12\x0e\n\x06weight\x18\x07 \x01(\x05\x42\x12\n\x10_active_keys_maxB\x17\n\x15_new_keys_per_day_maxB\x16\n\x14_account_daily_limit\"\x12\n\x10ListPlansRequest\"7\n\x11ListPlansResponse\x12\"\n\x05plans\x18\x01 \x03(\x0b\x32\x13.stack.auth.v1.Plan\"\xc4\x01\n\x0eSetPlanRequest\x12!\n\x04plan\x18\x01 \x01(\x0b\x32\x13.stack.auth.v1.Plan\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12.\n\x0e\x63hanged_limits\x18\x03 \x03(\x0b\x32\x16.stack.common.v1.Limit\x12.\n\x0eremoved_limits\x18\x04 \x03(\x0b\x32\x16.stack.common.v1.Limit\"4\n\x0fSetPlanResponse\x12!\n\x04plan\x18\x01 \x01(\x0b\x32\x13.stack.auth.v1.Plan\"o\n\x15\x41pplyPlanEventRequest\x12\x12\n\nwebhook_id\x18\x01 \x01(\t\x12\x19\n\x11webhook_timestamp\x18\x02 \x01(\t\x12\x19\n\x11webhook_signature\x18\x03 \x01(\t\x12\x0c\n\x04\x62ody\x18\x04 \x01(\x0c\"H\n\x16\x41pplyPlanEventResponse\x12.\n\x06status\x18\x01 \x01(\x0e\x32\x1e.stack.auth.v1.PlanEventStatus*\xb0\x01\n\x0fPlanEventStatus\x12!\n\x1dPLAN_EVENT_STATUS_UNSPECIFIED\x10\x00\x12\x1d\n\x19PLAN_EVENT_STATUS_APPLIED\x10\x01\x12\x1f\n\x1bPLAN_EVENT_STATUS_DUPLICATE\x10\x02\x12\x1b\n\x17PLAN_EVENT_STATUS_STALE\x10\x03\x12\x1d\n\x19PLAN_EVENT_STATUS_IGNORED\x10\x04\x32\xa7\x01\n\x0bPlanService\x12N\n\tListPlans\x12\x1f.stack.auth.v1.ListPlansRequest\x1a .stack.auth.v1.ListPlansResponse\x12H\n\x07SetPlan\x12\x1d.stack.auth.v1.SetPlanRequest\x1a\x1e.stack.auth.v1.SetPlanResponse2q\n\x10PlanEventService\x12]\n\x0e\x41pplyPlanEvent\x12$.stack.auth.v1.ApplyPlanEventRequest\x1a%.stack.auth.v1.ApplyPlanEventResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stack.auth.v1.plans_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PLANEVENTSTATUS']._serialized_start=894
+  _globals['_PLANEVENTSTATUS']._serialized_end=1070
   _globals['_PLAN']._serialized_start=109
   _globals['_PLAN']._serialized_end=374
   _globals['_LISTPLANSREQUEST']._serialized_start=376
@@ -43,6 +45,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETPLANREQUEST']._serialized_end=650
   _globals['_SETPLANRESPONSE']._serialized_start=652
   _globals['_SETPLANRESPONSE']._serialized_end=704
-  _globals['_PLANSERVICE']._serialized_start=707
-  _globals['_PLANSERVICE']._serialized_end=874
+  _globals['_APPLYPLANEVENTREQUEST']._serialized_start=706
+  _globals['_APPLYPLANEVENTREQUEST']._serialized_end=817
+  _globals['_APPLYPLANEVENTRESPONSE']._serialized_start=819
+  _globals['_APPLYPLANEVENTRESPONSE']._serialized_end=891
+  _globals['_PLANSERVICE']._serialized_start=1073
+  _globals['_PLANSERVICE']._serialized_end=1240
+  _globals['_PLANEVENTSERVICE']._serialized_start=1242
+  _globals['_PLANEVENTSERVICE']._serialized_end=1355
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from stack.common.v1 import limits_pb2 as _limits_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +20,38 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _PlanEventStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PlanEventStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PlanEventStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PLAN_EVENT_STATUS_UNSPECIFIED: _PlanEventStatus.ValueType  # 0
+    """Default value; never sent."""
+    PLAN_EVENT_STATUS_APPLIED: _PlanEventStatus.ValueType  # 1
+    """The account has the plan."""
+    PLAN_EVENT_STATUS_DUPLICATE: _PlanEventStatus.ValueType  # 2
+    """An event with this id was received before; nothing changed."""
+    PLAN_EVENT_STATUS_STALE: _PlanEventStatus.ValueType  # 3
+    """A later event, or an operator, has set the account's plan; nothing changed."""
+    PLAN_EVENT_STATUS_IGNORED: _PlanEventStatus.ValueType  # 4
+    """The event has a type that does not concern plans; nothing changed."""
+
+class PlanEventStatus(_PlanEventStatus, metaclass=_PlanEventStatusEnumTypeWrapper):
+    """PlanEventStatus is what became of a plan event."""
+
+PLAN_EVENT_STATUS_UNSPECIFIED: PlanEventStatus.ValueType  # 0
+"""Default value; never sent."""
+PLAN_EVENT_STATUS_APPLIED: PlanEventStatus.ValueType  # 1
+"""The account has the plan."""
+PLAN_EVENT_STATUS_DUPLICATE: PlanEventStatus.ValueType  # 2
+"""An event with this id was received before; nothing changed."""
+PLAN_EVENT_STATUS_STALE: PlanEventStatus.ValueType  # 3
+"""A later event, or an operator, has set the account's plan; nothing changed."""
+PLAN_EVENT_STATUS_IGNORED: PlanEventStatus.ValueType  # 4
+"""The event has a type that does not concern plans; nothing changed."""
+Global___PlanEventStatus: _TypeAlias = PlanEventStatus  # noqa: Y015
 
 @_typing.final
 class Plan(_message.Message):
@@ -189,3 +222,59 @@ class SetPlanResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetPlanResponse: _TypeAlias = SetPlanResponse  # noqa: Y015
+
+@_typing.final
+class ApplyPlanEventRequest(_message.Message):
+    """ApplyPlanEventRequest is a signed event, in the format of Standard Webhooks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WEBHOOK_ID_FIELD_NUMBER: _builtins.int
+    WEBHOOK_TIMESTAMP_FIELD_NUMBER: _builtins.int
+    WEBHOOK_SIGNATURE_FIELD_NUMBER: _builtins.int
+    BODY_FIELD_NUMBER: _builtins.int
+    webhook_id: _builtins.str
+    """Header `webhook-id`: the same for each attempt to deliver the event."""
+    webhook_timestamp: _builtins.str
+    """Header `webhook-timestamp`: Unix seconds of the attempt."""
+    webhook_signature: _builtins.str
+    """Header `webhook-signature`."""
+    body: _builtins.bytes
+    """The signed body, JSON text."""
+    def __init__(
+        self,
+        *,
+        webhook_id: _builtins.str = ...,
+        webhook_timestamp: _builtins.str = ...,
+        webhook_signature: _builtins.str = ...,
+        body: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "webhook_id", b"webhook_id", "webhook_signature", b"webhook_signature", "webhook_timestamp", b"webhook_timestamp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyPlanEventRequest: _TypeAlias = ApplyPlanEventRequest  # noqa: Y015
+
+@_typing.final
+class ApplyPlanEventResponse(_message.Message):
+    """ApplyPlanEventResponse says what became of the event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    status: Global___PlanEventStatus.ValueType
+    """What became of it."""
+    def __init__(
+        self,
+        *,
+        status: Global___PlanEventStatus.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApplyPlanEventResponse: _TypeAlias = ApplyPlanEventResponse  # noqa: Y015

@@ -146,3 +146,84 @@ class PlanService:
             timeout,
             metadata,
             _registered_method=True)
+
+
+class PlanEventServiceStub:
+    """PlanEventService applies events of payment providers. Gateways call it with what they received; the signature is the
+    credential, and only auth has the secrets. Callers send the client's IP address in the metadata `stack-client-address`.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.ApplyPlanEvent = channel.unary_unary(
+                '/stack.auth.v1.PlanEventService/ApplyPlanEvent',
+                request_serializer=stack_dot_auth_dot_v1_dot_plans__pb2.ApplyPlanEventRequest.SerializeToString,
+                response_deserializer=stack_dot_auth_dot_v1_dot_plans__pb2.ApplyPlanEventResponse.FromString,
+                _registered_method=True)
+
+
+class PlanEventServiceServicer:
+    """PlanEventService applies events of payment providers. Gateways call it with what they received; the signature is the
+    credential, and only auth has the secrets. Callers send the client's IP address in the metadata `stack-client-address`.
+    """
+
+    def ApplyPlanEvent(self, request, context):
+        """ApplyPlanEvent verifies a signed event and moves an account to a plan. NOT_FOUND with the reason
+        `plan_webhook_disabled` if there is no secret, and NOT_FOUND if the account or the plan does not exist.
+        PERMISSION_DENIED if the signature or its time is invalid. INVALID_ARGUMENT if the body is not a plan event.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_PlanEventServiceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'ApplyPlanEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApplyPlanEvent,
+                    request_deserializer=stack_dot_auth_dot_v1_dot_plans__pb2.ApplyPlanEventRequest.FromString,
+                    response_serializer=stack_dot_auth_dot_v1_dot_plans__pb2.ApplyPlanEventResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'stack.auth.v1.PlanEventService', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('stack.auth.v1.PlanEventService', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class PlanEventService:
+    """PlanEventService applies events of payment providers. Gateways call it with what they received; the signature is the
+    credential, and only auth has the secrets. Callers send the client's IP address in the metadata `stack-client-address`.
+    """
+
+    @staticmethod
+    def ApplyPlanEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.auth.v1.PlanEventService/ApplyPlanEvent',
+            stack_dot_auth_dot_v1_dot_plans__pb2.ApplyPlanEventRequest.SerializeToString,
+            stack_dot_auth_dot_v1_dot_plans__pb2.ApplyPlanEventResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)

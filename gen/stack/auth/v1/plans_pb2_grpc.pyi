@@ -45,3 +45,33 @@ class PlanServiceServicer(metaclass=_abc_1.ABCMeta):
         """SetPlan creates or changes a plan. A change applies to all of its accounts within a second."""
 
 def add_PlanServiceServicer_to_server(servicer: PlanServiceServicer, server: _aio.Server) -> None: ...
+
+class PlanEventServiceStub:
+    """PlanEventService applies events of payment providers. Gateways call it with what they received; the signature is the
+    credential, and only auth has the secrets. Callers send the client's IP address in the metadata `stack-client-address`.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    ApplyPlanEvent: _aio.UnaryUnaryMultiCallable[_plans_pb2.ApplyPlanEventRequest, _plans_pb2.ApplyPlanEventResponse]
+    """ApplyPlanEvent verifies a signed event and moves an account to a plan. NOT_FOUND with the reason
+    `plan_webhook_disabled` if there is no secret, and NOT_FOUND if the account or the plan does not exist.
+    PERMISSION_DENIED if the signature or its time is invalid. INVALID_ARGUMENT if the body is not a plan event.
+    """
+
+class PlanEventServiceServicer(metaclass=_abc_1.ABCMeta):
+    """PlanEventService applies events of payment providers. Gateways call it with what they received; the signature is the
+    credential, and only auth has the secrets. Callers send the client's IP address in the metadata `stack-client-address`.
+    """
+
+    @_abc_1.abstractmethod
+    def ApplyPlanEvent(
+        self,
+        request: _plans_pb2.ApplyPlanEventRequest,
+        context: _aio.ServicerContext[_plans_pb2.ApplyPlanEventRequest, _abc.Awaitable[_plans_pb2.ApplyPlanEventResponse]],
+    ) -> _abc.Awaitable[_plans_pb2.ApplyPlanEventResponse]:
+        """ApplyPlanEvent verifies a signed event and moves an account to a plan. NOT_FOUND with the reason
+        `plan_webhook_disabled` if there is no secret, and NOT_FOUND if the account or the plan does not exist.
+        PERMISSION_DENIED if the signature or its time is invalid. INVALID_ARGUMENT if the body is not a plan event.
+        """
+
+def add_PlanEventServiceServicer_to_server(servicer: PlanEventServiceServicer, server: _aio.Server) -> None: ...

@@ -8,12 +8,24 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 
 from services.common.errors import Unauthenticated
+from services.common.rpc.limits import limits_from_proto
 from services.common.rpc.status import rpc_errors
 from services.common.timestamps import timestamp, unix_seconds
 from services.gateway.clients.auth import principal_of
-from services.gateway.console.ports import AccountEvent, Key, Keys, NewKey, OpenSession, Reset, Session, SignUp
+from services.gateway.console.ports import (
+    AccountEvent,
+    Key,
+    Keys,
+    NewKey,
+    OpenSession,
+    Plan,
+    Plans,
+    Reset,
+    Session,
+    SignUp,
+)
 from services.gateway.requests.types import Principal
-from stack.auth.v1 import keys_pb2, owner_pb2, owner_pb2_grpc, sessions_pb2, sessions_pb2_grpc
+from stack.auth.v1 import keys_pb2, owner_pb2, owner_pb2_grpc, plans_pb2, sessions_pb2, sessions_pb2_grpc
 
 _PAGE_SIZE = 1_000
 _POLICIES = {
@@ -158,6 +170,14 @@ class GrpcOwnerClient:
             answer = await self._stub.GetOwnPrincipal(request, metadata=self._metadata, timeout=self._timeout_seconds)
         return principal_of(answer.principal)
 
+    async def plan(self) -> Plans:
+        """Return the account's plan."""
+        with _auth_errors():
+            answer = await self._stub.GetOwnPlan(
+                owner_pb2.GetOwnPlanRequest(), metadata=self._metadata, timeout=self._timeout_seconds
+            )
+        return Plans(_plan(answer.plan), _plan(answer.pro) if answer.HasField("pro") else None)
+
     async def sessions(self) -> Sequence[Session]:
         """Return the active sessions, newest first."""
         with _auth_errors():
@@ -220,6 +240,18 @@ def _session(session: sessions_pb2.Session) -> Session:
     )
 
 
+def _plan(plan: plans_pb2.Plan) -> Plan:
+    return Plan(
+        plan.name,
+        plan.daily_limit,
+        plan.account_daily_limit if plan.HasField("account_daily_limit") else None,
+        plan.active_keys_max,
+        plan.new_keys_per_day_max,
+        limits_from_proto(plan.limits),
+        plan.weight or 1,
+    )
+
+
 def _key(key: keys_pb2.Key) -> Key:
     return Key(
         id=key.id,
@@ -231,6 +263,7 @@ def _key(key: keys_pb2.Key) -> Key:
         expires_at=_or_none(key, "expires_at"),
         models=tuple(key.models),
         replaced_by=key.replaced_by,
+        limits=limits_from_proto(key.limits),
     )
 
 

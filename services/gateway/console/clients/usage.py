@@ -9,8 +9,9 @@ from services.common.rpc.status import rpc_errors
 from services.common.rpc.surface import surface_to_proto
 from services.common.timestamps import unix_seconds
 from services.gateway.apis.receipts import DayUsage, Receipt
-from services.gateway.clients.ledger import GrpcLedger, receipt_of
+from services.gateway.clients.ledger import GrpcCounters, GrpcLedger, receipt_of
 from services.gateway.console.ports import RequestFilter, TodayUsage
+from services.gateway.requests.types import Principal, RateLimit
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
@@ -34,6 +35,7 @@ class GrpcUsage:
         assert account_id, "without an account, the ledger would return the records of all accounts"
         self._quota = quota_pb2_grpc.QuotaServiceStub(quota)
         self._stub = usage_pb2_grpc.UsageServiceStub(inference)
+        self._counters = GrpcCounters(quota, timeout_seconds=timeout_seconds)
         self._ledger = GrpcLedger(inference, timeout_seconds=timeout_seconds)
         self._account_id = account_id
         self._quota_account_id = quota_account_id
@@ -51,6 +53,10 @@ class GrpcUsage:
                 for status in answer.statuses
             ]
         return days
+
+    async def limits(self, principal: Principal) -> Sequence[RateLimit]:
+        """Return limits with what is used of them."""
+        return await self._counters.limits(principal)
 
     async def last_uses(self, key_ids: Sequence[str]) -> Sequence[float | None]:
         """Return the time when each key was last used, in order."""

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 
 from services.common.errors import InvalidRequest, ServiceError
+from services.common.limits import Scope
+from services.gateway.console.labels import describe_limit
 from services.gateway.console.page import Pages, redirect
 from services.gateway.console.ports import Key, NewKey, TodayUsage
 from services.gateway.console.request_context import RequestContext
@@ -29,6 +31,8 @@ class KeyRow:
     """Usage today; None if unknown."""
     last_used_at: float | None
     is_use_known: bool
+    limits: Sequence[str]
+    """Descriptions of the key's limits other than requests per day."""
 
 
 class KeyViews:
@@ -99,6 +103,7 @@ class KeyViews:
                 days[number] if days else None,
                 uses[number] if uses else None,
                 bool(uses),
+                [describe_limit(limit) for limit in key.limits if limit.scope is Scope.KEY],
             )
             for number, key in enumerate(keys)
         ]

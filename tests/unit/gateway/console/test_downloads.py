@@ -118,6 +118,7 @@ def _app() -> ASGIApp:
             responses=cast(Any, object()),
             cors=CORSPolicy(()),
             hsts_seconds=0,
+            upgrade="",
             public=None,
         )
     )
