@@ -4,6 +4,7 @@ Every HTTP surface and the console's playground pass through `RequestHandler.han
 
     authenticate  Return the caller's principal, from the cache or from auth. A refusal costs nothing.
     read          Read and check the body. A refusal costs nothing.
+    claim         Only with an `Idempotency-Key`: a repeat gets the first request's answer (idempotency.py).
     reserve       Hold one request of the key's daily limit under the request's id, or answer 429.
     infer         Make one call. Inference answers, writes the ledger row and returns the verdict. The surface renders
                   the answer.
@@ -28,12 +29,13 @@ from services.common.telemetry import tracing
 from services.common.verdict import Verdict
 from services.gateway.http.bearer import client_address
 from services.gateway.http.errors import http_error, rate_limit_headers
-from services.gateway.http.middleware import REQUEST_ID, STARTED
+from services.gateway.http.middleware import FAILURE, REQUEST_ID, STARTED
 from services.gateway.http.request_bodies import RequestBodies
 from services.gateway.http.responses import json_response
 from services.gateway.keys.revocation import Revocation
 from services.gateway.metrics import ADMISSION_SECONDS
 from services.gateway.requests.disconnect import DisconnectMonitor
+from services.gateway.requests.idempotency import ClaimedKey, IdempotentRequests, KeyedRequest, keyed_request
 from services.gateway.requests.invalid_requests import InvalidRequestLimiter
 from services.gateway.requests.ports import Inference, Quota
 from services.gateway.requests.settlement import SettledStream, Settlements
@@ -87,6 +89,7 @@ class RequestHandler:
         settlements: Settlements,
         bodies: RequestBodies,
         invalid_requests: InvalidRequestLimiter,
+        idempotent: IdempotentRequests,
         *,
         new_request_id: Callable[[], str],
         heartbeat_seconds: float,
@@ -99,6 +102,7 @@ class RequestHandler:
             settlements: Settles them.
             bodies: Reads their bodies.
             invalid_requests: Limits clients that send invalid requests.
+            idempotent: Runs requests with an idempotency key.
             new_request_id: Returns a new id.
             heartbeat_seconds: Idle interval before an SSE keep-alive comment is sent.
         """
@@ -107,6 +111,7 @@ class RequestHandler:
         self._settlements = settlements
         self._bodies = bodies
         self._invalid_requests = invalid_requests
+        self._idempotent = idempotent
         self._new_request_id = new_request_id
         self._heartbeat_seconds = heartbeat_seconds
 
@@ -117,21 +122,42 @@ class RequestHandler:
             ServiceError: The request is refused before anything is held.
         """
         started = time.monotonic()
+        keyed = keyed_request(request.scope)
         with tracing.span("authenticate"):
             principal = await caller.authenticate()
-        parsed = await self.read(request, principal, parse)
+        parsed = await self.read(request, principal, parse if keyed is None else keyed.reading(parse))
         if time.monotonic() - started > _PRINCIPAL_SECONDS_MAX:
             principal = await caller.authenticate_again(principal)
+        if keyed is None:
+            return await self._run(request, caller, principal, parsed)
+        return await self._idempotent.respond(
+            keyed, principal, lambda: self._run(request, caller, principal, parsed, keyed)
+        )
+
+    async def _run(
+        self,
+        request: Request,
+        caller: Caller,
+        principal: Principal,
+        parsed: SurfaceRequest,
+        keyed: KeyedRequest | None = None,
+    ) -> Response:
+        """Reserve, infer and return the response. The request continues without its client if its key is claimed."""
+        claim = keyed.claim if keyed else None
         client = DisconnectMonitor()
         with client.watching(request.receive):
             # Before the hold: a handler that is cancelled between the hold and its stream would leave the hold open.
             revocation = await caller.revocation(principal) if parsed.chat.stream else None
             hold = await self.reserve(principal, request.scope[REQUEST_ID])
+            if claim:
+                await self._rename(claim, hold)
             request.scope[REQUEST_ID] = hold.request_id
             if client.has_left:
+                request.scope[FAILURE] = Verdict.RELEASED
                 self._settlements.settle(hold, Verdict.RELEASED)
                 return Response(status_code=_CLIENT_CLOSED_REQUEST)
-            client.cancel_on_departure()
+            if not claim:
+                client.cancel_on_departure()
             ADMISSION_SECONDS.observe(time.perf_counter() - request.scope[STARTED])
             headers = self._begin(hold, parsed)
             return await self._infer(request, hold, parsed, headers, client, revocation)
@@ -194,6 +220,14 @@ class RequestHandler:
         """Return the events of an answer. The hold is settled when they end or are closed."""
         return SettledStream(self._settlements, self._inference.stream(hold, chat), hold, client)
 
+    async def _rename(self, claim: ClaimedKey, hold: Hold) -> None:
+        """Store the final id of a request with a claimed key, and release the hold if that fails."""
+        try:
+            await claim.rename(hold.request_id)
+        except BaseException:
+            self._settlements.settle(hold, Verdict.RELEASED)
+            raise
+
     def _begin(self, hold: Hold, parsed: SurfaceRequest) -> dict[str, str]:
         """Return the headers of the response, and release the hold if the renderer fails."""
         try:
@@ -230,6 +264,7 @@ class RequestHandler:
         except ServiceError as exc:
             if isinstance(exc, _INVALID):  # Refused by Groq, which costs more than a refusal here.
                 self._invalid_requests.count(hold.principal.key_id, client_address(request), chat.body_bytes)
+            request.scope[FAILURE] = exc.details.verdict
             error = renderer.error(http_error(exc, now=time.time()))
             if exc.details.verdict is Verdict.RELEASED:
                 headers |= rate_limit_headers(hold.rate_limit.without_one_held(), now=time.time())
