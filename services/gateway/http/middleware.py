@@ -24,7 +24,7 @@ STREAM_ERROR = "stack.stream_error"
 """ASGI scope key of the function that renders an error as the last events of the request's stream."""
 
 FAILURE = "stack.failure"
-"""ASGI scope key of the verdict of a chat request that failed; None if it is not known yet. Absent without a failure."""
+"""ASGI scope key of the verdict of a chat that failed; None if it is not known yet. Absent without a failure."""
 
 _CONNECTION_CLOSE = ((b"connection", b"close"),)
 _UNTRACED_ROUTES = ("healthz", "readyz", "static")

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -115,6 +115,7 @@ class World:
             self.settlements,
             RequestBodies(ByteBudget(total_max=1, share_max=1), bytes_max=1),
             InvalidRequestLimiter(SystemClock(), per_second=1),
+            cast(Any, None),
             new_request_id=lambda: f"req_{next(numbers)}",
             heartbeat_seconds=1,
         )
