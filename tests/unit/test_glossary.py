@@ -46,6 +46,7 @@ size smtp smtputf8 source stack start state status step stop stream string summa
 test text time timeout timestamp tls to token tool total trace trusted type unavailable unknown unreachable
 unreadable unspecified up update ups url usable usage use used user valkey value verification verified verify
 wait waiting wants window
+complete completed digest disabled mismatched rename running
 """
 _COMMON = frozenset(_COMMON_WORDS.split())
 """Technical words that need no definition."""
