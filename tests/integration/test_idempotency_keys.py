@@ -130,7 +130,8 @@ async def test_a_repeated_script_finds_its_own_claim(keys: StoredIdempotencyKeys
 
 async def test_a_renamed_request_keeps_its_key(keys: StoredIdempotencyKeys) -> None:
     await keys.claim(_key(), _claimant("req_1"))
-    await keys.rename(_key(), "req_1", "req_2")
+    for _ in range(2):  # A script may run twice.
+        await keys.rename(_key(), "req_1", "req_2")
     assert (await keys.claim(_key(), _claimant("req_3"))).request_id == "req_2"
     with pytest.raises(FailedPrecondition):
         await keys.rename(_key(), "req_1", "req_4")

@@ -13,7 +13,8 @@ for i = FIRST_DIGEST, #ARGV do
     if record then
         times, request_id, fingerprint = string.match(record, '^%S+ (%S+ %S+ %S+) (%S+) (%S+)$')
     end
-    if request_id == request then
+    -- The script may run twice, since its connection broke: then the record has the new id already.
+    if request_id and (request_id == request or request_id == new_request) then
         if progress == '' then
             redis.call('HDEL', records, ARGV[i])
             redis.call('ZREM', expiries, ARGV[i])

@@ -15,6 +15,8 @@ from services.common.verdict import Verdict
 from services.gateway.apis.chat_completions.surface import ChatRenderer
 from services.gateway.http.request_bodies import RequestBodies
 from services.gateway.requests.handler import RequestHandler
+from services.gateway.requests.idempotency import ClaimedKey
+from services.gateway.requests.idempotency_types import IdempotencyKey
 from services.gateway.requests.invalid_requests import InvalidRequestLimiter
 from services.gateway.requests.settlement import SettledStream, Settlements
 from services.gateway.requests.surface import SurfaceRequest
@@ -146,6 +148,25 @@ async def test_a_reserve_without_an_answer_is_retried_once_under_a_new_id() -> N
     hold = await _world(quota, Verdict.CHARGED).handler.reserve(_PRINCIPAL, "req_1")
     assert quota.reserved == ["req_1", "req_2"]
     assert hold.request_id == "req_2"
+
+
+class UnreachableStore:
+    """A store of idempotency keys that cannot be reached."""
+
+    async def rename(self, *_: Any) -> None:
+        raise Unavailable("The storage is away.")
+
+
+async def test_a_request_whose_new_id_cannot_be_stored_is_released_and_not_run() -> None:
+    """A repeat would look for the ledger row of the previous id, and run a second time."""
+    quota, inference = ScriptedQuota(Unavailable("lost")), ScriptedInference(Verdict.CHARGED)
+    world = _over(quota, inference)
+    claim = ClaimedKey(cast(Any, UnreachableStore()), IdempotencyKey("acc_1", "key_1", b""), "req_1", set())
+    hold = await world.handler.reserve(_PRINCIPAL, "req_1")
+    with pytest.raises(Unavailable, match="storage"):
+        await world.handler._rename(claim, hold)
+    assert await _settled(quota, world) == [Verdict.RELEASED]
+    assert not inference.is_called
 
 
 async def test_a_reserve_that_is_lost_twice_is_an_outage() -> None:
