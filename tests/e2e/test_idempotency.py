@@ -12,7 +12,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from typing import Any
 
+import anthropic
 import httpx
+import openai
 import pytest
 from redis import Redis
 
@@ -380,3 +382,48 @@ async def test_by_default_the_header_is_ignored(stack: Stack, http: httpx.AsyncC
         assert (answer.status_code, "idempotent-replayed" in answer.headers) == (200, False)
     assert json.loads(answer.content)["object"] == "chat.completion"
     assert await stack.until_settled(key) == (2, 0)
+
+
+async def test_openais_and_anthropics_packages_repeat_with_the_same_key_and_wait_for_the_answer(
+    running: Stack, key: Key
+) -> None:
+    """Of two calls at once, one gets a 409, which the packages repeat after `retry-after`, with all headers."""
+    sent: list[str] = []
+
+    async def note(request: Any) -> None:
+        sent.append(request.headers["idempotency-key"])
+
+    hooks: Any = {"request": [note]}
+    gpt = openai.AsyncOpenAI(
+        base_url=f"{running.base_url}/v1",
+        api_key=key.secret,
+        http_client=openai.DefaultAsyncHttpxClient(event_hooks=hooks, trust_env=False),
+    )
+    claude = anthropic.AsyncAnthropic(
+        base_url=running.base_url,
+        api_key=key.secret,
+        http_client=anthropic.DefaultAsyncHttpxClient(event_hooks=hooks, trust_env=False),
+    )
+    messages: Any = [{"role": "user", "content": "[[standin:slow headers_ms=700]] one"}]
+
+    async def ask_gpt(**members: Any) -> str:
+        headers = {"Idempotency-Key": "one"}
+        answer = await gpt.chat.completions.create(model=MODEL, messages=messages, extra_headers=headers, **members)
+        return str(answer.id)
+
+    async def ask_claude(tokens: int) -> str:
+        headers = {"Idempotency-Key": "two"}
+        answer = await claude.messages.create(model=MODEL, messages=messages, max_tokens=tokens, extra_headers=headers)
+        return str(answer.id)
+
+    async with gpt, claude:
+        assert len(set(await asyncio.gather(ask_gpt(), ask_gpt()))) == 1
+        assert len(set(await asyncio.gather(ask_claude(100), ask_claude(100)))) == 1
+        assert Counter(sent) == {"one": 3, "two": 3}
+        # What cannot succeed is not repeated.
+        with pytest.raises(openai.UnprocessableEntityError):
+            await ask_gpt(seed=1)
+        with pytest.raises(anthropic.UnprocessableEntityError):
+            await ask_claude(99)
+        assert Counter(sent) == {"one": 4, "two": 4}
+    assert await running.until_settled(key) == (2, 0)
