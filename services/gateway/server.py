@@ -38,6 +38,7 @@ from services.gateway.clients.auth import GrpcAuthClient
 from services.gateway.clients.batched_quota import BatchedQuota
 from services.gateway.clients.channels import Channels, open_channels
 from services.gateway.clients.dependencies import InferenceDependencies, QuotaDependencies
+from services.gateway.clients.idempotency import GrpcIdempotencyStore
 from services.gateway.clients.inference import GrpcInference
 from services.gateway.clients.ledger import GrpcCounters, GrpcLedger
 from services.gateway.clients.plan_events import GrpcPlanEvents
@@ -60,6 +61,8 @@ from services.gateway.keys.auth_cache import AuthCache
 from services.gateway.keys.auth_client import AuthClient
 from services.gateway.keys.revocation import RevocationRegistry
 from services.gateway.requests.handler import RequestHandler
+from services.gateway.requests.idempotency import IdempotentRequests
+from services.gateway.requests.idempotency_types import IdempotencyStore
 from services.gateway.requests.in_flight import CANCEL_SECONDS_MAX, CompleteResponses, RequestsInFlight
 from services.gateway.requests.invalid_requests import InvalidRequestLimiter
 from services.gateway.requests.ports import Inference, Quota, ResponseStore
@@ -110,6 +113,7 @@ class Ports:
     counters: Counters
     ledger: Ledger
     responses: ResponseStore
+    idempotency: IdempotencyStore
     dependencies: Sequence[Source]
 
 
@@ -137,9 +141,10 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
             await stack.enter_async_context(running(restarting(watch, pause_seconds=_WATCH_PAUSE_SECONDS)))
         await stack.enter_async_context(running(restarting(partial(readiness.begin, channels))))
         settlements = Settlements(ports.quota, ports.inference, abandoned_seconds=settings.call_seconds_max)
+        idempotent = _idempotent(settings, ports)
         tokenizers.load()
         facts = ModelFactsCache(ports.inference)
-        handler = _handler(settings, ports, settlements, facts)
+        handler = _handler(settings, ports, settlements, idempotent, facts)
         await stack.enter_async_context(running(restarting(facts.poll)))
         surfaces = Surfaces(
             settings.chat_limits,
@@ -166,6 +171,7 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
             requests=requests,
         )
         await _listen(app, readiness, cors, requests, settings)
+        await idempotent.drain(timeout_seconds=min(_SETTLEMENT_SECONDS, settings.grace_seconds))
         await settlements.drain(timeout_seconds=min(_SETTLEMENT_SECONDS, settings.grace_seconds))
 
 
@@ -177,12 +183,26 @@ def _grpc_ports(channels: Channels, settings: GatewaySettings) -> Ports:
         counters=GrpcCounters(channels.quota, timeout_seconds=RECEIPT_SECONDS_MAX),
         ledger=GrpcLedger(channels.inference, timeout_seconds=RECEIPT_SECONDS_MAX),
         responses=GrpcResponseStore(channels.inference, timeout_seconds=STORE_SECONDS_MAX),
+        idempotency=GrpcIdempotencyStore(channels.inference, timeout_seconds=STORE_SECONDS_MAX),
         dependencies=(InferenceDependencies(channels.inference), QuotaDependencies(channels.quota)),
     )
 
 
+def _idempotent(settings: GatewaySettings, ports: Ports) -> IdempotentRequests:
+    recording_max = settings.recording_bytes_max
+    return IdempotentRequests(
+        ports.idempotency,
+        ByteBudget(total_max=recording_max, share_max=recording_max // 2),
+        bytes_max=settings.idempotent_answer_bytes_max,
+    )
+
+
 def _handler(
-    settings: GatewaySettings, ports: Ports, settlements: Settlements, facts: ModelFactsCache
+    settings: GatewaySettings,
+    ports: Ports,
+    settlements: Settlements,
+    idempotent: IdempotentRequests,
+    facts: ModelFactsCache,
 ) -> RequestHandler:
     budget = ByteBudget(total_max=settings.receiving_bytes_max, share_max=settings.receiving_bytes_per_client_max)
     estimator = Estimator(
@@ -194,6 +214,7 @@ def _handler(
         settlements,
         RequestBodies(budget, bytes_max=settings.body_bytes_max),
         InvalidRequestLimiter(SystemClock(), per_second=settings.invalid_requests_per_second),
+        idempotent,
         estimate=estimator.estimate,
         new_request_id=new_request_id,
         heartbeat_seconds=settings.heartbeat_seconds,

@@ -57,6 +57,14 @@ class GatewaySettings(ServiceSettings):
     receiving_bytes_per_client_max: int = Field(default=64 * 1024 * 1024, ge=1)
     """Maximum of these bytes for one API key or network address (64 bits of IPv6); beyond it, requests get 429."""
 
+    idempotent_answer_bytes_max: int = Field(default=4 * 1024 * 1024, ge=1, le=MESSAGE_BYTES_MAX - 65_536)
+    """Maximum size of an answer that is kept for repeats with the same `Idempotency-Key`. Repeats of requests with a
+    larger one get 410."""
+
+    recording_bytes_max: int = Field(default=64 * 1024 * 1024, ge=1)
+    """Maximum bytes of answers that are being recorded for repeats at the same time; half of it for one account. Beyond
+    it, answers are sent but not kept."""
+
     messages_max: int = Field(default=2_048, ge=1)
     """Maximum messages of a request."""
 

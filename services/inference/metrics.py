@@ -60,7 +60,8 @@ ROWS_AFTER_CLOSE = Counter(
 )
 STORED_RESPONSE_CALLS = Counter(
     "stack_stored_response_calls_total",
-    "Calls to the Redis of stored responses: `check`, `store`, `get`, `delete` or `delete_account`, by result.",
+    "Calls to the Redis of stored responses: `check`, `store`, `get`, `delete` or `delete_account`, and of idempotency "
+    "keys `claim` or `finish`, by result.",
     ["call", "result"],
 )
 

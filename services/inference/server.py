@@ -15,6 +15,9 @@ from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
 from services.inference.catalogue import Catalogue
 from services.inference.groq.provider import GroqProvider, open_groq
+from services.inference.idempotency.keys import StoredIdempotencyKeys
+from services.inference.idempotency.model import IdempotencyKeys
+from services.inference.idempotency.rpc import IdempotencyService
 from services.inference.key_pool.check import KeyCheck
 from services.inference.key_pool.pool import KeyPool
 from services.inference.ledger.store import SQLLedgerStore
@@ -25,10 +28,12 @@ from services.inference.requests.lifecycle import Completions, Timeouts
 from services.inference.requests.upstream import ModelLister, Upstream
 from services.inference.responses.model import ResponseStore
 from services.inference.responses.rpc import StoredResponseService
-from services.inference.responses.wiring import open_store
+from services.inference.responses.wiring import Stores, open_stores
 from services.inference.rpc import InferenceService, UsageService
 from services.inference.settings import InferenceSettings
 from stack.inference.v1 import (
+    idempotency_pb2,
+    idempotency_pb2_grpc,
     inference_pb2,
     inference_pb2_grpc,
     responses_pb2,
@@ -46,6 +51,7 @@ _FLUSH_SECONDS_MIN = 3.0
 """Minimum time to write the last rows, even if requests took the whole shutdown grace period."""
 
 _CALLERS = {
+    idempotency_pb2.DESCRIPTOR.services_by_name["IdempotencyService"].full_name: (identity("gateway"),),
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name: (identity("gateway"),),
     responses_pb2.DESCRIPTOR.services_by_name["StoredResponseService"].full_name: (
         identity("gateway"),
@@ -68,6 +74,8 @@ class Parts:
     store: SQLLedgerStore
     responses: ResponseStore | None
     """None if responses are not stored."""
+    idempotency: IdempotencyKeys | None
+    """None if idempotency keys are ignored."""
 
 
 async def serve(settings: InferenceSettings, parts: Parts | None = None) -> None:
@@ -98,6 +106,9 @@ async def serve(settings: InferenceSettings, parts: Parts | None = None) -> None
         responses_pb2_grpc.add_StoredResponseServiceServicer_to_server(
             StoredResponseService(parts.responses), server.grpc
         )
+        idempotency_pb2_grpc.add_IdempotencyServiceServicer_to_server(
+            IdempotencyService(parts.idempotency), server.grpc
+        )
         await server.run(list(_CALLERS))
         # No call is left. Answers that are still read from Groq have the rest of the grace, and so have rows.
         await server.wait_in_grace(parts.completions.finish())
@@ -115,7 +126,7 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
     if not settings.keys:
         raise StartError("No Groq key is set. Set GROQ_API_KEY, or GROQ_API_KEYS to a comma-separated list.")
     prices = read_prices(settings.prices_file)
-    responses = open_store(settings, stack)
+    stores = open_stores(settings, stack)
     store = await _open_ledger(settings, stack)
     ledger = Ledger(store, wait_seconds=settings.ledger_wait_seconds, rows_max=settings.ledger_rows_max)
     provider = await _open_provider(settings, stack)
@@ -155,7 +166,16 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
             idle=settings.idle_timeout_seconds,
         ),
     )
-    return Parts(completions, catalogue, key_check, ledger, store, responses)
+    responses = stores.responses if stores else None
+    return Parts(completions, catalogue, key_check, ledger, store, responses, _idempotency(settings, stores, store))
+
+
+def _idempotency(
+    settings: InferenceSettings, stores: Stores | None, ledger: SQLLedgerStore
+) -> StoredIdempotencyKeys | None:
+    if stores is None or not settings.idempotency_seconds:
+        return None
+    return StoredIdempotencyKeys(stores.records, stores.answers, ledger)
 
 
 async def _open_ledger(settings: InferenceSettings, stack: AsyncExitStack) -> SQLLedgerStore:

@@ -143,6 +143,17 @@ class InferenceSettings(ServiceSettings):
     responses_bytes_per_account_max: int = Field(default=64 * 1024 * 1024, ge=MESSAGE_BYTES_MAX)
     """Maximum bytes of an account's stored responses, compressed. The oldest ones are dropped."""
 
+    idempotency_seconds: int = Field(default=86_400, ge=0, le=30 * 86_400)
+    """How long the key and the answer of a request with `Idempotency-Key` are kept in the Redis of stored responses; 0
+    ignores the header."""
+
+    idempotency_keys_per_account_max: int = Field(default=10_000, ge=1, le=100_000)
+    """Maximum idempotency keys of an account. Requests with further keys get 429."""
+
+    idempotency_bytes_per_account_max: int = Field(default=64 * 1024 * 1024, ge=MESSAGE_BYTES_MAX)
+    """Maximum bytes of an account's answers to requests with `Idempotency-Key`, compressed. The oldest ones are
+    dropped, and repeats of their requests get 410."""
+
     @field_validator("groq_api_key", "groq_api_keys")
     @classmethod
     def _check_key(cls, value: SecretStr) -> SecretStr:

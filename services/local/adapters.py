@@ -28,6 +28,7 @@ from services.gateway.clients.batched_quota import (
 from services.gateway.clients.ledger import day_usage, receipt_of
 from services.gateway.dependencies import Dependency
 from services.gateway.keys.auth_client import Authentication, WatchEvent
+from services.gateway.requests.idempotency_types import Claim, ClaimState, IdempotencyKey
 from services.gateway.requests.types import (
     Chat,
     Completion,
@@ -40,6 +41,8 @@ from services.gateway.requests.types import (
 )
 from services.inference.catalogue import Catalogue
 from services.inference.chat import CallContext, ChatCall, Outcome
+from services.inference.idempotency.model import Claimant, ClaimedKey, IdempotencyKeys
+from services.inference.idempotency.model import enabled as idempotency_enabled
 from services.inference.key_pool.check import KeyCheck, KeyState
 from services.inference.ledger.writer import ChargedSum, LedgerStore
 from services.inference.requests.lifecycle import Completions
@@ -255,6 +258,41 @@ class LocalResponseStore:
         return enabled(self._store)
 
 
+class LocalIdempotencyStore:
+    """The gateway's `IdempotencyStore`."""
+
+    def __init__(self, keys: IdempotencyKeys | None, *, timeout_seconds: float) -> None:
+        """Use `keys` within `timeout_seconds`; None means that idempotency keys are ignored."""
+        self._keys = keys
+        self._timeout_seconds = timeout_seconds
+
+    async def claim(self, key: IdempotencyKey, fingerprint: bytes, request_id: str) -> Claim:
+        """Claim a key; see `IdempotencyStore.claim`."""
+        if self._keys is None:
+            return Claim(ClaimState.DISABLED)
+        async with self._deadline():
+            claim = await self._keys.claim(_claimed_key(key), Claimant(request_id, key.key_id, fingerprint))
+        return Claim(ClaimState(claim.state.value), claim.request_id, claim.content)
+
+    async def rename(self, key: IdempotencyKey, request_id: str, new_request_id: str) -> None:
+        """Change the id of a request; see `IdempotencyStore.rename`."""
+        async with self._deadline():
+            await idempotency_enabled(self._keys).rename(_claimed_key(key), request_id, new_request_id)
+
+    async def complete(self, key: IdempotencyKey, request_id: str, content: bytes) -> None:
+        """End a request; see `IdempotencyStore.complete`."""
+        async with self._deadline():
+            await idempotency_enabled(self._keys).complete(_claimed_key(key), request_id, content)
+
+    async def release(self, key: IdempotencyKey, request_id: str) -> None:
+        """Free a key; see `IdempotencyStore.release`."""
+        async with self._deadline():
+            await idempotency_enabled(self._keys).release(_claimed_key(key), request_id)
+
+    def _deadline(self) -> AbstractAsyncContextManager[None]:
+        return _deadline(self._timeout_seconds, "inference_unavailable")
+
+
 class LocalLedger:
     """Quota's `Ledger` and `SweepLedger`."""
 
@@ -351,6 +389,10 @@ def _principal(key: Key) -> Principal:
         key_name=key.name,
         plan=key.plan,
     )
+
+
+def _claimed_key(key: IdempotencyKey) -> ClaimedKey:
+    return ClaimedKey(key.account_id, key.digest)
 
 
 def _watch_event(event: ChangeEvent) -> WatchEvent:

@@ -59,9 +59,9 @@ def command(server: str, *, socket: Path, data: Path) -> tuple[str, ...]:
 def responses_command(server: str, *, socket: Path, data: Path) -> tuple[str, ...]:
     """Return the command line of the server for stored responses, which evicts those that were not used for longest.
 
-    The arguments are those of `command`.
+    It never evicts the records of idempotency keys, which have no time to live. The arguments are those of `command`.
     """
-    limits = ("--maxmemory", _RESPONSES_MEMORY, "--maxmemory-policy", "allkeys-lru")
+    limits = ("--maxmemory", _RESPONSES_MEMORY, "--maxmemory-policy", "volatile-lru")
     return (*_persistent(server, socket, data), *limits)
 
 

@@ -24,6 +24,7 @@ from services.common.errors import (
     InvalidRequest,
     NotFound,
     ServiceError,
+    Throttled,
     Unavailable,
 )
 from services.common.limits import Limit, Scope, Unit, Window, parse_limits
@@ -35,20 +36,30 @@ from services.common.verdict import CHARGED, RELEASED, Amounts, RowVerdict, Verd
 from services.gateway.apis.chat_completions.request import parse_chat
 from services.gateway.clients.auth import GrpcAuthClient
 from services.gateway.clients.batched_quota import BatchedQuota, QuotaBatches, ReserveItem, SettleItem
+from services.gateway.clients.idempotency import GrpcIdempotencyStore
 from services.gateway.clients.inference import GrpcInference
 from services.gateway.clients.quota import GrpcQuotaBatches
 from services.gateway.clients.responses import GrpcResponseStore
 from services.gateway.keys.auth_client import AuthClient, Authentication, WatchEvent
+from services.gateway.requests.idempotency_types import Claim, ClaimState, IdempotencyKey, IdempotencyStore
 from services.gateway.requests.ports import Inference, ResponseStore
 from services.gateway.requests.types import Chat, Departure, Hold, JSONObject, LimitReached, Principal, RateLimit
 from services.inference.catalogue import Catalogue
 from services.inference.chat import CallContext, ChatCall, Outcome
+from services.inference.idempotency import model
+from services.inference.idempotency.rpc import IdempotencyService
 from services.inference.key_pool.check import KeyCheck
 from services.inference.ledger.writer import LedgerStore
 from services.inference.requests.lifecycle import Answer, Completions
 from services.inference.responses.rpc import StoredResponseService
 from services.inference.rpc import InferenceService, UsageService
-from services.local.adapters import LocalAuthClient, LocalInference, LocalQuotaBatches, LocalResponseStore
+from services.local.adapters import (
+    LocalAuthClient,
+    LocalIdempotencyStore,
+    LocalInference,
+    LocalQuotaBatches,
+    LocalResponseStore,
+)
 from services.quota.holds import (
     CounterUnavailable,
     DayStatus,
@@ -61,7 +72,7 @@ from services.quota.holds import (
 )
 from services.quota.rpc import QuotaService
 from stack.auth.v1 import auth_pb2_grpc
-from stack.inference.v1 import inference_pb2_grpc, responses_pb2_grpc, usage_pb2_grpc
+from stack.inference.v1 import idempotency_pb2_grpc, inference_pb2_grpc, responses_pb2_grpc, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2_grpc
 from tests.integration.common.grpc_world import socket_path
 
@@ -756,3 +767,147 @@ async def test_calls_with_invalid_ids_are_refused(account: str, response: str) -
     async with _responses("grpc", ScriptedResponses()) as store:
         with pytest.raises(InvalidRequest):
             await store.get(account, response)
+
+
+# --- idempotency keys
+
+
+_CLAIM = model.Claim(model.State.CLAIMED, "req_1")
+
+
+@dataclass
+class ScriptedKeys:
+    """Stands in for idempotency keys: records its calls, returns a claim, raises an error or never returns."""
+
+    result: model.Claim = _CLAIM
+    error: Exception | None = None
+    hangs: bool = False
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+
+    async def claim(self, key: model.ClaimedKey, claimant: model.Claimant) -> model.Claim:
+        await self._called("claim", key, claimant)
+        return self.result
+
+    async def rename(self, key: model.ClaimedKey, request_id: str, new_request_id: str) -> None:
+        await self._called("rename", key, request_id, new_request_id)
+
+    async def complete(self, key: model.ClaimedKey, request_id: str, content: bytes) -> None:
+        await self._called("complete", key, request_id, content)
+
+    async def release(self, key: model.ClaimedKey, request_id: str) -> None:
+        await self._called("release", key, request_id)
+
+    async def _called(self, *call: Any) -> None:
+        self.calls.append(call)
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.error:
+            raise self.error
+
+
+_DIGEST, _FINGERPRINT = bytes(range(32)), bytes(range(32, 64))
+_KEY = IdempotencyKey("acc_1", "key_1", _DIGEST)
+_KEY_CALLS: list[Callable[[IdempotencyStore], Any]] = [
+    lambda store: store.claim(_KEY, _FINGERPRINT, "req_1"),
+    lambda store: store.rename(_KEY, "req_1", "req_2"),
+    lambda store: store.complete(_KEY, "req_1", _CONTENT),
+    lambda store: store.release(_KEY, "req_1"),
+]
+KEY_CALLS = pytest.mark.parametrize("call", _KEY_CALLS, ids=["claim", "rename", "complete", "release"])
+
+
+@asynccontextmanager
+async def _idempotency(
+    adapter: str, domain: ScriptedKeys | None, *, timeout_seconds: float = _SECONDS
+) -> AsyncIterator[IdempotencyStore]:
+    if adapter == "local":
+        yield LocalIdempotencyStore(domain, timeout_seconds=timeout_seconds)
+        return
+    service = IdempotencyService(domain)
+
+    def register(server: aio.Server) -> None:
+        idempotency_pb2_grpc.add_IdempotencyServiceServicer_to_server(service, server)
+
+    async with _serving(register) as channel:
+        yield GrpcIdempotencyStore(channel, timeout_seconds=timeout_seconds)
+
+
+@ADAPTERS
+async def test_calls_to_idempotency_keys_arrive(adapter: str) -> None:
+    domain = ScriptedKeys()
+    async with _idempotency(adapter, domain) as store:
+        answers = [await call(store) for call in _KEY_CALLS]
+    assert answers == [Claim(ClaimState.CLAIMED, "req_1"), None, None, None]
+    key = model.ClaimedKey("acc_1", _DIGEST)
+    assert domain.calls == [
+        ("claim", key, model.Claimant("req_1", "key_1", _FINGERPRINT)),
+        ("rename", key, "req_1", "req_2"),
+        ("complete", key, "req_1", _CONTENT),
+        ("release", key, "req_1"),
+    ]
+
+
+@ADAPTERS
+@pytest.mark.parametrize("state", list(ClaimState))
+async def test_each_state_of_a_claim_arrives(adapter: str, state: ClaimState) -> None:
+    result = model.Claim(model.State(state.value), "req_1", _CONTENT)
+    async with _idempotency(adapter, ScriptedKeys(result)) as store:
+        assert await store.claim(_KEY, _FINGERPRINT, "req_2") == Claim(state, "req_1", _CONTENT)
+
+
+@ADAPTERS
+async def test_idempotency_keys_that_are_off_are_disabled(adapter: str) -> None:
+    async with _idempotency(adapter, None) as store:
+        for _ in range(2):
+            assert await store.claim(_KEY, _FINGERPRINT, "req_1") == Claim(ClaimState.DISABLED)
+        for call in _KEY_CALLS[1:]:
+            with pytest.raises(FailedPrecondition):
+                await call(store)
+
+
+@ADAPTERS
+@KEY_CALLS
+@pytest.mark.parametrize("kind", [Unavailable, Throttled])
+async def test_an_error_of_idempotency_keys_arrives_with_its_reason(
+    adapter: str, call: Callable[[IdempotencyStore], Any], kind: type[ServiceError]
+) -> None:
+    async with _idempotency(adapter, ScriptedKeys(error=kind("The cause.", reason="a_reason"))) as store:
+        with pytest.raises(kind) as raised:
+            await call(store)
+    assert (raised.value.message, raised.value.reason) == ("The cause.", "a_reason")
+
+
+@ADAPTERS
+@KEY_CALLS
+async def test_idempotency_keys_that_do_not_answer_in_time_are_unavailable(
+    adapter: str, call: Callable[[IdempotencyStore], Any]
+) -> None:
+    async with _idempotency(adapter, ScriptedKeys(hangs=True), timeout_seconds=_DEADLINE_SECONDS) as store:
+        with pytest.raises(Unavailable) as raised:
+            await _soon(call(store))
+    assert raised.value.reason == "inference_unavailable"
+
+
+async def test_an_inference_of_the_previous_version_ignores_idempotency_keys() -> None:
+    async with _serving(lambda server: None) as channel:
+        store = GrpcIdempotencyStore(channel, timeout_seconds=_SECONDS)
+        assert await store.claim(_KEY, _FINGERPRINT, "req_1") == Claim(ClaimState.DISABLED)
+
+
+@pytest.mark.parametrize(
+    ("key", "fingerprint", "request_id"),
+    [
+        (replace(_KEY, account_id=""), _FINGERPRINT, "req_1"),
+        (replace(_KEY, account_id="acc}1"), _FINGERPRINT, "req_1"),
+        (replace(_KEY, key_id="key 1"), _FINGERPRINT, "req_1"),
+        (replace(_KEY, digest=b"short"), _FINGERPRINT, "req_1"),
+        (_KEY, b"", "req_1"),
+        (_KEY, _FINGERPRINT, "req 1"),
+    ],
+)
+async def test_claims_with_invalid_ids_or_digests_are_refused(
+    key: IdempotencyKey, fingerprint: bytes, request_id: str
+) -> None:
+    async with _idempotency("grpc", ScriptedKeys()) as store:
+        with pytest.raises(InvalidRequest):
+            await store.claim(key, fingerprint, request_id)

@@ -19,6 +19,7 @@ _EXPOSED_HEADERS = (
     "stack-processing-ms",
     "retry-after",
     "x-should-retry",
+    "idempotent-replayed",
     "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-requests",
     "x-ratelimit-reset-requests",

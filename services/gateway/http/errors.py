@@ -7,6 +7,7 @@
 | PermissionDenied  | 403    | permission_error        |
 | NotFound          | 404    | invalid_request_error   |
 | FailedPrecondition, AlreadyExists | 409 | invalid_request_error |
+| IdempotentAnswerGone | 410 | invalid_request_error     |
 | TooLarge          | 413    | invalid_request_error   |
 | LimitReached, Throttled | 429 | rate_limit_exceeded  |
 | Unavailable       | 503, or 502 for a bad answer from Groq or a misconfigured Groq key | internal_error |
@@ -33,6 +34,7 @@ from services.common.errors import (
     Unavailable,
 )
 from services.gateway.http.rate_limits import Refusal, refusal
+from services.gateway.requests.idempotency_types import IdempotencyKeyReused, IdempotentAnswerGone
 from services.gateway.requests.types import LimitReached
 
 _BAD_GATEWAY = frozenset({"upstream_misconfigured", "upstream_invalid", "upstream_cut"})
@@ -74,6 +76,8 @@ def http_error(error: ServiceError, *, now: float) -> HTTPError:
     match error:
         case LimitReached():
             return _limit_reached(refusal(error, now=now))
+        case IdempotencyKeyReused():
+            return _invalid_request_error(422, error)
         case InvalidRequest():
             return _invalid_request_error(400, error)
         case Unauthenticated():
@@ -82,8 +86,11 @@ def http_error(error: ServiceError, *, now: float) -> HTTPError:
             return HTTPError(403, error.message, "permission_error", code=error.reason)
         case NotFound():
             return _invalid_request_error(404, error)
+        case IdempotentAnswerGone():
+            return HTTPError(410, error.message, "invalid_request_error", code=error.reason)
         case FailedPrecondition() | AlreadyExists():
-            return HTTPError(409, error.message, "invalid_request_error", code=error.reason)
+            headers = _retry_after(error) if error.details.retry_after_seconds else {}
+            return HTTPError(409, error.message, "invalid_request_error", code=error.reason, headers=headers)
         case TooLarge():
             return HTTPError(413, error.message, "invalid_request_error", code=error.reason)
         case Throttled():

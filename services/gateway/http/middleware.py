@@ -23,6 +23,9 @@ STARTED = "stack.started"
 STREAM_ERROR = "stack.stream_error"
 """ASGI scope key of the function that renders an error as the last events of the request's stream."""
 
+FAILURE = "stack.failure"
+"""ASGI scope key of the verdict of a chat that failed; None if it is not known yet. Absent without a failure."""
+
 _CONNECTION_CLOSE = ((b"connection", b"close"),)
 _UNTRACED_ROUTES = ("healthz", "readyz", "static")
 _CLIENT_CLOSED_REQUEST = 499

@@ -39,6 +39,23 @@ _LIMIT: dict[str, Schema] = {
     "window": {"enum": [*Window, None], "description": "Null for concurrent requests. Days and months are UTC."},
     "limit": {"type": "integer", "description": "Costs are in microdollars."},
 }
+_KEY_ERRORS = {
+    "409": "The first request with this `Idempotency-Key` is still running. Repeat it after `retry-after` seconds.",
+    "410": "The first request with this `Idempotency-Key` was charged, but its answer is no longer available.",
+    "422": "This `Idempotency-Key` was used for a request with another path or body.",
+}
+"""Additional errors of the operations that call a model. Repeats are not counted."""
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "A text of your choice, such as a UUID. If you send the request again with the same key within 24 "
+    "hours, you get the same answer, and are not charged again. Ignored unless the operator supports it.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+}
+_IDEMPOTENT_REPLAYED = {
+    "idempotent-replayed": "`true` if this is the answer to an earlier request with the same `Idempotency-Key`, "
+    "`false` if it is that of the first one; absent if the request has no key or the operator does not support keys.",
+}
 _REFERENCE = "#/components/schemas/{name}"
 _STORAGE = (
     "By default responses are not stored: the answer has `store: false`, and `previous_response_id` and references to "
@@ -130,11 +147,11 @@ def _description(policy: ParameterPolicy, why: str) -> Schema:
 
 
 def _paths() -> dict[str, Any]:
-    chat = _operation("Create a chat completion", tuple(_ERRORS))
+    chat = _model_operation("Create a chat completion")
     chat["requestBody"] = {"required": True, "content": _json(_reference("ChatRequest"))}
     chat["responses"]["200"] = {
         "description": "The chat completion; with `stream`, server-sent events that end with `data: [DONE]`.",
-        "headers": {name: {"schema": _STRING, "description": text} for name, text in _RATE_LIMIT_HEADERS.items()},
+        "headers": _answer_headers(),
         "content": _json(_reference("ChatCompletion")) | {"text/event-stream": {"schema": _STRING}},
     }
     return {
@@ -284,15 +301,26 @@ def _stored_response_paths() -> dict[str, Any]:
 
 
 def _surface_operation(answer: str, summary: str) -> dict[str, Any]:
-    operation = _operation(summary, tuple(_ERRORS), error="MessagesError" if answer == "Message" else "Error")
+    operation = _model_operation(summary, error="MessagesError" if answer == "Message" else "Error")
     operation["operationId"] = f"create{answer}"
     operation["requestBody"] = {"required": True, "content": _json(_reference(f"{answer}Request"))}
     operation["responses"]["200"] = {
         "description": "The answer; with `stream`, server-sent events.",
-        "headers": {header: {"schema": _STRING, "description": text} for header, text in _RATE_LIMIT_HEADERS.items()},
+        "headers": _answer_headers(),
         "content": _json(_reference(answer)) | {"text/event-stream": {}},
     }
     return operation
+
+
+def _model_operation(summary: str, *, error: str = "Error") -> dict[str, Any]:
+    """Return an operation that calls a model, and may have an idempotency key."""
+    operation = _operation(summary, sorted([*_ERRORS, *_KEY_ERRORS]), error=error)
+    return {**operation, "parameters": [_IDEMPOTENCY_KEY]}
+
+
+def _answer_headers() -> dict[str, Any]:
+    headers = _RATE_LIMIT_HEADERS | _IDEMPOTENT_REPLAYED
+    return {name: {"schema": _STRING, "description": text} for name, text in headers.items()}
 
 
 def _get_operation(
@@ -309,7 +337,10 @@ def _get_operation(
 
 
 def _operation(summary: str, statuses: tuple[str, ...] | list[str], *, error: str = "Error") -> dict[str, Any]:
-    responses = {status: {"description": _ERRORS[status], "content": _json(_reference(error))} for status in statuses}
+    responses = {
+        status: {"description": (_ERRORS | _KEY_ERRORS)[status], "content": _json(_reference(error))}
+        for status in statuses
+    }
     return {"summary": summary, "responses": responses}
 
 

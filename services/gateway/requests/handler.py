@@ -4,6 +4,7 @@ Every HTTP surface and the console's playground pass through `RequestHandler.han
 
     authenticate  Return the caller's principal, from the cache or from auth. A refusal costs nothing.
     read          Read and check the body. A refusal costs nothing.
+    claim         Only with an `Idempotency-Key`: a repeat gets the first request's answer (idempotency.py).
     reserve       Hold one request of the key's daily limit under the request's id, or answer 429.
     infer         Make one call. Inference answers, writes the ledger row and returns the verdict. The surface renders
                   the answer.
@@ -29,13 +30,14 @@ from services.common.telemetry import tracing
 from services.common.verdict import RELEASED, Verdict
 from services.gateway.http.bearer import client_address
 from services.gateway.http.errors import http_error
-from services.gateway.http.middleware import REQUEST_ID, STARTED
+from services.gateway.http.middleware import FAILURE, REQUEST_ID, STARTED
 from services.gateway.http.rate_limits import hold_headers, rate_limit_headers
 from services.gateway.http.request_bodies import RequestBodies
 from services.gateway.http.responses import json_response
 from services.gateway.keys.revocation import Revocation
 from services.gateway.metrics import ADMISSION_SECONDS
 from services.gateway.requests.disconnect import DisconnectMonitor
+from services.gateway.requests.idempotency import ClaimedKey, IdempotentRequests, KeyedRequest, keyed_request
 from services.gateway.requests.invalid_requests import InvalidRequestLimiter
 from services.gateway.requests.ports import Inference, Quota
 from services.gateway.requests.settlement import SettledStream, Settlements
@@ -89,6 +91,7 @@ class RequestHandler:
         settlements: Settlements,
         bodies: RequestBodies,
         invalid_requests: InvalidRequestLimiter,
+        idempotent: IdempotentRequests,
         *,
         estimate: Callable[[Chat], Estimate],
         new_request_id: Callable[[], str],
@@ -102,6 +105,7 @@ class RequestHandler:
             settlements: Settles them.
             bodies: Reads their bodies.
             invalid_requests: Limits clients that send invalid requests.
+            idempotent: Runs requests with an idempotency key.
             estimate: Returns an upper bound of what a chat takes of limits of tokens and cost.
             new_request_id: Returns a new id.
             heartbeat_seconds: Idle interval before an SSE keep-alive comment is sent.
@@ -112,6 +116,7 @@ class RequestHandler:
         self._bodies = bodies
         self._invalid_requests = invalid_requests
         self._estimate = estimate
+        self._idempotent = idempotent
         self._new_request_id = new_request_id
         self._heartbeat_seconds = heartbeat_seconds
 
@@ -122,24 +127,45 @@ class RequestHandler:
             ServiceError: The request is refused before anything is held.
         """
         started = time.monotonic()
+        keyed = keyed_request(request.scope)
         with tracing.span("authenticate"):
             principal = await caller.authenticate()
-        parsed = await self.read(request, principal, parse)
+        parsed = await self.read(request, principal, parse if keyed is None else keyed.reading(parse))
         if time.monotonic() - started > _PRINCIPAL_SECONDS_MAX:
             principal = await caller.authenticate_again(principal)
+        if keyed is None:
+            return await self._run(request, caller, principal, parsed)
+        return await self._idempotent.respond(
+            keyed, principal, lambda: self._run(request, caller, principal, parsed, keyed)
+        )
+
+    async def _run(
+        self,
+        request: Request,
+        caller: Caller,
+        principal: Principal,
+        parsed: SurfaceRequest,
+        keyed: KeyedRequest | None = None,
+    ) -> Response:
+        """Reserve, infer and return the response. The request continues without its client if its key is claimed."""
+        claim = keyed.claim if keyed else None
         client = DisconnectMonitor()
         with client.watching(request.receive):
             # Before the hold: a handler that is cancelled between the hold and its stream would leave the hold open.
             revocation = await caller.revocation(principal) if parsed.chat.stream else None
             estimate = self._estimate(parsed.chat) if principal.is_metered else None
             hold = await self.reserve(principal, request.scope[REQUEST_ID], estimate)
+            if claim:
+                await self._rename(claim, hold)
             request.scope[REQUEST_ID] = hold.request_id
             if hold.output_tokens:
                 parsed.chat.limit_output(hold.output_tokens)
             if client.has_left:
+                request.scope[FAILURE] = Verdict.RELEASED
                 self._settlements.settle(hold, RELEASED)
                 return Response(status_code=_CLIENT_CLOSED_REQUEST)
-            client.cancel_on_departure()
+            if not claim:
+                client.cancel_on_departure()
             ADMISSION_SECONDS.observe(time.perf_counter() - request.scope[STARTED])
             headers = self._begin(hold, parsed)
             return await self._infer(request, hold, parsed, headers, client, revocation)
@@ -202,6 +228,14 @@ class RequestHandler:
         """Return the events of an answer. The hold is settled when they end or are closed."""
         return SettledStream(self._settlements, self._inference.stream(hold, chat), hold, client)
 
+    async def _rename(self, claim: ClaimedKey, hold: Hold) -> None:
+        """Store the final id of a request with a claimed key, and release the hold if that fails."""
+        try:
+            await claim.rename(hold.request_id)
+        except BaseException:
+            self._settlements.settle(hold, RELEASED)
+            raise
+
     def _begin(self, hold: Hold, parsed: SurfaceRequest) -> dict[str, str]:
         """Return the headers of the response, and release the hold if the renderer fails."""
         try:
@@ -238,6 +272,7 @@ class RequestHandler:
         except ServiceError as exc:
             if isinstance(exc, _INVALID):  # Refused by Groq, which costs more than a refusal here.
                 self._invalid_requests.count(hold.principal.key_id, client_address(request), chat.body_bytes)
+            request.scope[FAILURE] = exc.details.verdict
             error = renderer.error(http_error(exc, now=time.time()))
             if exc.details.verdict is Verdict.RELEASED:
                 headers |= rate_limit_headers(hold.rate_limit.without_one_held(), now=time.time())

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from services.common.errors import ServiceError
 from services.common.runtime.tasks import restarting, running
 from services.gateway.http.errors import HTTPError, http_error
-from services.gateway.http.middleware import REQUEST_ID, STARTED, STREAM_ERROR
+from services.gateway.http.middleware import FAILURE, REQUEST_ID, STARTED, STREAM_ERROR
 from services.gateway.http_server.write_flow import ClientStalled
 from services.gateway.keys.revocation import Revocation
 from services.gateway.metrics import FIRST_EVENT_SECONDS, STREAMS
@@ -121,11 +121,11 @@ class EventStream(Response):
         with self._client.watching(receive), STREAMS.track_inprogress():
             async with aclosing(self._rest):
                 try:
-                    await self._send_all(send)
+                    await self._send_all(scope, send)
                 finally:
                     await _cancel(self._first)
 
-    async def _send_all(self, send: Send) -> None:
+    async def _send_all(self, scope: Scope, send: Send) -> None:
         await self._start(send)
         try:
             async with (
@@ -134,6 +134,7 @@ class EventStream(Response):
             ):
                 await self._send_events(send)
         except ServiceError as exc:
+            scope[FAILURE] = exc.details.verdict
             await self._finish(send, self._renderer.stream_error(_to_http_error(exc)))
         else:
             await self._finish(send, self._renderer.end())

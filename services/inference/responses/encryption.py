@@ -1,9 +1,10 @@
-"""Encryption of stored responses: AES-256-GCM, with a key derived for each account.
+"""Encryption of stored responses: AES-256-GCM, with a key derived for each account; and keyed digests.
 
 A sealed text is a format byte, four bytes that identify the secret, the nonce, and the ciphertext with its tag. The
 text is compressed before, and bound to its account and id, so that one record cannot take the place of another.
 """
 
+import hmac
 import os
 import zlib
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 _FORMAT = b"\x01"
 _ID_BYTES, _NONCE_BYTES, _KEY_BYTES = 4, 12, 32
+_DIGEST_BYTES = 16
 _HEAD_BYTES = len(_FORMAT) + _ID_BYTES + _NONCE_BYTES
 _COMPRESSION = 1
 """zlib's fastest level. JSON of conversations shrinks to a third or less."""
@@ -55,6 +57,16 @@ class Cipher:
         except (InvalidTag, ValueError) as exc:
             raise Undecryptable from exc
         return zlib.decompress(compressed)
+
+    def digests(self, content: bytes, *, account_id: str) -> list[str]:
+        """Return a keyed digest of `content` by each secret, that of the first secret first: 128 bits in hexadecimal.
+
+        Without a secret, it cannot be found out from a digest whether it is that of a certain content.
+        """
+        purpose = b"digests " + account_id.encode()
+        ordered = [self._first, *(one for one in self._secrets if one != self._first)]
+        keys = (_derived(self._secrets[one], purpose, _KEY_BYTES) for one in ordered)
+        return [hmac.digest(key, content, "sha256")[:_DIGEST_BYTES].hex() for key in keys]
 
     def _aes(self, secret_id: bytes, account_id: str) -> AESGCM:
         # With a key for each account, random nonces suffice for 2^32 responses of one account.

@@ -1,21 +1,35 @@
-"""The store of responses from inference's settings."""
+"""The stores of responses and of idempotency keys from inference's settings."""
 
 from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 
 from services.common.db.database import is_sqlite
 from services.common.errors import StartError
 from services.common.runtime import secret_file
 from services.common.runtime.clock import SystemClock
+from services.inference.idempotency.store import RecordLimits, RedisRecordStore
 from services.inference.responses.encryption import Cipher
 from services.inference.responses.store import Limits, RedisResponseStore, connect
 from services.inference.settings import InferenceSettings
 
 _SECRET_CHARACTERS_MIN = 16
 _DELETED_MARGIN_SECONDS = 60.0
+_LEASE_MARGIN_SECONDS = 10.0
+"""Time for a gateway to reserve a slot, before the request begins, and to get its verdict after its time-out."""
 
 
-def open_store(settings: InferenceSettings, stack: AsyncExitStack) -> RedisResponseStore | None:
-    """Return a store that `stack` closes; None if responses are not stored. Redis need not be reachable yet.
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """What is stored in the Redis of responses."""
+
+    responses: RedisResponseStore
+    answers: RedisResponseStore
+    """Answers of requests with an idempotency key."""
+    records: RedisRecordStore
+
+
+def open_stores(settings: InferenceSettings, stack: AsyncExitStack) -> Stores | None:
+    """Return stores that `stack` closes; None if responses are not stored. Redis need not be reachable yet.
 
     Raises:
         StartError: The secret is missing and cannot be generated, or one is too short.
@@ -24,13 +38,37 @@ def open_store(settings: InferenceSettings, stack: AsyncExitStack) -> RedisRespo
         return None
     client = connect(settings.responses_redis)
     stack.push_async_callback(client.aclose)
-    limits = Limits(
+    cipher, clock = Cipher(_secrets(settings)), SystemClock()
+    answers = RedisResponseStore(client, cipher, _answer_limits(settings), clock, prefix="idempotency")
+    records = RedisRecordStore(client, cipher, _record_limits(settings))
+    responses = RedisResponseStore(client, cipher, _limits(settings), clock, deleted_with=(answers, records))
+    return Stores(responses, answers, records)
+
+
+def _limits(settings: InferenceSettings) -> Limits:
+    return Limits(
         seconds=settings.responses_seconds,
         responses=settings.responses_per_account_max,
         size_bytes=settings.responses_bytes_per_account_max,
         deleted_seconds=settings.request_timeout_seconds + _DELETED_MARGIN_SECONDS,
     )
-    return RedisResponseStore(client, Cipher(_secrets(settings)), limits, SystemClock())
+
+
+def _answer_limits(settings: InferenceSettings) -> Limits:
+    return replace(
+        _limits(settings),
+        seconds=settings.idempotency_seconds,
+        responses=settings.idempotency_keys_per_account_max,
+        size_bytes=settings.idempotency_bytes_per_account_max,
+    )
+
+
+def _record_limits(settings: InferenceSettings) -> RecordLimits:
+    return RecordLimits(
+        seconds=settings.idempotency_seconds,
+        records=settings.idempotency_keys_per_account_max,
+        lease_seconds=settings.request_timeout_seconds + _LEASE_MARGIN_SECONDS,
+    )
 
 
 def _secrets(settings: InferenceSettings) -> list[str]:

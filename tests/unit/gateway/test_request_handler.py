@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,6 +16,8 @@ from services.common.verdict import CHARGED, RELEASED, RowVerdict, Verdict
 from services.gateway.apis.chat_completions.surface import ChatRenderer
 from services.gateway.http.request_bodies import RequestBodies
 from services.gateway.requests.handler import RequestHandler
+from services.gateway.requests.idempotency import ClaimedKey
+from services.gateway.requests.idempotency_types import IdempotencyKey
 from services.gateway.requests.invalid_requests import InvalidRequestLimiter
 from services.gateway.requests.settlement import SettledStream, Settlements
 from services.gateway.requests.surface import SurfaceRequest
@@ -116,6 +118,7 @@ class World:
             self.settlements,
             RequestBodies(ByteBudget(total_max=1, share_max=1), bytes_max=1),
             InvalidRequestLimiter(SystemClock(), per_second=1),
+            cast(Any, None),
             estimate=lambda _: Estimate(1, 1, 0, 0),
             new_request_id=lambda: f"req_{next(numbers)}",
             heartbeat_seconds=1,
@@ -147,6 +150,25 @@ async def test_a_reserve_without_an_answer_is_retried_once_under_a_new_id() -> N
     hold = await _world(quota, CHARGED).handler.reserve(_PRINCIPAL, "req_1")
     assert quota.reserved == ["req_1", "req_2"]
     assert hold.request_id == "req_2"
+
+
+class UnreachableStore:
+    """A store of idempotency keys that cannot be reached."""
+
+    async def rename(self, *_: Any) -> None:
+        raise Unavailable("The storage is away.")
+
+
+async def test_a_request_whose_new_id_cannot_be_stored_is_released_and_not_run() -> None:
+    """A repeat would look for the ledger row of the previous id, and run a second time."""
+    quota, inference = ScriptedQuota(Unavailable("lost")), ScriptedInference(CHARGED)
+    world = _over(quota, inference)
+    claim = ClaimedKey(cast(Any, UnreachableStore()), IdempotencyKey("acc_1", "key_1", b""), "req_1", set())
+    hold = await world.handler.reserve(_PRINCIPAL, "req_1")
+    with pytest.raises(Unavailable, match="storage"):
+        await world.handler._rename(claim, hold)
+    assert await _settled(quota, world) == [RELEASED]
+    assert not inference.is_called
 
 
 async def test_a_reserve_that_is_lost_twice_is_an_outage() -> None:

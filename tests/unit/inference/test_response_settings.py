@@ -9,7 +9,7 @@ from pydantic import SecretStr, ValidationError
 
 from services.common.errors import StartError
 from services.common.redis_url import redis_server
-from services.inference.responses.wiring import open_store
+from services.inference.responses.wiring import open_stores
 from services.inference.settings import InferenceSettings
 from services.local import worker
 
@@ -27,14 +27,14 @@ def _files(folder: Path) -> list[tuple[str, int]]:
 
 async def test_nothing_is_stored_by_default(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
-        assert open_store(_settings(tmp_path), stack) is None
+        assert open_stores(_settings(tmp_path), stack) is None
     assert _files(tmp_path) == []
 
 
 async def test_with_sqlite_a_secret_is_generated_once(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         for _ in range(2):
-            assert open_store(_settings(tmp_path, responses_redis_url=URL), stack) is not None
+            assert open_stores(_settings(tmp_path, responses_redis_url=URL), stack) is not None
     assert _files(tmp_path) == [("responses-secret", 0o600)]
 
 
@@ -48,7 +48,7 @@ async def test_with_sqlite_a_secret_is_generated_once(tmp_path: Path) -> None:
 async def test_a_missing_or_short_secret_stops_the_start(tmp_path: Path, members: dict[str, Any], problem: str) -> None:
     async with AsyncExitStack() as stack:
         with pytest.raises(StartError, match=problem):
-            open_store(_settings(tmp_path, responses_redis_url=URL, **members), stack)
+            open_stores(_settings(tmp_path, responses_redis_url=URL, **members), stack)
 
 
 def test_credentials_replace_those_of_the_url(tmp_path: Path) -> None:

@@ -156,6 +156,7 @@ def _api() -> API:
         cast(Any, None),
         RequestBodies(ByteBudget(total_max=10_000, share_max=10_000), bytes_max=10_000),
         InvalidRequestLimiter(SystemClock(), per_second=0.05),
+        cast(Any, None),
         estimate=cast(Any, None),
         new_request_id=lambda: "req_2",
         heartbeat_seconds=1,

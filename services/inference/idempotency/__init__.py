@@ -1,0 +1,1 @@
+"""Idempotency keys: requests that have one are remembered, and their answers are kept for repeats."""
