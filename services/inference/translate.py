@@ -23,6 +23,7 @@ _DEPENDENCY_STATES = {
     KeyState.REJECTED: inference_pb2.DEPENDENCY_STATE_REJECTED,
     KeyState.UNREACHABLE: inference_pb2.DEPENDENCY_STATE_UNREACHABLE,
 }
+_WEIGHT_MAX = 1_000_000
 _decode = msgspec.json.Decoder(JSONObject).decode
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -55,9 +56,16 @@ def request_context(context: inference_pb2.RequestContext) -> CallContext:
     """
     if not context.request_id:
         now = time.time()
-        surface = surface_from_proto(context.surface)
-        models = tuple(context.models)
-        return CallContext(new_id(Kind.REQUEST), "", "", _utc_date(now), now, models=models, surface=surface)
+        return CallContext(
+            new_id(Kind.REQUEST),
+            "",
+            "",
+            _utc_date(now),
+            now,
+            models=tuple(context.models),
+            surface=surface_from_proto(context.surface),
+            weight=_weight(context),
+        )
     return required_context(context)
 
 
@@ -78,7 +86,12 @@ def required_context(context: inference_pb2.RequestContext) -> CallContext:
         unix_seconds(context.reserved_at),
         models=tuple(context.models),
         surface=surface_from_proto(context.surface),
+        weight=_weight(context),
     )
+
+
+def _weight(context: inference_pb2.RequestContext) -> int:
+    return min(max(context.weight, 1), _WEIGHT_MAX)
 
 
 def completion(text: bytes) -> chat_pb2.ChatCompletion:
@@ -138,6 +151,7 @@ def usage_record(row: LedgerRow) -> usage_pb2.UsageRecord:
         duration_ms=row.duration_ms,
         reserved_at=timestamp(row.reserved_at),
         surface=surface_to_proto(row.surface),
+        queue_ms=row.queue_ms,
     )
 
 

@@ -370,4 +370,5 @@ def _request_context(hold: Hold, chat: Chat) -> CallContext:
         hold.reserved_at,
         models=principal.models,
         surface=chat.surface,
+        weight=principal.weight,
     )

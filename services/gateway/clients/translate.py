@@ -52,6 +52,7 @@ def request_context(hold: Hold, chat: Chat) -> inference_pb2.RequestContext:
         reserved_at=timestamp(hold.reserved_at),
         models=hold.principal.models,
         surface=surface_to_proto(chat.surface),
+        weight=hold.principal.weight,
     )
 
 

@@ -26,6 +26,8 @@ class Principal:
     """Permitted models, by name or as patterns with `*`; empty permits all."""
     account_limit: int | None = None
     """Requests per UTC day of the whole account; None sets no limit."""
+    weight: int = 1
+    """Share of Groq's allowance that the account gets, relative to others, when not all can be served."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,9 @@ class LedgerRow:
     duration_ms: int
     surface: Surface | None
     """None for a direct caller, and if it is not known."""
+    queue_ms: int | None = None
+    """How long the request waited in the queue for Groq; None in rows of versions that did not record it, and if the
+    request is `unknown`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ class RequestRecord:
         upstream_id: Groq's id of the last call; empty until it is known.
         usage: Usage of failed attempts; None without any.
         body_bytes: Size of the last request to Groq.
+        queue_seconds: Time that the request waited in the queue for Groq.
     """
 
     def __init__(self, call: ChatCall, context: CallContext, *, clock: Clock, stream: bool) -> None:
@@ -55,6 +56,7 @@ class RequestRecord:
         self.upstream_id = ""
         self.usage: Usage | None = None
         self.body_bytes = 0
+        self.queue_seconds = 0.0
         self._context = context
         self._clock = clock
         self._first_token_ms = 0
@@ -68,6 +70,11 @@ class RequestRecord:
     def account_id(self) -> str:
         """Id of the account; empty for a direct caller."""
         return self._context.account_id
+
+    @property
+    def weight(self) -> int:
+        """Share of Groq's allowance that the account gets, relative to others."""
+        return self._context.weight
 
     @property
     def models_permitted(self) -> tuple[str, ...]:
@@ -146,6 +153,7 @@ class RequestRecord:
             time_to_first_token_ms=self._first_token_ms,
             duration_ms=self._age_ms(),
             surface=context.surface,
+            queue_ms=round(self.queue_seconds * 1000),
         )
 
     def _age_ms(self) -> int:
