@@ -195,9 +195,7 @@ class InferenceSettings(ServiceSettings):
         """URL of the Redis of Groq's rate limits with credentials applied; empty without one."""
         if not self.redis_url:
             return ""
-        return with_credentials(
-            self.redis_url, user=self.redis_user, password=self.redis_password.get_secret_value()
-        )
+        return with_credentials(self.redis_url, user=self.redis_user, password=self.redis_password.get_secret_value())
 
     @property
     def responses_redis(self) -> str:

@@ -148,9 +148,7 @@ async def test_a_request_whose_caller_disconnects_while_it_waits_is_never_sent_o
     upstream: Upstream, tmp_path: Path, tag: str, waits_for: str
 ) -> None:
     text = f"{tag} never sent"
-    async with running(
-        upstream.url, tmp_path, calls_max=1, queue_seconds=5, total_timeout_seconds=5
-    ) as inference:
+    async with running(upstream.url, tmp_path, calls_max=1, queue_seconds=5, total_timeout_seconds=5) as inference:
         if waits_for == "a key":
             with pytest.raises(Unavailable):
                 await call(inference, "[[standin:429 retry_after=1]]", "req_0", account="acc_1")

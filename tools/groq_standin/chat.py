@@ -1,7 +1,7 @@
 """The endpoint `POST /openai/v1/chat/completions`: authentication, validation, and dispatch to delivery or refusal."""
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import msgspec
 from ulid import ULID
@@ -34,7 +34,7 @@ class Settings:
     refuse_names: bool = False
     journal_size: int = 200_000
     journal_bodies: int = 1_000
-    limits: LimitSettings = LimitSettings()
+    limits: LimitSettings = field(default_factory=LimitSettings)
 
     def accepts(self, key: str) -> bool:
         """Return whether `key` is valid."""

@@ -26,7 +26,9 @@ for _, key in ipairs(demand.keys) do
     first = math.min(first or seconds, seconds)
 end
 first = math.max(first or 0, ask.wait_min)
-local queued = seconds_for(demand.keys, tokens, requests) / share
+local owed = math.max(0, start_of(demand.account_id, is_waiting) - (state.virtual or 0)) * demand.weight
+local queued = seconds_for(demand.keys, tokens + owed, requests + owed / math.max(1, demand.tokens)) / share
+local one = seconds_for(demand.keys, demand.tokens, 1) / share
 local wait = first + queued
 
 local stored = redis.call('HGET', appointments_key, demand.account_id)
@@ -38,12 +40,20 @@ for _, at in ipairs(appointments.times) do
     end
 end
 
-local is_backlogged, keeps = #times > 0, false
-if is_backlogged and wait <= ask.wait_max and times[1] <= now then
-    table.remove(times, 1)
-    keeps = true
+local is_backlogged, due = #times > 0, 0
+for _, at in ipairs(times) do
+    if at <= now + ask.wait_max then
+        due = due + 1
+    end
 end
-local is_admitted = wait <= ask.wait_max and (keeps or not is_backlogged or queued <= ask.wait_max / 2)
+local is_admitted = wait <= ask.wait_max
+if is_admitted and is_backlogged then
+    if times[1] <= now then
+        table.remove(times, 1)
+    else
+        is_admitted = queued + due * one <= ask.wait_max / 2
+    end
+end
 local seconds = wait
 if is_admitted then
     demand.waiting_tokens = demand.waiting_tokens + demand.tokens
@@ -51,7 +61,7 @@ if is_admitted then
     set_place(demand.account_id, start_of(demand.account_id, is_waiting))
     enter(demand)
 else
-    local spacing = RETRY_SPACING * seconds_for(demand.keys, demand.tokens, 1) / share
+    local spacing = RETRY_SPACING * one
     local earliest = now + math.max(first, wait - math.max(0, ask.wait_max) / 2)
     local last = is_backlogged and math.max(earliest, appointments.last + spacing) or earliest
     appointments.last = last

@@ -80,15 +80,19 @@ class OwnView:
         share = state.shares.share(demand.account_id, demand.weight)
         buckets = [self._buckets(model, state, key, now) for key in demand.keys]
         first = max(wait_min, min((one.seconds_until(demand.tokens, now) for one in buckets), default=0.0))
-        queued = _together(buckets, demand.waiting_tokens, demand.waiting_requests, now) / share
+        owed = state.shares.owed(demand.account_id, demand.weight)
+        tokens = demand.waiting_tokens + owed
+        queued = _together(buckets, tokens, demand.waiting_requests + owed / max(1, demand.tokens), now) / share
+        one = _together(buckets, demand.tokens, 1, now) / share
         wait = first + queued
         appointments = self._appointments(state, demand.account_id)
         is_backlogged = appointments.expire(now, max(wait_max, _GRACE_SECONDS_MIN))
-        if wait <= wait_max and (appointments.keep(now) or not is_backlogged or queued <= wait_max / 2):
+        due = appointments.due(now + wait_max)
+        if wait <= wait_max and (not is_backlogged or appointments.keep(now) or queued + due * one <= wait_max / 2):
             state.shares.enter(demand.account_id, demand.weight)
             return Admission(True, wait)
-        spacing = RETRY_SPACING * _together(buckets, demand.tokens, 1, now) / share
-        return Admission(False, appointments.make(now, max(first, wait - max(0.0, wait_max) / 2), spacing))
+        earliest = max(first, wait - max(0.0, wait_max) / 2)
+        return Admission(False, appointments.make(now, earliest, RETRY_SPACING * one))
 
     def leave(self, model: str, account_id: str) -> None:
         """Record that nothing of an account waits any more."""

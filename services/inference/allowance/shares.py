@@ -53,6 +53,10 @@ class Shares:
         """Record that no request of an account waits."""
         self.waiting.pop(account_id, None)
 
+    def owed(self, account_id: str, weight: int) -> float:
+        """Return how many tokens the account has been served beyond its share: others are served them first."""
+        return max(0.0, self.start(account_id) - self._virtual) * weight
+
     def share(self, account_id: str, weight: int) -> float:
         """Return the account's part of the allowance while all that wait now are served, from 0 to 1."""
         others = sum(other for account, other in self.waiting.items() if account != account_id)
@@ -76,6 +80,10 @@ class Appointments:
         """Forget appointments that were not kept within `grace` seconds. Return whether any are left."""
         self._times = [time for time in self._times if time > now - grace]
         return bool(self._times)
+
+    def due(self, until: float) -> int:
+        """Return the number of appointments until a time."""
+        return sum(time <= until for time in self._times)
 
     def keep(self, now: float) -> bool:
         """Remove the first appointment if its time has come, and return whether it has."""

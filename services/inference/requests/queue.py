@@ -1,7 +1,7 @@
 """The queue for calls to Groq: fair shares between accounts, and one deadline.
 
 A request is sent at once if nothing waits for its model, a permit for a concurrent call is free, and Groq's allowance
-has room. Otherwise it waits here until its account's turn (`allowance/shares.py`). A request that would wait too long is
+has room. Otherwise it waits here for its account's turn (`allowance/shares.py`). A request that would wait too long is
 refused at once with the time after which to send it again.
 
 Waiting costs nothing: nothing has been sent. A request that waits holds no permit.
@@ -196,7 +196,7 @@ class UpstreamQueue:
     async def _enter(self, model: str, waiter: Waiter, wait_max: float) -> bool:
         """Add a request to its account's queue and return whether it was admitted."""
         queue = self._models.get(model) or _ModelQueue()
-        demand = queue.demand(waiter, self._usable(model, waiter) or range(len(self._keys)))
+        demand = queue.demand(waiter, self._usable(model, waiter) or list(range(len(self._keys))))
         admission = await self._view.admit(
             model, demand, wait_max=wait_max, wait_min=self._wait_min(model, waiter, demand.waiting_requests)
         )
@@ -218,7 +218,7 @@ class UpstreamQueue:
         if seconds and self._keys.is_failing(model):
             return UpstreamError(retry_seconds=seconds)
         queue = self._models.get(model) or _ModelQueue()
-        demand = queue.demand(waiter, self._usable(model, waiter) or range(len(self._keys)))
+        demand = queue.demand(waiter, self._usable(model, waiter) or list(range(len(self._keys))))
         wait_min = self._wait_min(model, waiter, demand.waiting_requests)
         admission = await self._view.admit(model, demand, wait_max=-1.0, wait_min=wait_min)
         return UpstreamBusy(retry_seconds=admission.seconds)

@@ -188,9 +188,9 @@ class _Attempts(Generic[T]):
         is_failure = isinstance(error, UpstreamError) and error.result in _FAILURES
         self._failures[model] += is_failure
         may_retry = self._record.abandoned is None and self._is_empty()
-        if may_retry and self._is_retryable(model, error):
-            if not is_failure or await self._back_off(error, self._failures[model]):
-                return
+        is_retryable = may_retry and self._is_retryable(model, error)
+        if is_retryable and (not is_failure or await self._back_off(error, self._failures[model])):
+            return
         self._models.remove(model)
         if not may_retry or not self._models:
             raise error
