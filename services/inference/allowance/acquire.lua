@@ -4,7 +4,7 @@
 -- `is_waiting`, `replica`, `lifetime`.
 -- Returns JSON: [[[position, key], …], seconds]. Positions begin at 0. The demands get one turn each, so that an account
 -- that waits at another replica is not passed over: `seconds` is then POLL_SECONDS.
-local POLL_SECONDS, ACCOUNTS_MAX = 0.025, 10000
+local POLL_SECONDS, ACCOUNTS_MAX, ACTIVE = 0.025, 10000, 1 / 6
 
 local is_waiting, own = {}, {}
 for _, demand in ipairs(ask.demands) do
@@ -66,7 +66,12 @@ for _, demand in ipairs(ask.demands) do
     if ask.is_waiting and demand.waiting_requests <= 1 then
         leave(demand.account_id)
     end
+    redis.call('ZADD', served_key, now + ask.windows[1] * ACTIVE, demand.account_id .. ' ' .. demand.weight)
     grants[#grants + 1] = {demand.position, best}
+end
+if #grants > 0 then
+    redis.call('ZREMRANGEBYSCORE', served_key, '-inf', now)
+    redis.call('EXPIRE', served_key, STATE_SECONDS)
 end
 if #grants > 0 and redis.call('ZCARD', order_key) > ACCOUNTS_MAX then
     redis.call('ZREMRANGEBYSCORE', order_key, '-inf', string.format('%.17g', state.virtual))

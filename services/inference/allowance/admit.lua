@@ -12,7 +12,14 @@ for _, entry in ipairs(waiting_entries()) do
         tokens, requests = tokens + entry.tokens, requests + entry.requests
     end
 end
-local is_waiting = weights[demand.account_id] ~= nil
+local is_waiting, others_wait = weights[demand.account_id] ~= nil, false
+for account in pairs(weights) do
+    others_wait = others_wait or account ~= demand.account_id
+end
+for _, member in ipairs(redis.call('ZRANGE', served_key, string.format('(%.6f', now), '+inf', 'BYSCORE')) do
+    local account, weight = string.match(member, '^(.*) (%S+)$')
+    weights[account] = tonumber(weight)
+end
 weights[demand.account_id] = demand.weight
 local total = 0
 for _, weight in pairs(weights) do
@@ -26,33 +33,36 @@ for _, key in ipairs(demand.keys) do
     first = math.min(first or seconds, seconds)
 end
 first = math.max(first or 0, ask.wait_min)
-local owed = math.max(0, start_of(demand.account_id, is_waiting) - (state.virtual or 0)) * demand.weight
+local owed = 0
+if others_wait then
+    owed = math.max(0, start_of(demand.account_id, is_waiting) - (state.virtual or 0)) * demand.weight
+end
 local queued = seconds_for(demand.keys, tokens + owed, requests + owed / math.max(1, demand.tokens)) / share
 local one = seconds_for(demand.keys, demand.tokens, 1) / share
 local wait = first + queued
 
+-- Slots: their start, and the time that was given, which is a whole number of seconds after the refusal.
 local stored = redis.call('HGET', appointments_key, demand.account_id)
-local appointments = stored and cjson.decode(stored) or {last = 0, times = {}}
-local times = {}
-for _, at in ipairs(appointments.times) do
-    if at > now - ask.grace then
-        times[#times + 1] = at
+local slots = {}
+for _, slot in ipairs(stored and cjson.decode(stored) or {}) do
+    if slot[2] > now - ask.grace then
+        slots[#slots + 1] = slot
     end
 end
-
-local is_backlogged, due = #times > 0, 0
-for _, at in ipairs(times) do
-    if at <= now + ask.wait_max then
+local is_backlogged, due, kept = #slots > 0, 0, nil
+for i, slot in ipairs(slots) do
+    if slot[2] <= now + ask.wait_max then
         due = due + 1
+    end
+    if slot[2] <= now and not kept then
+        kept = i
     end
 end
 local is_admitted = wait <= ask.wait_max
-if is_admitted and is_backlogged then
-    if times[1] <= now then
-        table.remove(times, 1)
-    else
-        is_admitted = queued + due * one <= ask.wait_max / 2
-    end
+if is_admitted and kept then
+    table.remove(slots, kept)
+elseif is_admitted and is_backlogged then
+    is_admitted = queued + due * one <= ask.wait_max / 2
 end
 local seconds = wait
 if is_admitted then
@@ -62,22 +72,25 @@ if is_admitted then
     enter(demand)
 else
     local spacing = RETRY_SPACING * one
-    local earliest = now + math.max(first, wait - math.max(0, ask.wait_max) / 2)
-    local last = is_backlogged and math.max(earliest, appointments.last + spacing) or earliest
-    appointments.last = last
-    seconds = math.max(1, math.ceil(last - now))
-    if #times < APPOINTMENTS_MAX then
-        times[#times + 1] = now + seconds
-        table.sort(times)
+    local start = now + math.max(first, wait - math.max(0, ask.wait_max) / 2)
+    for _, slot in ipairs(slots) do
+        if slot[1] >= start + spacing then
+            break
+        end
+        start = math.max(start, slot[1] + spacing)
+    end
+    seconds = math.max(1, math.ceil(start - now))
+    if #slots < APPOINTMENTS_MAX then
+        slots[#slots + 1] = {start, now + seconds}
+        table.sort(slots, function(a, b) return a[1] < b[1] end)
     end
 end
-if #times > 0 then
+if #slots > 0 then
     local encoded = {}
-    for i, at in ipairs(times) do
-        encoded[i] = string.format('%.6f', at)
+    for i, slot in ipairs(slots) do
+        encoded[i] = string.format('[%.6f,%.6f]', slot[1], slot[2])
     end
-    local text = '{"last":' .. string.format('%.6f', appointments.last) .. ',"times":[' .. table.concat(encoded, ',') .. ']}'
-    redis.call('HSET', appointments_key, demand.account_id, text)
+    redis.call('HSET', appointments_key, demand.account_id, '[' .. table.concat(encoded, ',') .. ']')
     redis.call('EXPIRE', appointments_key, STATE_SECONDS)
 elseif stored then
     redis.call('HDEL', appointments_key, demand.account_id)

@@ -1,12 +1,13 @@
 -- Buckets of the keys of one model; the beginning of every script here (shared_view.py). The rules are those of
 -- buckets.py and shares.py.
 --
--- KEYS: state (hash), order (sorted set: the accounts by tokens served per weight), waiting (hash), appointments (hash).
+-- KEYS: state (hash), order (sorted set: the accounts by tokens served per weight), waiting (hash), appointments (hash),
+-- served (sorted set: `<account> <weight>` by the time until which the account counts as competing).
 -- ARGV[1]: JSON. Its `windows` are the lengths of the four windows in seconds, its `limits` the configured limits in
 -- the same order, 0 without one.
 -- Fields of the state: `virtual`, and for each key and window `<key>:<window>:limit`, `:used` and `:at`.
 local USABLE, DAILY_SLACK, STATE_SECONDS = 0.98, 0.05, 172800
-local state_key, order_key, waiting_key, appointments_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local state_key, order_key, waiting_key, appointments_key, served_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local ask = cjson.decode(ARGV[1])
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000

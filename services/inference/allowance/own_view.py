@@ -9,6 +9,8 @@ from services.inference.allowance.buckets import Buckets
 from services.inference.allowance.model import Admission, Demand, Grant, Limits, Observation, Settlement, Turn, Window
 from services.inference.allowance.shares import RETRY_SPACING, Appointments, Shares
 
+ACTIVE = 1 / 6
+"""Part of a minute for which an account that was served counts as competing for the allowance."""
 _MODELS_MAX = 1_000
 """Maximum number of models, since callers choose the names."""
 _ACCOUNTS_MAX = 1_000
@@ -72,12 +74,13 @@ class OwnView:
         """Count a request that is granted."""
         state = self._model(model)
         self._buckets(model, state, key, now).take(demand.tokens, 1, now)
-        state.shares.serve(demand.account_id, demand.tokens, demand.weight)
+        state.shares.serve(demand.account_id, demand.tokens, demand.weight, now)
 
     async def admit(self, model: str, demand: Demand, *, wait_max: float, wait_min: float) -> Admission:
         """Decide whether a request may wait; see `AllowanceView.admit`."""
         state, now = self._model(model), self._clock.monotonic()
-        share = state.shares.share(demand.account_id, demand.weight)
+        served_since = now - self.seconds[Window.REQUESTS_PER_MINUTE] * ACTIVE
+        share = state.shares.share(demand.account_id, demand.weight, served_since=served_since)
         buckets = [self._buckets(model, state, key, now) for key in demand.keys]
         first = max(wait_min, min((one.seconds_until(demand.tokens, now) for one in buckets), default=0.0))
         owed = state.shares.owed(demand.account_id, demand.weight)

@@ -26,6 +26,7 @@ from services.inference.metrics import ALLOWANCE_CALLS
 
 _log = logging.getLogger(__name__)
 _PREFIX = "inference:allowance"
+_PARTS = ("state", "order", "waiting", "appointments", "served")
 _WINDOWS = tuple(Window)
 _NUMBERS = {window: number for number, window in enumerate(_WINDOWS, 1)}
 _CALL_SECONDS_MAX = 0.25
@@ -147,7 +148,7 @@ class SharedView:
             "windows": [self._own.seconds[window] for window in _WINDOWS],
             "limits": [limits.get(window, 0) for window in _WINDOWS],
         }
-        keys = [f"{_PREFIX}:{{{model}}}:{part}" for part in ("state", "order", "waiting", "appointments")]
+        keys = [f"{_PREFIX}:{{{model}}}:{part}" for part in _PARTS]
         try:
             async with asyncio.timeout(_CALL_SECONDS_MAX):
                 answer = await script(keys=keys, args=[_encode(members)])

@@ -21,6 +21,8 @@ class Shares:
 
     def __init__(self) -> None:
         self._finish: OrderedDict[str, float] = OrderedDict()
+        self._served: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        """Weight of the accounts that were served, and when, in that order."""
         self._virtual = 0.0
         self.waiting: dict[str, int] = {}
         """Weights of the accounts with waiting requests."""
@@ -30,14 +32,17 @@ class Shares:
         finish = self._finish.get(account_id, 0.0)
         return finish if account_id in self.waiting else max(finish, self._virtual)
 
-    def serve(self, account_id: str, tokens: float, weight: int) -> None:
+    def serve(self, account_id: str, tokens: float, weight: int, now: float) -> None:
         """Count tokens that are served to an account."""
         start = self.start(account_id)
         self._virtual = max(self._virtual, start)
         self._finish[account_id] = start + tokens / weight
         self._finish.move_to_end(account_id)
-        if len(self._finish) > _ACCOUNTS_MAX:
-            self._finish.popitem(last=False)
+        self._served[account_id] = weight, now
+        self._served.move_to_end(account_id)
+        for accounts in (self._finish, self._served):
+            if len(accounts) > _ACCOUNTS_MAX:
+                accounts.popitem(last=False)
 
     def correct(self, account_id: str, tokens: float, weight: int) -> None:
         """Add the difference between an estimate and the use."""
@@ -54,13 +59,25 @@ class Shares:
         self.waiting.pop(account_id, None)
 
     def owed(self, account_id: str, weight: int) -> float:
-        """Return how many tokens the account has been served beyond its share: others are served them first."""
+        """Return how many tokens the account was served beyond its share, for which others that wait are served first."""
+        if not self.waiting.keys() - {account_id}:
+            return 0.0
         return max(0.0, self.start(account_id) - self._virtual) * weight
 
-    def share(self, account_id: str, weight: int) -> float:
-        """Return the account's part of the allowance while all that wait now are served, from 0 to 1."""
-        others = sum(other for account, other in self.waiting.items() if account != account_id)
-        return weight / (weight + others)
+    def share(self, account_id: str, weight: int, *, served_since: float) -> float:
+        """Return the account's part of the allowance, from 0 to 1.
+
+        Args:
+            account_id: The account.
+            weight: Its weight.
+            served_since: Accounts that were served since then compete for the allowance, besides those that wait.
+        """
+        weights = {account_id: weight} | self.waiting
+        for account, (other, at) in reversed(self._served.items()):
+            if at < served_since:
+                break
+            weights[account] = other
+        return weight / sum(weights.values())
 
 
 class Appointments:
@@ -70,32 +87,36 @@ class Appointments:
     requests would take the places of those that wait outside, and `retry-after` would not be true.
     """
 
-    __slots__ = ("_last", "_times")
+    __slots__ = ("_slots",)
 
     def __init__(self) -> None:
-        self._times: list[float] = []
-        self._last = 0.0
+        self._slots: list[tuple[float, float]] = []
+        """Start of each slot, and the time that was given, which is a whole number of seconds after the refusal."""
 
     def expire(self, now: float, grace: float) -> bool:
         """Forget appointments that were not kept within `grace` seconds. Return whether any are left."""
-        self._times = [time for time in self._times if time > now - grace]
-        return bool(self._times)
+        self._slots = [slot for slot in self._slots if slot[1] > now - grace]
+        return bool(self._slots)
 
     def due(self, until: float) -> int:
         """Return the number of appointments until a time."""
-        return sum(time <= until for time in self._times)
+        return sum(at <= until for _, at in self._slots)
 
     def keep(self, now: float) -> bool:
-        """Remove the first appointment if its time has come, and return whether it has."""
-        if self._times and self._times[0] <= now:
-            del self._times[0]
-            return True
-        return False
+        """Remove an appointment whose time has come, and return whether there was one."""
+        kept = next((slot for slot in self._slots if slot[1] <= now), None)
+        if kept is not None:
+            self._slots.remove(kept)
+        return kept is not None
 
     def make(self, now: float, earliest: float, spacing: float) -> int:
-        """Return after how many seconds to send a request again: not before `earliest`, nor before the previous one."""
-        self._last = max(now + earliest, self._last + spacing) if self._times else now + earliest
-        seconds = max(1, math.ceil(self._last - now))
-        if len(self._times) < _APPOINTMENTS_MAX:
-            self._times = sorted([*self._times, now + seconds])
+        """Return after how many seconds to send a request again: the first free slot from `earliest` seconds on."""
+        start = now + earliest
+        for other, _ in self._slots:
+            if other >= start + spacing:
+                break
+            start = max(start, other + spacing)
+        seconds = max(1, math.ceil(start - now))
+        if len(self._slots) < _APPOINTMENTS_MAX:
+            self._slots = sorted([*self._slots, (start, now + seconds)])
         return seconds

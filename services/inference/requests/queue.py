@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from services.common.runtime.clock import Clock
-from services.inference.allowance.model import AllowanceView, Demand, Observation, Settlement
+from services.inference.allowance.model import Admission, AllowanceView, Demand, Observation, Settlement
 from services.inference.groq.errors import UpstreamBusy, UpstreamError
 from services.inference.key_pool.pool import KeyPool
 from services.inference.metrics import QUEUE_REFUSED, QUEUE_REQUESTS, QUEUE_SECONDS
@@ -25,6 +25,8 @@ _HEADS_MAX = 64
 _POLL_SECONDS_MAX = 0.5
 """Longest time between two turns. An account's entry in the shared view lives longer than that."""
 _POLL_SECONDS_MIN = 0.001
+_NO_WAIT = -1.0
+"""A maximum wait that admits nothing."""
 _DURATION_WEIGHT = 0.1
 """Weight of the latest call in the mean duration of calls."""
 
@@ -41,7 +43,7 @@ class Limits:
     """Maximum number of waiting requests. Beyond it, the account with the most per weight loses its newest."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Waiter:
     """A request that needs a slot."""
 
@@ -51,15 +53,17 @@ class Waiter:
     """Estimate of what Groq counts for the request."""
     deadline: float = math.inf
     """Monotonic time until which it may wait."""
-    granted: "asyncio.Future[Slot | None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    granted: "asyncio.Future[Slot | None]" = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future(), repr=False
+    )
     """The slot; None if the request must be refused."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Slot:
     """Permission to make one call to Groq; `release` ends it."""
 
-    _queue: "UpstreamQueue"
+    _queue: "UpstreamQueue" = field(repr=False)
     model: str
     key: int
     """Index of the key to use."""
@@ -178,8 +182,7 @@ class UpstreamQueue:
         return Slot(self, model, turn.grants[0].key, waiter, self._clock.monotonic()) if is_granted else None
 
     async def _wait(self, model: str, waiter: Waiter, wait_max: float) -> Slot:
-        if wait_max <= 0 or not await self._enter(model, waiter, wait_max):
-            raise await self._busy(model, waiter)
+        await self._enter(model, waiter, wait_max)
         queue = self._models[model]
         try:
             slot = await waiter.granted
@@ -190,38 +193,41 @@ class UpstreamQueue:
             self._withdraw(model, queue, waiter)
             raise
         if slot is None:
-            raise await self._busy(model, waiter)
+            admission = await self._admit(model, waiter, wait_max=_NO_WAIT)
+            raise self._refusal(model, waiter, admission.seconds)
         return slot
 
-    async def _enter(self, model: str, waiter: Waiter, wait_max: float) -> bool:
-        """Add a request to its account's queue and return whether it was admitted."""
-        queue = self._models.get(model) or _ModelQueue()
-        demand = queue.demand(waiter, self._usable(model, waiter) or list(range(len(self._keys))))
-        admission = await self._view.admit(
-            model, demand, wait_max=wait_max, wait_min=self._wait_min(model, waiter, demand.waiting_requests)
-        )
+    async def _enter(self, model: str, waiter: Waiter, wait_max: float) -> None:
+        """Add a request to its account's queue.
+
+        Raises:
+            UpstreamBusy: It would wait too long.
+            UpstreamError: All keys are rejected or fail.
+        """
+        admission = await self._admit(model, waiter, wait_max=wait_max if wait_max > 0 else _NO_WAIT)
         if not admission.is_admitted or not self._make_room(waiter):
-            return False
+            raise self._refusal(model, waiter, admission.seconds)
         waiter.deadline = self._clock.monotonic() + wait_max
-        queue = self._models.setdefault(model, queue)
+        queue = self._models.setdefault(model, _ModelQueue())
         queue.accounts.setdefault(waiter.account_id, deque()).append(waiter)
         self._count_waiting(1)
         queue.changed.set()
         if queue.task is None:
             queue.task = asyncio.get_running_loop().create_task(self._serve(model, queue))
-        return True
 
-    async def _busy(self, model: str, waiter: Waiter) -> UpstreamError:
-        """Return the error of a request that cannot wait, or has waited in vain."""
-        QUEUE_REFUSED.inc()
-        seconds = self._keys.seconds_until(model, waiter.account_id, tokens=waiter.tokens)
-        if seconds and self._keys.is_failing(model):
-            return UpstreamError(retry_seconds=seconds)
+    async def _admit(self, model: str, waiter: Waiter, *, wait_max: float) -> Admission:
         queue = self._models.get(model) or _ModelQueue()
         demand = queue.demand(waiter, self._usable(model, waiter) or list(range(len(self._keys))))
         wait_min = self._wait_min(model, waiter, demand.waiting_requests)
-        admission = await self._view.admit(model, demand, wait_max=-1.0, wait_min=wait_min)
-        return UpstreamBusy(retry_seconds=admission.seconds)
+        return await self._view.admit(model, demand, wait_max=wait_max, wait_min=wait_min)
+
+    def _refusal(self, model: str, waiter: Waiter, seconds: float) -> UpstreamError:
+        """Return the error of a request that may be sent again after some seconds."""
+        QUEUE_REFUSED.inc()
+        until_usable = self._seconds_until(model, waiter)
+        if until_usable and self._keys.is_failing(model):
+            return UpstreamError(retry_seconds=until_usable)
+        return UpstreamBusy(retry_seconds=seconds)
 
     async def _serve(self, model: str, queue: _ModelQueue) -> None:
         """Grant slots until nothing waits for a model."""
