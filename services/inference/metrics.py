@@ -1,12 +1,10 @@
 """Prometheus metrics of the inference service."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from typing import Protocol
 
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import Counter, Gauge, Histogram, Metric
 
 from services.inference.chat import Outcome, Usage
 
@@ -37,6 +35,26 @@ QUEUE_SECONDS = Histogram(
 )
 QUEUE_REFUSED = Counter(
     "stack_upstream_queue_refused_total", "Requests that were not sent to Groq because they would have waited too long."
+)
+
+
+class _AllowanceGauge(Gauge):
+    """A gauge whose values are read at each scrape, since they change with time."""
+
+    read: Callable[[], Iterable[tuple[int, str, str, float]]] = tuple
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the current values."""
+        self.clear()
+        for key, model, window, left in self.read():
+            self.labels(str(key + 1), model, window).set(left)
+        return super().collect()
+
+
+ALLOWANCE_REMAINING = _AllowanceGauge(
+    "stack_upstream_allowance_remaining",
+    "What is left of a rate limit of Groq, in requests or tokens, by key number, model and window.",
+    ["key", "model", "window"],
 )
 ALLOWANCE_SHARED = Gauge(
     "stack_upstream_allowance_shared",
@@ -102,28 +120,6 @@ def export_keys(keys: KeyStates) -> None:
         UPSTREAM_COOLDOWNS.labels(name).set_function(partial(keys.cooling_models, key))
 
 
-class _AllowanceCollector(Collector):
-    """Reads what is left of Groq's rate limits at each scrape, since it changes with time."""
-
-    def __init__(self) -> None:
-        self.remaining: Callable[[], Iterable[tuple[int, str, str, float]]] = tuple
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the metric."""
-        metric = GaugeMetricFamily(
-            "stack_upstream_allowance_remaining",
-            "What is left of a rate limit of Groq's, by key number, model and window, in requests or tokens.",
-            labels=("key", "model", "window"),
-        )
-        for key, model, window, left in self.remaining():
-            metric.add_metric((str(key + 1), model, window), left)
-        yield metric
-
-
-_ALLOWANCE = _AllowanceCollector()
-REGISTRY.register(_ALLOWANCE)
-
-
 def export_allowance(
     remaining: Callable[[], Iterable[tuple[int, str, str, float]]], is_shared: Callable[[], bool]
 ) -> None:
@@ -133,7 +129,7 @@ def export_allowance(
         remaining: Returns the index of a key, a model, a window and what is left, for each known limit.
         is_shared: Returns whether all replicas share the view.
     """
-    _ALLOWANCE.remaining = remaining
+    ALLOWANCE_REMAINING.read = remaining
     ALLOWANCE_SHARED.set_function(lambda: float(is_shared()))
 
 

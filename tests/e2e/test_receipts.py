@@ -28,6 +28,7 @@ _MEMBERS = {
     "attempts",
     "time_to_first_token_ms",
     "duration_ms",
+    "queue_ms",
 }
 
 

@@ -58,7 +58,7 @@ async def recorded(view: AllowanceView) -> None:
 async def take(view: AllowanceView, *demands: Demand, is_waiting: bool = False) -> tuple[list[tuple[int, int]], float]:
     """Return the grants as position and key, and the time to wait for the rest."""
     turn = await view.acquire(MODEL, demands, grants_max=100, is_waiting=is_waiting)
-    return [tuple(grant) for grant in turn.grants], turn.seconds
+    return [(grant.position, grant.key) for grant in turn.grants], turn.seconds
 
 
 async def test_a_request_waits_exactly_for_the_tokens_that_are_missing(view: AllowanceView) -> None:

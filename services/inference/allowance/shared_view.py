@@ -29,7 +29,7 @@ _PREFIX = "inference:allowance"
 _PARTS = ("state", "order", "waiting", "appointments", "served")
 _WINDOWS = tuple(Window)
 _NUMBERS = {window: number for number, window in enumerate(_WINDOWS, 1)}
-_CALL_SECONDS_MAX = 0.25
+_CALL_SECONDS_MAX = 0.5
 """Time-out of a call. It is the longest that requests wait once for a Redis that hangs."""
 _OPEN_SECONDS = 1.0
 """How long the own view is used after a failure, before Redis is tried again."""

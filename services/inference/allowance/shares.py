@@ -59,7 +59,7 @@ class Shares:
         self.waiting.pop(account_id, None)
 
     def owed(self, account_id: str, weight: int) -> float:
-        """Return how many tokens the account was served beyond its share, for which others that wait are served first."""
+        """Return how many tokens the account was served beyond its share: others that wait are served first."""
         if not self.waiting.keys() - {account_id}:
             return 0.0
         return max(0.0, self.start(account_id) - self._virtual) * weight
