@@ -30,7 +30,7 @@ UPSTREAM_COOLDOWNS = Gauge(
 QUEUE_REQUESTS = Gauge("stack_upstream_queue_requests", "Requests waiting in the queue for Groq.")
 QUEUE_SECONDS = Histogram(
     "stack_upstream_queue_wait_seconds",
-    "Time that requests waited in the queue for Groq; 0 if they were sent at once.",
+    "Time in the queue for Groq, of requests that were not sent at once.",
     buckets=(0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
 QUEUE_REFUSED = Counter(
@@ -52,7 +52,7 @@ class _AllowanceGauge(Gauge):
 
 
 ALLOWANCE_REMAINING = _AllowanceGauge(
-    "stack_upstream_allowance_remaining",
+    "stack_upstream_allowance_left",
     "What is left of a rate limit of Groq, in requests or tokens, by key number, model and window.",
     ["key", "model", "window"],
 )

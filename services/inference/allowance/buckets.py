@@ -95,7 +95,8 @@ class Buckets:
             bucket = self._buckets.get(window)
             if bucket is None or (window not in self._configured and bucket.limit != limit):
                 bucket = self._replace(window, limit, now)
-            counted = max(bucket.used(now), used)
+            # Groq's count is of a later time than this one's, and needs no reserve.
+            counted = max(bucket.used(now), used - (bucket.limit - bucket.size))
             if window.is_daily:
                 counted = min(counted, used + bucket.limit * _DAILY_SLACK + 1)
             bucket.set_used(counted, now)

@@ -38,7 +38,7 @@ class Observation(NamedTuple):
     """What Groq has counted, as of now."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Demand:
     """The next request of an account, and what else the account has waiting in this process."""
 
@@ -80,7 +80,7 @@ class Admission(NamedTuple):
     """The expected wait if it is admitted, otherwise the time after which to send the request again."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Settlement:
     """What a request that was granted has used."""
 

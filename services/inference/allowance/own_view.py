@@ -56,8 +56,10 @@ class OwnView:
         state, now = self._model(model), self._clock.monotonic()
         shares = state.shares
         grants: list[Grant] = []
-        positions = range(len(demands))
-        for position in sorted(positions, key=lambda one: shares.start(demands[one].account_id)):
+        order: Sequence[int] = range(len(demands))
+        if len(demands) > 1:
+            order = sorted(order, key=lambda position: shares.start(demands[position].account_id))
+        for position in order:
             if len(grants) >= grants_max:
                 break
             demand = demands[position]

@@ -14,7 +14,7 @@ for _, item in ipairs(ask.items) do
             local window, reported, used = observation[1], observation[2], observation[3]
             set(field_of(key, window, 'limit'), reported)
             local limit = limit_of(key, window)
-            local counted = math.max(math.min(used_of(key, window, limit), limit), used)
+            local counted = math.max(math.min(used_of(key, window, limit), limit), used - (limit - size_of(window, limit)))
             if IS_DAILY[window] then
                 counted = math.min(counted, used + limit * DAILY_SLACK + 1)
             end

@@ -141,7 +141,7 @@ class KeyPool:
             failures_max: Consecutive failures that open the circuit of a key and model; 0 disables it.
         """
         self._clock = clock
-        self._cooldown_seconds_max = cooldown_seconds_max
+        self.cooldown_seconds_max = cooldown_seconds_max
         self._failures_max = failures_max if cooldown_seconds_max else 0
         self._keys = [_KeyState() for _ in range(keys_count)]
         self._states: OrderedDict[tuple[int, str], _ModelState] = OrderedDict()
@@ -285,7 +285,7 @@ class KeyPool:
         state = self._state(lease)
         if lease.sent_at < state.limited_call_sent_at:
             return
-        seconds = min(seconds, self._cooldown_seconds_max)
+        seconds = min(seconds, self.cooldown_seconds_max)
         if seconds:
             state.limited_call_sent_at = lease.sent_at
             _log.warning(
@@ -299,7 +299,7 @@ class KeyPool:
             self._cool_down(lease, limit.retry_seconds)
             return
         state, now = self._state(lease), self._clock.monotonic()
-        seconds = min(limit.retry_seconds, self._cooldown_seconds_max)
+        seconds = min(limit.retry_seconds, self.cooldown_seconds_max)
         state.token_limits.record_refusal(lease.account_id, lease.tokens, seconds=seconds, now=now)
         if lease.sent_at < state.limited_call_sent_at:
             return
@@ -323,13 +323,13 @@ class KeyPool:
         seconds = min(_QUARANTINE_SECONDS * 2.0 ** min(key.refusals, 10), _QUARANTINE_SECONDS_MAX)
         key.refusals += 1
         key.refused_at = now
-        key.quarantined_until = now + min(seconds, self._cooldown_seconds_max)
+        key.quarantined_until = now + min(seconds, self.cooldown_seconds_max)
         _log.error("Groq rejected a key. Replace it.", extra={"key": lease.key + 1, "keys": len(self)})
 
     def _record_model_refused(self, lease: KeyLease, refusal: ModelRefused) -> None:
         state, now = self._state(lease), self._clock.monotonic()
         if refusal.is_key_specific:
-            state.refused_until = now + min(_MODEL_REFUSED_SECONDS, self._cooldown_seconds_max)
+            state.refused_until = now + min(_MODEL_REFUSED_SECONDS, self.cooldown_seconds_max)
         elif state.is_idle(now):
             # Callers could fill the table with names of models that do not exist.
             self._states.pop((lease.key, lease.model), None)

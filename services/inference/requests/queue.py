@@ -53,10 +53,14 @@ class Waiter:
     """Estimate of what Groq counts for the request."""
     deadline: float = math.inf
     """Monotonic time until which it may wait."""
-    granted: "asyncio.Future[Slot | None]" = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future(), repr=False
-    )
-    """The slot; None if the request must be refused."""
+    _granted: "asyncio.Future[Slot | None] | None" = field(default=None, init=False, repr=False)
+
+    @property
+    def granted(self) -> "asyncio.Future[Slot | None]":
+        """The slot; None if the request must be refused."""
+        if self._granted is None:
+            self._granted = asyncio.get_running_loop().create_future()
+        return self._granted
 
 
 @dataclass(slots=True, eq=False)
@@ -156,7 +160,6 @@ class UpstreamQueue:
         self._record_account(waiter.account_id)
         for model in models:
             if (slot := await self._try(model, waiter)) is not None:
-                QUEUE_SECONDS.observe(0)
                 return slot
         began = self._clock.monotonic()
         try:
@@ -171,15 +174,16 @@ class UpstreamQueue:
         if not keys:
             return None
         self._take(waiter.account_id)  # Before the view is asked, so that others see it.
-        is_granted = False
         try:
             demand = Demand(waiter.account_id, waiter.weight, waiter.tokens, keys)
             turn = await self._view.acquire(model, (demand,), grants_max=1, is_waiting=False)
-            is_granted = bool(turn.grants)
-        finally:
-            if not is_granted:
-                self._give_back(waiter.account_id)
-        return Slot(self, model, turn.grants[0].key, waiter, self._clock.monotonic()) if is_granted else None
+        except BaseException:
+            self._give_back(waiter.account_id)
+            raise
+        if not turn.grants:
+            self._give_back(waiter.account_id)
+            return None
+        return Slot(self, model, turn.grants[0].key, waiter, self._clock.monotonic())
 
     async def _wait(self, model: str, waiter: Waiter, wait_max: float) -> Slot:
         await self._enter(model, waiter, wait_max)

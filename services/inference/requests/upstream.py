@@ -176,8 +176,18 @@ class _Attempts(Generic[T]):
             except TimeoutError as exc:
                 raise _deadline_error() from exc
             except ServiceError as exc:
-                _record_refusal(slot, exc)
+                self._record_refusal(slot, exc)
                 raise
+
+    def _record_refusal(self, slot: Slot, error: ServiceError) -> None:
+        """Record what Groq does not count: tokens of a request that it refused, and requests beyond a limit."""
+        if result_of(error) in _UNCOUNTED:
+            slot.used = 0
+        if isinstance(error, KeyLimited):
+            slot.requests = 0
+            # Like a cool-down, what a refusal says is not trusted for longer than the operator allows.
+            if error.retry_seconds <= self._keys.cooldown_seconds_max:
+                slot.observe(error.observations)
 
     async def _prepare_retry(self, model: str, error: UpstreamError | ModelRefused) -> None:
         """Pause before the next call if one may succeed, with this model or another one.
@@ -217,16 +227,6 @@ class _Attempts(Generic[T]):
         self._wait_budget -= retry_seconds
         await self._upstream.sleep(pause)
         return True
-
-
-def _record_refusal(slot: Slot, error: ServiceError) -> None:
-    """Record what Groq does not count: tokens of a request that it refused, and requests beyond a limit."""
-    result = result_of(error)
-    if result in _UNCOUNTED:
-        slot.used = 0
-    if isinstance(error, KeyLimited):
-        slot.requests = 0
-        slot.observe(error.observations)
 
 
 def _deadline_error() -> DeadlineExceeded:
