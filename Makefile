@@ -31,7 +31,7 @@ run: .venv/run.stamp ## Start everything on this machine and print a working cur
 	@exec $(BIN)/python -m services.local
 
 ##@ Check
-.PHONY: test test-long test-install test-pgbouncer test-clocks test-faults test-abuse test-clients test-fuzz test-mutations test-rollout test-containers test-browser test-floods test-proxies bench-growth manifests lint types format bench-ab bench-surfaces bench bench-quota bench-profile soak dashboard
+.PHONY: test test-long test-install test-pgbouncer test-clocks test-faults test-fairness test-abuse test-clients test-fuzz test-mutations test-rollout test-containers test-browser test-floods test-proxies bench-growth manifests lint types format bench-ab bench-surfaces bench bench-quota bench-profile soak dashboard
 test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no container engine needed)
 	$(PYTEST) -n 4 -m "not long"
 
@@ -51,6 +51,9 @@ test-clocks: .venv/dev.stamp ## Step Redis' clock forwards and back under load, 
 
 test-faults: .venv/dev.stamp ## Kill, freeze and empty every part under load, SEEDS=20 times in each layout; SEED=7 repeats one
 	FAULT_SEEDS=$(or $(SEEDS),20) FAULT_SEED=$(SEED) $(BIN)/python -m pytest tests/faults -n 0 -v -s
+
+test-fairness: .venv/dev.stamp ## Let ten accounts compete for one Groq key: shares, waits and retry-after, with one and three replicas
+	FAIRNESS=whole $(BIN)/python -m pytest tests/fairness -n 0 -v -s
 
 test-clients: .venv/dev.stamp $(CLIENT_SETS:%=.venv-clients/%.stamp) ## Run real client packages, several versions of each, against a stack
 	CLIENT_MATRIX=1 $(BIN)/python -m pytest tests/clients -n 0

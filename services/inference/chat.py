@@ -1,6 +1,6 @@
 """Domain types of a chat request: call, reply, usage, outcome and verdict."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeGuard
 
 from services.common.surface import Surface
 from services.common.verdict import Amounts
+from services.inference.allowance.model import Observation
 
 JSONObject = dict[str, Any]
 """A JSON object. Values of requests to Groq may be raw JSON (`msgspec.Raw`)."""
@@ -22,7 +23,7 @@ class Outcome(StrEnum):
     ANSWERED = "answered"
     """Groq completed the answer."""
     REFUSED = "refused"
-    """Groq rejected the request itself, or the key's model restriction or the account's concurrency limit did."""
+    """Groq rejected the request itself, or the key's model restriction did."""
     UPSTREAM_FAILED = "upstream_failed"
     """Groq failed before the first output."""
     CUT = "cut"
@@ -79,6 +80,8 @@ class CallContext:
     """What quota holds of tokens and cost; the request is charged no more. None without such a hold."""
     quota_account_id: str = ""
     """Account under which quota counts the request; empty means `account_id`."""
+    weight: int = 1
+    """Share of Groq's allowance that the account gets, relative to others, when not all can be served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,11 @@ class Usage:
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     source: UsageSource = UsageSource.NONE
+
+    @property
+    def counted_tokens(self) -> int:
+        """Tokens that Groq counts against its limits: all but the cached ones."""
+        return max(0, self.total_tokens - self.cached_tokens)
 
     @classmethod
     def reported(cls, members: JSONObject) -> "Usage | None":
@@ -169,12 +177,8 @@ class Lease(Protocol):
     def key(self) -> int:
         """Index of the key."""
 
-    def record_limits(self, *, cooldown_seconds: float) -> None:
-        """Record the rate limits in a response's headers.
-
-        Args:
-            cooldown_seconds: Time until the key has requests or tokens left for the model; 0 if it has some now.
-        """
+    def record_limits(self, observations: Sequence[Observation]) -> None:
+        """Record the rate limits in the headers of an answer."""
 
 
 class Provider(Protocol):

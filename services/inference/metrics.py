@@ -1,10 +1,10 @@
 """Prometheus metrics of the inference service."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
 from typing import Protocol
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, Metric
 
 from services.inference.chat import Outcome, Usage
 
@@ -30,6 +30,44 @@ UPSTREAM_KEY_STATE = Gauge(
 )
 UPSTREAM_COOLDOWNS = Gauge(
     "stack_upstream_key_cooldowns", "Models for which a Groq key is cooling down or has an open circuit.", ["key"]
+)
+QUEUE_REQUESTS = Gauge("stack_upstream_queue_requests", "Requests waiting in the queue for Groq.")
+QUEUE_SECONDS = Histogram(
+    "stack_upstream_queue_wait_seconds",
+    "Time in the queue for Groq, of requests that were not sent at once.",
+    buckets=(0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+QUEUE_REFUSED = Counter(
+    "stack_upstream_queue_refused_total", "Requests that were not sent to Groq because they would have waited too long."
+)
+
+
+class _AllowanceGauge(Gauge):
+    """A gauge whose values are read at each scrape, since they change with time."""
+
+    read: Callable[[], Iterable[tuple[int, str, str, float]]] = tuple
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the current values."""
+        self.clear()
+        for key, model, window, left in self.read():
+            self.labels(str(key + 1), model, window).set(left)
+        return super().collect()
+
+
+ALLOWANCE_REMAINING = _AllowanceGauge(
+    "stack_upstream_allowance_left",
+    "What is left of a rate limit of Groq, in requests or tokens, by key number, model and window.",
+    ["key", "model", "window"],
+)
+ALLOWANCE_SHARED = Gauge(
+    "stack_upstream_allowance_shared",
+    "Whether the view of Groq's rate limits is shared by all replicas: 1, or 0 while this replica uses its own.",
+)
+ALLOWANCE_CALLS = Counter(
+    "stack_upstream_allowance_calls_total",
+    "Calls to the Redis of Groq's rate limits: `acquire`, `admit` or `record`, by result.",
+    ["call", "result"],
 )
 IMPLAUSIBLE_COUNTS = Counter(
     "stack_upstream_counts_implausible_total",
@@ -85,6 +123,19 @@ def export_keys(keys: KeyStates) -> None:
         name = str(key + 1)
         UPSTREAM_KEY_STATE.labels(name).set_function(partial(_is_accepted, keys, key))
         UPSTREAM_COOLDOWNS.labels(name).set_function(partial(keys.cooling_models, key))
+
+
+def export_allowance(
+    remaining: Callable[[], Iterable[tuple[int, str, str, float]]], is_shared: Callable[[], bool]
+) -> None:
+    """Export the view of Groq's rate limits, read at each scrape.
+
+    Args:
+        remaining: Returns the index of a key, a model, a window and what is left, for each known limit.
+        is_shared: Returns whether all replicas share the view.
+    """
+    ALLOWANCE_REMAINING.read = remaining
+    ALLOWANCE_SHARED.set_function(lambda: float(is_shared()))
 
 
 def set_key_check(key: int, state: str, states: Iterable[str]) -> None:

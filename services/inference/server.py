@@ -13,6 +13,7 @@ from services.common.rpc.tls import identity
 from services.common.runtime.clock import SystemClock
 from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
+from services.inference.allowance.wiring import open_view
 from services.inference.catalogue import Catalogue
 from services.inference.groq.provider import GroqProvider, open_groq
 from services.inference.idempotency.keys import StoredIdempotencyKeys
@@ -23,8 +24,8 @@ from services.inference.key_pool.pool import KeyPool
 from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.writer import Ledger
 from services.inference.metrics import export_keys
-from services.inference.requests.concurrency import ConcurrencyLimiter
 from services.inference.requests.lifecycle import Completions, Timeouts
+from services.inference.requests.queue import Limits, UpstreamQueue
 from services.inference.requests.upstream import ModelLister, Upstream
 from services.inference.responses.model import ResponseStore
 from services.inference.responses.rpc import StoredResponseService
@@ -146,16 +147,17 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
     await stack.enter_async_context(running(restarting(catalogue.refresh_periodically)))
     key_check = KeyCheck(provider.check_key, keys_count=len(settings.keys))
     await stack.enter_async_context(running(restarting(key_check.run)))
-    limiter = ConcurrencyLimiter(
-        calls_max=settings.concurrency_max,
-        per_account_max=settings.calls_per_account_max,
-        queue_seconds=settings.queue_seconds,
+    queue = UpstreamQueue(
+        keys,
+        open_view(settings, stack),
+        Limits(settings.concurrency_max, settings.calls_per_account_max, settings.queue_requests_max),
+        clock=SystemClock(),
         is_shared=await store.has_several_accounts(),
     )
     completions = Completions(
         provider,
         catalogue,
-        _upstream(settings, keys, limiter),
+        _upstream(settings, keys, queue),
         ledger,
         ByteBudget(total_max=settings.request_bytes_max, share_max=settings.request_bytes_max // 2),
         prices=prices,
@@ -202,13 +204,12 @@ async def _open_provider(settings: InferenceSettings, stack: AsyncExitStack) -> 
     return GroqProvider(transport, answer_bytes_max=settings.answer_bytes_max)
 
 
-def _upstream(settings: InferenceSettings, keys: KeyPool, limiter: ConcurrencyLimiter) -> Upstream:
+def _upstream(settings: InferenceSettings, keys: KeyPool, queue: UpstreamQueue) -> Upstream:
     return Upstream(
         keys,
-        limiter,
+        queue,
         attempts_max=settings.attempts_max,
-        wait_seconds=settings.key_wait_seconds,
-        waiting_max=settings.calls_per_account_max,
+        wait_seconds=settings.queue_seconds,
         clock=SystemClock(),
     )
 

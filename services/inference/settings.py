@@ -11,6 +11,8 @@ from services.common.rpc.sizes import MESSAGE_BYTES_MAX
 from services.common.runtime.address import HTTPURL, HostAndPort, Listen
 from services.common.runtime.settings import ServiceSettings
 from services.common.url_credentials import with_credentials
+from services.inference.allowance.model import Window
+from services.inference.chat import TOKENS_MAX
 
 _GROQ_PATH = "/openai/v1"
 _DEFAULT_ALIASES = {
@@ -74,10 +76,6 @@ class InferenceSettings(ServiceSettings):
     """Maximum failed calls per model of a request. Calls are retried only before the first output. Calls that fail
     because the key is rate limited or rejected do not count."""
 
-    key_wait_seconds: float = Field(default=5.0, ge=0)
-    """Maximum total time that a request waits because of Groq's rate limits or `retry-after`; then 503 with
-    `retry-after`."""
-
     key_cooldown_seconds_max: float = Field(default=3600.0, ge=0)
     """Maximum cool-down of a Groq key after a rate limit or failures; 0 disables cool-downs and circuit breakers."""
 
@@ -92,8 +90,27 @@ class InferenceSettings(ServiceSettings):
     """Maximum concurrent calls of one account, if several accounts use the service; 0 means a quarter of
     INFERENCE_CONCURRENCY_MAX."""
 
-    queue_seconds: float = Field(default=1.0, ge=0)
-    """Maximum wait when a concurrency limit is reached; then 503, or 429 for the account's limit."""
+    queue_seconds: float = Field(default=10.0, ge=0)
+    """Maximum total time that a request waits for its account's share of Groq's rate limits, for a concurrent call and
+    for Groq's `retry-after`; then 503 `upstream_busy` with `retry-after`."""
+
+    queue_requests_max: int = Field(default=2_000, ge=1)
+    """Maximum requests in the queue for Groq. Beyond it, the account with the most per weight loses its newest."""
+
+    upstream_limits: dict[str, dict[Window, Annotated[int, Field(ge=1, le=TOKENS_MAX)]]] = Field(default={})
+    """JSON object from Groq's model name, or a pattern with `*`, to the limits of each Groq key, which replace those
+    that Groq reports: an object with `requests_per_minute`, `requests_per_day`, `tokens_per_minute` and
+    `tokens_per_day`, each optional. The first pattern that matches counts."""
+
+    redis_url: Annotated[str, AfterValidator(_check_optional_redis_url)] = ""
+    """URL of the Redis or Valkey in which replicas share their view of Groq's rate limits and the accounts' shares;
+    empty means that each replica has its own view."""
+
+    redis_user: str = ""
+    """User of that Redis; overrides the URL's."""
+
+    redis_password: SecretStr = SecretStr("")
+    """Password of that Redis; overrides the URL's. Not percent-encoded."""
 
     connect_timeout_seconds: float = Field(default=5.0, gt=0)
     """Time-out of connecting to Groq."""
@@ -187,6 +204,13 @@ class InferenceSettings(ServiceSettings):
         if is_sqlite(url):
             return url
         return with_credentials(url, user=self.database_user, password=self.database_password.get_secret_value())
+
+    @property
+    def allowance_redis(self) -> str:
+        """URL of the Redis of Groq's rate limits with credentials applied; empty without one."""
+        if not self.redis_url:
+            return ""
+        return with_credentials(self.redis_url, user=self.redis_user, password=self.redis_password.get_secret_value())
 
     @property
     def responses_redis(self) -> str:

@@ -27,6 +27,7 @@ _DEPENDENCY_STATES = {
     KeyState.UNREACHABLE: inference_pb2.DEPENDENCY_STATE_UNREACHABLE,
 }
 _SUMMED = (Unit.REQUESTS, Unit.TOKENS, Unit.COST)
+_WEIGHT_MAX = 1_000_000
 _decode = msgspec.json.Decoder(JSONObject).decode
 MessageT = TypeVar("MessageT", bound=Message)
 
@@ -59,9 +60,16 @@ def request_context(context: inference_pb2.RequestContext) -> CallContext:
     """
     if not context.request_id:
         now = time.time()
-        surface = surface_from_proto(context.surface)
-        models = tuple(context.models)
-        return CallContext(new_id(Kind.REQUEST), "", "", _utc_date(now), now, models=models, surface=surface)
+        return CallContext(
+            new_id(Kind.REQUEST),
+            "",
+            "",
+            _utc_date(now),
+            now,
+            models=tuple(context.models),
+            surface=surface_from_proto(context.surface),
+            weight=_weight(context),
+        )
     return required_context(context)
 
 
@@ -84,7 +92,12 @@ def required_context(context: inference_pb2.RequestContext) -> CallContext:
         surface=surface_from_proto(context.surface),
         held=amounts_from_proto(context.held) if context.HasField("held") else None,
         quota_account_id=context.quota_account_id,
+        weight=_weight(context),
     )
+
+
+def _weight(context: inference_pb2.RequestContext) -> int:
+    return min(max(context.weight, 1), _WEIGHT_MAX)
 
 
 def completion(text: bytes) -> chat_pb2.ChatCompletion:
@@ -162,6 +175,7 @@ def usage_record(row: LedgerRow) -> usage_pb2.UsageRecord:
         reserved_at=timestamp(row.reserved_at),
         surface=surface_to_proto(row.surface),
         cost=row.cost,
+        queue_ms=row.queue_ms,
     )
 
 

@@ -466,4 +466,5 @@ def _request_context(hold: Hold, chat: Chat) -> CallContext:
         surface=chat.surface,
         held=hold.held,
         quota_account_id=principal.quota_account_id,
+        weight=principal.weight,
     )

@@ -31,6 +31,7 @@ _MEMBERS = {
     "attempts",
     "time_to_first_token_ms",
     "duration_ms",
+    "queue_ms",
 }
 
 

@@ -47,7 +47,7 @@ _ENVIRONMENT = {
     "QUOTA_SWEEP_SECONDS": "0.2",
     # No request waits longer than the first for a key that cools down, and no key cools down for longer than the
     # second: the next request must find both keys unchanged.
-    "INFERENCE_KEY_WAIT_SECONDS": "0.4",
+    "INFERENCE_QUEUE_SECONDS": "0.4",
     "INFERENCE_KEY_COOLDOWN_SECONDS_MAX": str(REST_SECONDS),
 }
 _CALM_SECONDS_MAX = 30

@@ -21,6 +21,8 @@ from services.common.rpc.interceptors import ServiceInterceptor
 from services.common.rpc.status import rpc_errors
 from services.common.runtime.clock import SystemClock
 from services.inference import translate
+from services.inference.allowance.model import AllowanceView
+from services.inference.allowance.own_view import OwnView
 from services.inference.catalogue import Catalogue
 from services.inference.chat import CallContext, ChatCall
 from services.inference.key_pool.check import KeyCheck
@@ -28,8 +30,8 @@ from services.inference.key_pool.pool import KeyPool
 from services.inference.ledger import store as store_module
 from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.writer import Ledger, LedgerRow
-from services.inference.requests.concurrency import ConcurrencyLimiter
 from services.inference.requests.lifecycle import Completions, Timeouts
+from services.inference.requests.queue import Limits, UpstreamQueue
 from services.inference.requests.upstream import ModelLister, Upstream
 from services.inference.rpc import InferenceService, UsageService
 from stack.common.v1 import verdict_pb2
@@ -110,7 +112,8 @@ async def running(
     ledger_rows_max: int = 1_000,
     keys: tuple[str, ...] = ("gsk_one",),
     attempts_max: int = 3,
-    key_wait_seconds: float = 0,
+    view: AllowanceView | None = None,
+    waiting_max: int = 1_000,
     allowed: tuple[str, ...] = (),
     fallbacks: Mapping[str, Sequence[str]] | None = None,
     calls_max: int = 100,
@@ -143,12 +146,15 @@ async def running(
             catalogue,
             Upstream(
                 pool,
-                ConcurrencyLimiter(
-                    calls_max=calls_max, per_account_max=per_account_max, queue_seconds=queue_seconds, is_shared=True
+                UpstreamQueue(
+                    pool,
+                    view or OwnView(clock),
+                    Limits(calls_max, per_account_max, waiting_max),
+                    clock=clock,
+                    is_shared=True,
                 ),
                 attempts_max=attempts_max,
-                wait_seconds=key_wait_seconds,
-                waiting_max=100,
+                wait_seconds=queue_seconds,
                 clock=clock,
             ),
             ledger,

@@ -126,7 +126,7 @@ FAILURES: dict[str, tuple[type[ServiceError], Outcome, str]] = {
     "413": (TooLarge, Outcome.REFUSED, "request_too_large"),
     "tool_use_failed": (InvalidRequest, Outcome.REFUSED, "tool_use_failed"),
     "401": (Unavailable, Outcome.UPSTREAM_FAILED, "upstream_misconfigured"),
-    "429": (Unavailable, Outcome.UPSTREAM_FAILED, "upstream_unavailable"),
+    "429": (Unavailable, Outcome.UPSTREAM_FAILED, "upstream_busy"),
     "503": (Unavailable, Outcome.UPSTREAM_FAILED, "upstream_unavailable"),
     "reset": (Unavailable, Outcome.UPSTREAM_FAILED, "upstream_unavailable"),
 }

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from services.common.errors import ErrorDetails, InvalidRequest, NotFound, ServiceError, TooLarge, Unavailable
+from services.inference.allowance.model import Window
 from services.inference.chat import JSONObject
 from services.inference.groq.provider import GroqProvider
 from tests.integration.upstream import (
@@ -201,7 +202,7 @@ async def test_each_lease_calls_with_its_own_key(upstream: Upstream) -> None:
 async def test_a_lease_receives_the_headers_before_the_answer_has_ended(provider: GroqProvider) -> None:
     lease = AnyLease()
     async with provider.stream(streaming("[[standin:slow token_ms=20]]"), lease) as batches:
-        assert lease.cooldowns == [0.0]
+        assert [one.window for one in lease.observations] == [Window.REQUESTS_PER_DAY, Window.TOKENS_PER_MINUTE]
         await anext(batches)
 
 

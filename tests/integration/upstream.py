@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from services.inference.allowance.model import Observation
 from services.inference.chat import JSONObject
 from services.inference.groq.provider import GroqProvider, open_groq
 from tests.integration.groq_standin.standin_process import OSS as OSS
@@ -50,11 +51,11 @@ class AnyLease:
     """A lease of one key that records the headers."""
 
     key: int = 0
-    cooldowns: list[float] = field(default_factory=list)
+    observations: list[Observation] = field(default_factory=list)
 
-    def record_limits(self, *, cooldown_seconds: float) -> None:
+    def record_limits(self, observations: Sequence[Observation]) -> None:
         """Record the headers."""
-        self.cooldowns.append(cooldown_seconds)
+        self.observations.extend(observations)
 
 
 @asynccontextmanager

@@ -34,6 +34,10 @@ HEALTHY: Mapping[str, str] = {
     'stack_upstream_key_usable{key="2"}': "1x30",
     'stack_upstream_key_cooldowns{key="1"}': "2x30",
     'stack_upstream_key_cooldowns{key="2"}': "0x30",
+    "stack_upstream_queue_refused_total": "0+3x30",
+    'stack_upstream_allowance_left{key="1", model="m", window="requests_per_day"}': "5x30",
+    'stack_upstream_allowance_left{key="1", model="m", window="tokens_per_minute"}': "0x30",
+    'stack_upstream_allowance_calls_total{call="acquire", result="failed"}': "3x30",
     "stack_ledger_rows_waiting": "150x30",
     "stack_ledger_commit_failures_total": "3x30",
 }
@@ -53,6 +57,9 @@ TROUBLE: Mapping[str, Mapping[str, str]] = {
     "StackEmailsLost": {'stack_emails_total{result="given_up"}': "0x20 1x10"},
     "StackGroqKeysRefused": {'stack_upstream_key_usable{key="2"}': "0x30"},
     "StackGroqKeysCoolingDown": {'stack_upstream_key_cooldowns{key="2"}': "1x30"},
+    "StackGroqQueueRefuses": {"stack_upstream_queue_refused_total": "0+30x30"},
+    "StackGroqDayUsedUp": {'stack_upstream_allowance_left{key="1", model="m", window="requests_per_day"}': "0x30"},
+    "StackGroqViewNotShared": {'stack_upstream_allowance_calls_total{call="acquire", result="failed"}': "0+5x30"},
     "StackLedgerRowsWait": {"stack_ledger_rows_waiting": "900x30"},
     "StackLedgerCommitsFail": {"stack_ledger_commit_failures_total": "0+1x30"},
 }

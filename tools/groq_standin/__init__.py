@@ -82,7 +82,10 @@ Where a parameter has a fixed set of values, `GET /modes` lists them:
 `PUT /model-list?answer=…` changes the model list: `ordinary`, `unclean`, `text` (not JSON), `object` (`{}`), `big`
 (2 MB), `503`, or `hang`. `GET /model-list` returns the number of its requests.
 
-Limitations: it has no rate limits of its own, counts tokens by a simple rule (`prose.py`), and returns no logprobs even
+Options such as `--requests-per-minute 30 --tokens-per-minute 6000` enforce Groq's rate limits for each key and model;
+`--minute-seconds 6` makes a minute shorter. Without them, nothing is limited.
+
+Limitations: it counts tokens by a simple rule (`prose.py`), and returns no logprobs even
 with `--allow-logprobs`. Bodies without a public record (for example of 403, 422, 424, 500 and malformed JSON) are
 guesses in Groq's format.
 """

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from tools.groq_standin.chat import Settings
+from tools.groq_standin.limits import LimitSettings
 from tools.groq_standin.server import bind, run
 
 
@@ -19,6 +20,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         refuse_names=options.refuse_names,
         journal_size=options.journal_size,
         journal_bodies=options.journal_bodies,
+        limits=LimitSettings(
+            requests_per_minute=options.requests_per_minute,
+            requests_per_day=options.requests_per_day,
+            tokens_per_minute=options.tokens_per_minute,
+            tokens_per_day=options.tokens_per_day,
+            minute_seconds=options.minute_seconds,
+        ),
     )
     try:
         listener = bind(options.host, options.port)
@@ -43,6 +51,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--refuse-names", action="store_true", help="refuse messages[].name")
     add("--journal-size", type=_natural, default=200_000, metavar="N", help="entries the journal keeps")
     add("--journal-bodies", type=_natural, default=1_000, metavar="N", help="entries that keep their request body")
+    for unit in ("requests", "tokens"):
+        for window in ("minute", "day"):
+            text = f"enforce a limit of {unit} per {window} for each key and model (default: none)"
+            add(f"--{unit}-per-{window}", type=_natural, default=0, metavar="N", help=text)
+    add("--minute-seconds", type=float, default=60.0, metavar="S", help="length of a minute (default %(default)s)")
     return parser
 
 

@@ -1,7 +1,7 @@
 """The endpoint `POST /openai/v1/chat/completions`: authentication, validation, and dispatch to delivery or refusal."""
 
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import msgspec
 from ulid import ULID
@@ -13,6 +13,7 @@ from tools.groq_standin.completion import answer
 from tools.groq_standin.delivery import Ending, Job
 from tools.groq_standin.exchange import ClientLeft, Exchange
 from tools.groq_standin.journal import Entry, Journal
+from tools.groq_standin.limits import LimitSettings, RateLimits
 from tools.groq_standin.mode import MarkerError
 from tools.groq_standin.script import Flaky, Script
 from tools.groq_standin.validator import Validator
@@ -33,6 +34,7 @@ class Settings:
     refuse_names: bool = False
     journal_size: int = 200_000
     journal_bodies: int = 1_000
+    limits: LimitSettings = field(default_factory=LimitSettings)
 
     def accepts(self, key: str) -> bool:
         """Return whether `key` is valid."""
@@ -46,6 +48,7 @@ class Chat:
         self._settings = settings
         self._journal = journal
         self._validator = Validator(allow_logprobs=settings.allow_logprobs, refuse_names=settings.refuse_names)
+        self._limits = RateLimits(settings.limits)
         self._failures: OrderedDict[str, int] = OrderedDict()
 
     async def serve(self, exchange: Exchange) -> None:
@@ -77,9 +80,17 @@ class Chat:
         ask = Ask.of(body)
         entry.last_user_message = ask.last_user_text
         job = self._job(ask, model, self._script(entry, ask), entry)
-        if job.script.headers_ms:
-            await exchange.pause(job.script.headers_ms)
-        return await self._perform(exchange, entry, job, model)
+        asked = ask.prompt_tokens + (ask.max_completion_tokens or ask.max_tokens or 0)
+        reservation = self._limits.reserve(exchange.bearer_key, model.id, asked)
+        if reservation is not None:
+            job = replace(job, limit_headers=reservation.headers)
+        try:
+            if job.script.headers_ms:
+                await exchange.pause(job.script.headers_ms)
+            return await self._perform(exchange, entry, job, model)
+        finally:
+            if reservation is not None:
+                reservation.settle(entry.usage.total_tokens if entry.usage else 0)
 
     async def _body(self, exchange: Exchange, entry: Entry) -> object:
         raw = await exchange.body()

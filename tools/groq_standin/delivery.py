@@ -39,6 +39,8 @@ class Job:
     """Pause before the first token."""
     token_ms: int
     """Pause between two tokens."""
+    limit_headers: wire.Headers | None = None
+    """The `x-ratelimit-*` headers; None if no limits are enforced."""
 
     @property
     def usage(self) -> dict[str, object]:
@@ -162,7 +164,8 @@ async def _generate(exchange: Exchange, entry: Entry, job: Job) -> None:
 async def _start(exchange: Exchange, entry: Entry, job: Job, content_type: bytes, extra: wire.Headers) -> None:
     exchange.check()
     common = wire.common_headers(job.identity.request_id, content_type)
-    await exchange.start(200, common + wire.limit_headers(job.answer.usage.total_tokens) + extra)
+    limits = wire.limit_headers(job.answer.usage.total_tokens) if job.limit_headers is None else job.limit_headers
+    await exchange.start(200, common + limits + extra)
     entry.status = 200
 
 

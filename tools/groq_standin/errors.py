@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from email.utils import formatdate
 
 from tools.groq_standin.script import RetryAfter
-from tools.groq_standin.wire import document, go_duration
+from tools.groq_standin.wire import Headers, document, go_duration
 
 ORGANISATION = "org_01standin0000000000000000"
 """The organisation id in messages about limits. The gateway must not pass it on."""
@@ -119,6 +119,24 @@ def _rate_limited(asked: Asked, limit: str, wait: RetryAfter) -> Refusal:
     body = document(envelope(text + _BILLING, "tokens", code="rate_limit_exceeded"))
     headers = ((b"x-ratelimit-remaining-tokens", b"0"), (b"x-ratelimit-reset-tokens", duration.encode()))
     return with_retry_after(Refusal(429, body, headers=headers), wait)
+
+
+def rate_limited(model: str, limit: str, requested: int, seconds: float, headers: Headers) -> Refusal:
+    """Return the 429 of a limit that is enforced.
+
+    Args:
+        model: The model.
+        limit: The limit with its use, such as `tokens per minute (TPM): Limit 6000, Used 5034`.
+        requested: What the request counts.
+        seconds: Time until there is enough for it.
+        headers: The `x-ratelimit-*` headers.
+    """
+    wait = RetryAfter(max(1, math.ceil(seconds * 1000)), "seconds")
+    asked = Asked(model, requested)
+    text = f"Rate limit reached {_limit_text(asked, limit)}, Requested {requested}. "
+    text += f"Please try again in {go_duration(wait.milliseconds / 1000)}. {_BILLING}"
+    body = document(envelope(text, limit.partition(" ")[0], code="rate_limit_exceeded"))
+    return with_retry_after(Refusal(429, body, headers=tuple(headers)), wait)
 
 
 def _per_minute(asked: Asked) -> Refusal:

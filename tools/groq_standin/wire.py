@@ -4,10 +4,10 @@ import msgspec
 
 Headers = list[tuple[bytes, bytes]]
 
-REQUESTS_PER_DAY = 14_400
-"""Value of `x-ratelimit-limit-requests`, which is not enforced."""
-TOKENS_PER_MINUTE = 200_000
-"""Value of `x-ratelimit-limit-tokens`, which is not enforced."""
+REQUESTS_PER_DAY = 1_000_000_000
+"""Value of `x-ratelimit-limit-requests` while no limits are enforced (limits.py)."""
+TOKENS_PER_MINUTE = 1_000_000_000
+"""Value of `x-ratelimit-limit-tokens` while no limits are enforced."""
 
 _encoder = msgspec.json.Encoder()
 _ALWAYS: Headers = [

@@ -79,6 +79,8 @@ class Receipt:
     time_to_first_token_ms: int | None
     """None if there was no output."""
     duration_ms: int
+    queue_ms: int | None = None
+    """How long the request waited for its share of the upstream's rate limits; None if it is not known."""
 
 
 @dataclass(frozen=True, slots=True)

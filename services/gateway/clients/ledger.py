@@ -101,6 +101,7 @@ def receipt_of(record: usage_pb2.UsageRecord) -> Receipt:
         attempts=record.attempts,
         time_to_first_token_ms=record.time_to_first_token_ms or None,
         duration_ms=record.duration_ms,
+        queue_ms=record.queue_ms if record.HasField("queue_ms") else None,
     )
 
 

@@ -55,6 +55,7 @@ def request_context(hold: Hold, chat: Chat) -> inference_pb2.RequestContext:
         surface=surface_to_proto(chat.surface),
         held=amounts_to_proto(hold.held),
         quota_account_id=hold.principal.quota_account_id,
+        weight=hold.principal.weight,
     )
 
 

@@ -49,6 +49,7 @@ _REFUNDS = {
     "client_left": "you disconnected before the request was sent to the model",
     "deadline_exceeded": "the model produced no output within the time limit",
     "concurrency_limit_exceeded": "you had too many requests in progress",
+    "upstream_busy": "the model was in high demand",
     "overloaded": "the service had too many requests in progress",
     "upstream_cut": "the model provider closed the connection before any output",
     "upstream_invalid": "the model provider returned an invalid answer",

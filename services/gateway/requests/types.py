@@ -35,9 +35,8 @@ class Principal:
     quota_account_id: str = ""
     """Id under which quota counts the account. It differs from `account_id` if the account continues the counts of a
     deleted one; empty becomes `account_id`."""
-
     key_name: str = ""
-    """Name of the key; empty if auth is of a version that does not tell it."""
+    """Name of the key; empty if auth is of a version that does not send it."""
     plan: str = ""
     """Name of the account's plan; empty likewise."""
 

@@ -6,13 +6,16 @@ so each call is classified once.
 
 import asyncio
 import math
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
 from services.common.errors import DeadlineExceeded, ErrorDetails, NotFound, ServiceError, Unavailable
+from services.inference.allowance.model import Observation
 
 _BUSY = "The model is overloaded or failing. Try again in a moment."
 _RETRY_AFTER_SECONDS_MAX = 60
+_DAY_SECONDS = 86_400
 
 
 class CallResult(StrEnum):
@@ -78,18 +81,38 @@ class UpstreamInvalid(UpstreamError):
         super().__init__(message, reason="upstream_invalid")
 
 
+class UpstreamBusy(UpstreamError):
+    """Groq's limits or the service's concurrency are used up, and the request cannot wait. Nothing was sent."""
+
+    result = CallResult.LIMITED
+
+    def __init__(self, *, retry_seconds: float) -> None:
+        message = "The model is in high demand. Try again after the time in the header retry-after."
+        super().__init__(message, reason="upstream_busy", retry_seconds=retry_seconds)
+        # The time is computed, so unlike that of a failure it is not shortened.
+        self.details = ErrorDetails(retry_after_seconds=min(max(1, math.ceil(retry_seconds)), _DAY_SECONDS))
+
+
 class KeyLimited(UpstreamError):
     """The key's rate limit for the model is reached, or has less left than the request needs.
 
     Attributes:
         shortfall: What is left for smaller requests; None if Groq does not say, or if the limit is not about tokens.
+        observations: What Groq reports about its limits.
     """
 
     result = CallResult.LIMITED
 
-    def __init__(self, *, retry_seconds: float = 0.0, shortfall: TokenShortfall | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        retry_seconds: float = 0.0,
+        shortfall: TokenShortfall | None = None,
+        observations: Sequence[Observation] = (),
+    ) -> None:
         super().__init__(retry_seconds=retry_seconds)
         self.shortfall = shortfall
+        self.observations = observations
 
 
 class KeyRefused(UpstreamError):

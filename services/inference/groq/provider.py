@@ -18,7 +18,7 @@ from services.inference.chat import JSONObject, Lease, Reply
 from services.inference.groq.decoding import ChunkDecoder, checked, decode_error, decode_object
 from services.inference.groq.encoding import encode
 from services.inference.groq.errors import UpstreamFailed, UpstreamInvalid
-from services.inference.groq.rate_limits import cooldown_after_answer
+from services.inference.groq.rate_limits import observed_in_headers
 from services.inference.groq.refusals import from_event, from_status
 from services.inference.groq.sse import EventReader, ServerSentEvent
 from services.inference.groq.transport import HTTPTransport, open_transport
@@ -53,7 +53,7 @@ class GroqProvider:
         with _connection_errors():
             async with await self._transport.post(body, key=lease.key) as response:
                 await _raise_for_status(response)
-                lease.record_limits(cooldown_seconds=cooldown_after_answer(response.headers))
+                lease.record_limits(observed_in_headers(response.headers))
                 text = await _read(response, bytes_max=self._answer_bytes_max)
         return Reply(_answer(text))
 
@@ -70,7 +70,7 @@ class GroqProvider:
         async with response:
             with _connection_errors():
                 await _raise_for_status(response)
-            lease.record_limits(cooldown_seconds=cooldown_after_answer(response.headers))
+            lease.record_limits(observed_in_headers(response.headers))
             yield _batches(response.content, EventReader(event_bytes_max=self._answer_bytes_max))
 
     async def list_models(self, lease: Lease) -> list[JSONObject]:

@@ -11,11 +11,13 @@ import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
+from services.inference.allowance.model import Observation, Window
 from services.inference.groq.errors import TokenShortfall
 
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?", re.ASCII)
 _DECIMAL = re.compile(r"\d{1,15}(?:\.\d{1,15})?", re.ASCII)
 _TRY_AGAIN = re.compile(r"try again in ([0-9hms.]*[hms])", re.ASCII)
+_LIMIT = re.compile(r"(requests|tokens) per (minute|day)[^:]{0,40}: Limit (\d{1,15}), Used (\d{1,15})", re.ASCII)
 _TOKENS = re.compile(r"tokens per [^:]{1,40}: Limit (\d{1,15}), Used (\d{1,15}), Requested (\d{1,15})", re.ASCII)
 _DEFAULT_SECONDS = 1.0
 """Cool-down after a 429 without a time."""
@@ -43,6 +45,24 @@ def cooldown_after_limit(headers: Mapping[str, str], message: str) -> float:
     match = _TRY_AGAIN.search(message)
     seconds = max(duration(match.group(1)) if match else 0.0, retry_after(headers))
     return min(seconds, _SECONDS_MAX) or cooldown_after_answer(headers) or _DEFAULT_SECONDS
+
+
+def observed_in_headers(headers: Mapping[str, str]) -> list[Observation]:
+    """Return what a response's headers report: the requests of the day, and the tokens of the minute."""
+    observations = []
+    for window, name in ((Window.REQUESTS_PER_DAY, "requests"), (Window.TOKENS_PER_MINUTE, "tokens")):
+        limit, left = (_number(headers, f"x-ratelimit-{kind}-{name}") for kind in ("limit", "remaining"))
+        if limit and left is not None:
+            observations.append(Observation(window, limit, max(0, limit - left)))
+    return observations
+
+
+def observed_in_message(message: str) -> list[Observation]:
+    """Return what a 429's text reports; the limits of a minute's requests and a day's tokens appear only there."""
+    found = _LIMIT.search(message)
+    if found is None or not int(found[3]):
+        return []
+    return [Observation(Window(f"{found[1]}_per_{found[2]}"), int(found[3]), int(found[4]))]
 
 
 def token_shortfall(message: str) -> TokenShortfall | None:

@@ -23,7 +23,13 @@ from typing import Any
 
 from services.common.errors import ErrorDetails, InvalidRequest, ServiceError, TooLarge
 from services.inference.groq.errors import KeyLimited, KeyRefused, ModelRefused, UpstreamFailed, UpstreamInvalid
-from services.inference.groq.rate_limits import cooldown_after_limit, retry_after, token_shortfall
+from services.inference.groq.rate_limits import (
+    cooldown_after_limit,
+    observed_in_headers,
+    observed_in_message,
+    retry_after,
+    token_shortfall,
+)
 
 _OPERATOR_CODES = frozenset({"organization_restricted", "blocked_api_access", "invalid_api_key"})
 _TERMS_REQUIRED = "model_terms_required"
@@ -65,7 +71,11 @@ def from_status(status: int, headers: Mapping[str, str], body: object) -> Servic
         return TooLarge("The request is too large for the model. Shorten the messages.", reason="request_too_large")
     if status == 429:
         message = _text(details, "message")
-        return KeyLimited(retry_seconds=cooldown_after_limit(headers, message), shortfall=token_shortfall(message))
+        return KeyLimited(
+            retry_seconds=cooldown_after_limit(headers, message),
+            shortfall=token_shortfall(message),
+            observations=observed_in_message(message) or observed_in_headers(headers),
+        )
     return UpstreamFailed(retry_seconds=retry_after(headers))
 
 

@@ -14,11 +14,13 @@ rate limit.
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from services.common.runtime.clock import Clock
+from services.inference.allowance.model import Observation
 from services.inference.groq.errors import CallResult, KeyLimited, ModelRefused, UpstreamError, result_of
 from services.inference.key_pool.circuit_breaker import CircuitBreaker
 from services.inference.key_pool.token_limits import TokenLimits
@@ -72,6 +74,16 @@ class _ModelState:
         return max(limited, self.breaker.seconds_until_allowed(account_id, now))
 
 
+class Slot(Protocol):
+    """Port to the slot of a call (`requests/queue.py`)."""
+
+    used: int | None
+    """Tokens that Groq counts for the call; None if they are not known."""
+
+    def observe(self, observations: Sequence[Observation]) -> None:
+        """Record what Groq reports about its limits."""
+
+
 @dataclass(slots=True)
 class KeyLease:
     """Permission to make one call to Groq with one key."""
@@ -87,17 +99,22 @@ class KeyLease:
     """Monotonic time of the call."""
     probe: int
     """Number of the circuit's probe that the call is; 0 if it is not a probe."""
+    slot: Slot | None = field(default=None, repr=False)
+    """The slot of the call; None for calls that need none."""
     has_answered: bool = False
     result: CallResult | None = None
     """How the call ended; None while it is in progress."""
 
-    def record_limits(self, *, cooldown_seconds: float) -> None:
-        """Record the rate limits in a response's headers.
+    def record_limits(self, observations: Sequence[Observation]) -> None:
+        """Record the rate limits in the headers of an answer, which ends a cool-down."""
+        self._pool._cool_down(self, 0.0)
+        if self.slot is not None:
+            self.slot.observe(observations)
 
-        Args:
-            cooldown_seconds: Time until the key has requests or tokens left for the model; 0 if it has some now.
-        """
-        self._pool._cool_down(self, cooldown_seconds)
+    def record_tokens(self, tokens: int) -> None:
+        """Record the tokens that Groq counts for the call."""
+        if self.slot is not None:
+            self.slot.used = tokens
 
     def record_answer(self) -> None:
         """Record a success when the answer begins, since a long answer may take minutes to end."""
@@ -124,7 +141,7 @@ class KeyPool:
             failures_max: Consecutive failures that open the circuit of a key and model; 0 disables it.
         """
         self._clock = clock
-        self._cooldown_seconds_max = cooldown_seconds_max
+        self.cooldown_seconds_max = cooldown_seconds_max
         self._failures_max = failures_max if cooldown_seconds_max else 0
         self._keys = [_KeyState() for _ in range(keys_count)]
         self._states: OrderedDict[tuple[int, str], _ModelState] = OrderedDict()
@@ -157,19 +174,43 @@ class KeyPool:
             state.cools_until > now or state.breaker.is_open or not state.token_limits.is_idle(now) for state in states
         )
 
+    def usable(self, model: str, account_id: str, *, tokens: int = 0) -> list[int]:
+        """Return the keys that an account can use for a model now, in rotation; see `seconds_until`.
+
+        Keys of organisations that may not use the model are left out if there are others.
+        """
+        now = self._clock.monotonic()
+        turns = [(self._next + turn) % len(self) for turn in range(len(self))]
+        usable = [key for key in turns if not self._seconds_until_usable(key, model, account_id, tokens, now)]
+        return [key for key in usable if not self._is_model_refused(key, model, now)] or usable
+
+    def is_failing(self, model: str) -> bool:
+        """Return whether all keys are rejected or fail for a model, rather than being rate limited."""
+        now = self._clock.monotonic()
+        states = [self._states.get((key, model)) for key in range(len(self))]
+        return all(
+            self._keys[key].quarantined_until > now or (state is not None and state.breaker.is_open)
+            for key, state in enumerate(states)
+        )
+
     @contextmanager
-    def lease(self, model: str, account_id: str, *, tokens: int = 0) -> Iterator[KeyLease]:
-        """Lease the next usable key for the block, which makes one call, and record how the block ends.
+    def lease(
+        self, model: str, account_id: str, *, tokens: int = 0, key: int | None = None, slot: Slot | None = None
+    ) -> Iterator[KeyLease]:
+        """Lease a key for the block, which makes one call, and record how the block ends.
 
         Args:
             model: The model.
             account_id: The account.
             tokens: About what Groq counts for the request.
+            key: The key; None takes the next usable one.
+            slot: The slot of the call; None for calls that need none.
 
         Raises:
-            UpstreamError: No key is usable; `retry_seconds` is the time until one is.
+            UpstreamError: No key is usable, or not this one; `retry_seconds` is the time until one is.
         """
-        lease = self._take(model, account_id, tokens)
+        lease = self._take(model, account_id, tokens, key)
+        lease.slot = slot
         try:
             yield lease
         except BaseException as exc:
@@ -183,13 +224,12 @@ class KeyPool:
                 self._state(lease).breaker.end(account_id, lease.probe)
             upstream_calls(lease.key, lease.result or CallResult.CANCELLED).inc()
 
-    def _take(self, model: str, account_id: str, tokens: int) -> KeyLease:
+    def _take(self, model: str, account_id: str, tokens: int, key: int | None) -> KeyLease:
         now = self._clock.monotonic()
-        turns = [(self._next + turn) % len(self) for turn in range(len(self))]
-        usable = [key for key in turns if not self._seconds_until_usable(key, model, account_id, tokens, now)]
-        if not usable:
+        usable = self.usable(model, account_id, tokens=tokens)
+        if not usable or (key is not None and key not in usable):
             raise UpstreamError(retry_seconds=self.seconds_until(model, account_id, tokens=tokens))
-        key = next((key for key in usable if not self._is_model_refused(key, model, now)), usable[0])
+        key = usable[0] if key is None else key
         self._next = (key + 1) % len(self)
         if self._keys[key].refusals:
             self._keys[key].quarantined_until = now + _TRIAL_SECONDS
@@ -245,7 +285,7 @@ class KeyPool:
         state = self._state(lease)
         if lease.sent_at < state.limited_call_sent_at:
             return
-        seconds = min(seconds, self._cooldown_seconds_max)
+        seconds = min(seconds, self.cooldown_seconds_max)
         if seconds:
             state.limited_call_sent_at = lease.sent_at
             _log.warning(
@@ -259,7 +299,7 @@ class KeyPool:
             self._cool_down(lease, limit.retry_seconds)
             return
         state, now = self._state(lease), self._clock.monotonic()
-        seconds = min(limit.retry_seconds, self._cooldown_seconds_max)
+        seconds = min(limit.retry_seconds, self.cooldown_seconds_max)
         state.token_limits.record_refusal(lease.account_id, lease.tokens, seconds=seconds, now=now)
         if lease.sent_at < state.limited_call_sent_at:
             return
@@ -283,13 +323,13 @@ class KeyPool:
         seconds = min(_QUARANTINE_SECONDS * 2.0 ** min(key.refusals, 10), _QUARANTINE_SECONDS_MAX)
         key.refusals += 1
         key.refused_at = now
-        key.quarantined_until = now + min(seconds, self._cooldown_seconds_max)
+        key.quarantined_until = now + min(seconds, self.cooldown_seconds_max)
         _log.error("Groq rejected a key. Replace it.", extra={"key": lease.key + 1, "keys": len(self)})
 
     def _record_model_refused(self, lease: KeyLease, refusal: ModelRefused) -> None:
         state, now = self._state(lease), self._clock.monotonic()
         if refusal.is_key_specific:
-            state.refused_until = now + min(_MODEL_REFUSED_SECONDS, self._cooldown_seconds_max)
+            state.refused_until = now + min(_MODEL_REFUSED_SECONDS, self.cooldown_seconds_max)
         elif state.is_idle(now):
             # Callers could fill the table with names of models that do not exist.
             self._states.pop((lease.key, lease.model), None)

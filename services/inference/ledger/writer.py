@@ -57,6 +57,8 @@ class LedgerRow:
     """Microdollars, by the prices in force when the request ended, whether it is charged or not. None if a model that
     it used has no price, if its outcome is unknown, and in rows of versions that did not record it."""
     queue_ms: int | None = None
+    """How long the request waited in the queue for Groq; None in rows of versions that did not record it, and if the
+    request is `unknown`."""
     charged_tokens: int | None = None
     """Tokens that count against limits, where Groq counted more than quota held; None means all."""
     charged_cost: int | None = None

@@ -24,7 +24,6 @@ from services.inference.chat import (
     CallContext,
     ChatCall,
     JSONObject,
-    Lease,
     Outcome,
     Provider,
     Usage,
@@ -199,11 +198,13 @@ class Completions:
         buffer.end(await self._ledger.record(record.answered_row(usage)))
 
     async def _complete(self, record: RequestRecord) -> tuple[bytes, Usage]:
-        async def complete(model: str, lease: Lease) -> tuple[bytes, Usage]:
+        async def complete(model: str, lease: KeyLease) -> tuple[bytes, Usage]:
             reply = await self._provider.complete(_body(record, model), lease)
             record.upstream_id = (reply.members.get("x_groq") or {}).get("id") or ""
             members = shape_completion(reply.members, completion_id=record.completion_id, model=record.call.model)
-            return encode(members), _usage_of(members, record)
+            usage = _usage_of(members, record)
+            lease.record_tokens(usage.counted_tokens)
+            return encode(members), usage
 
         return await self._upstream.call(self._models(record), complete, record, deadline=self._deadline(record))
 
@@ -264,6 +265,7 @@ class _Relay:
                         raise
         if not shaper.has_answer:
             raise UpstreamInvalid
+        lease.record_tokens(shaper.usage(body_bytes=self._record.body_bytes).counted_tokens)
         self._put(shaper.finish())
 
     async def _forward(self, batch: list[JSONObject], timer: IdleTimer, lease: KeyLease) -> None:

@@ -45,6 +45,7 @@ class RequestRecord:
         upstream_model: Model of the last call to Groq.
         upstream_id: Groq's id of the last call; empty until it is known.
         body_bytes: Size of the last request to Groq.
+        queue_seconds: Time that the request waited in the queue for Groq.
     """
 
     def __init__(self, call: ChatCall, context: CallContext, *, clock: Clock, prices: Prices, stream: bool) -> None:
@@ -60,6 +61,7 @@ class RequestRecord:
         self.body_bytes = 0
         self._failed: list[tuple[str, Usage]] = []
         self._prices = prices
+        self.queue_seconds = 0.0
         self._context = context
         self._clock = clock
         self._first_token_ms = 0
@@ -73,6 +75,11 @@ class RequestRecord:
     def account_id(self) -> str:
         """Id of the account; empty for a direct caller."""
         return self._context.account_id
+
+    @property
+    def weight(self) -> int:
+        """Share of Groq's allowance that the account gets, relative to others."""
+        return self._context.weight
 
     @property
     def models_permitted(self) -> tuple[str, ...]:
@@ -170,6 +177,7 @@ class RequestRecord:
             charged_tokens=held.tokens if held and usage.total_tokens > held.tokens else None,
             charged_cost=held.cost if held and cost is not None and cost > held.cost else None,
             quota_account_id=_other(context.quota_account_id, context.account_id),
+            queue_ms=round(self.queue_seconds * 1000),
         )
 
     def _age_ms(self) -> int:

@@ -7,20 +7,20 @@ after the caller has disconnected.
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Generic, TypeVar
 
 from opentelemetry.trace import SpanKind
 
-from services.common.errors import DeadlineExceeded
+from services.common.errors import DeadlineExceeded, ServiceError
 from services.common.runtime.clock import Clock
 from services.common.telemetry import tracing
 from services.inference.chat import JSONObject
-from services.inference.groq.errors import CallResult, KeyLimited, KeyRefused, ModelRefused, UpstreamError
+from services.inference.groq.errors import CallResult, KeyLimited, KeyRefused, ModelRefused, UpstreamError, result_of
 from services.inference.key_pool.pool import ANY_MODEL, KeyLease, KeyPool
-from services.inference.requests.concurrency import ConcurrencyLimiter
-from services.inference.requests.record import RequestRecord
+from services.inference.requests.queue import Slot, UpstreamQueue, Waiter
+from services.inference.requests.record import CallerLeft, RequestRecord
 
 T = TypeVar("T")
 Call = Callable[[str, KeyLease], Awaitable[T]]
@@ -28,9 +28,9 @@ Call = Callable[[str, KeyLease], Awaitable[T]]
 
 _BACKOFF_SECONDS = 0.25
 _BACKOFF_SECONDS_MAX = 4.0
-_JITTER = 0.25
-"""Maximum extra wait, as a fraction, so that requests waiting for the same key do not all resume together."""
 _FAILURES = frozenset({CallResult.FAILED, CallResult.INVALID})
+_UNCOUNTED = frozenset({CallResult.LIMITED, CallResult.KEY_REFUSED, CallResult.MODEL_REFUSED, CallResult.REFUSED})
+"""Results of calls that use no tokens."""
 
 
 class Upstream:
@@ -39,11 +39,10 @@ class Upstream:
     def __init__(
         self,
         keys: KeyPool,
-        limiter: ConcurrencyLimiter,
+        queue: UpstreamQueue,
         *,
         attempts_max: int,
         wait_seconds: float,
-        waiting_max: int,
         clock: Clock,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         random_number: Callable[[], float] = random.random,
@@ -52,23 +51,20 @@ class Upstream:
 
         Args:
             keys: The operator's keys.
-            limiter: Limits concurrent calls.
+            queue: Grants the slots for calls.
             attempts_max: Maximum failed calls per model; rate-limited and rejected keys do not count.
-            wait_seconds: Maximum total wait of a request for keys and for Groq's `retry-after`.
-            waiting_max: Maximum number of waiting requests per account.
+            wait_seconds: Maximum total wait of a request in the queue and for Groq's `retry-after`.
             clock: Source of monotonic time.
             sleep: Sleeps for a number of seconds.
             random_number: Returns a random number from 0 to 1, for the jitter.
         """
-        self._keys = keys
-        self._limiter = limiter
-        self._attempts_max = attempts_max
-        self._wait_seconds = wait_seconds
-        self._waiting_max = waiting_max
-        self._waiting: Counter[str] = Counter()
-        self._clock = clock
-        self._sleep = sleep
-        self._random_number = random_number
+        self.keys = keys
+        self.queue = queue
+        self.attempts_max = attempts_max
+        self.wait_seconds = wait_seconds
+        self.clock = clock
+        self.sleep = sleep
+        self.random_number = random_number
 
     async def call(
         self,
@@ -89,29 +85,10 @@ class Upstream:
             is_empty: Returns whether no output has reached the caller.
 
         Raises:
-            ServiceError: The last call failed, or no key was usable in time.
+            ServiceError: The last call failed, or the request could not be sent in time.
             CallerLeft: The caller disconnected before Groq was called.
         """
-        attempts = _Attempts(self, call, record, deadline=deadline, is_empty=is_empty)
-        for position, model in enumerate(models):
-            fallbacks = models[position + 1 :]
-            try:
-                return await attempts.call_model(model, fallbacks)
-            except (UpstreamError, ModelRefused):
-                if not fallbacks or not attempts.may_retry:
-                    raise
-        raise AssertionError("expected at least one model")  # pragma: no cover
-
-    @contextmanager
-    def _count_waiting(self, account_id: str) -> Iterator[bool]:
-        """Count a waiting request for the block; yield whether the account is within `waiting_max`."""
-        self._waiting[account_id] += 1
-        try:
-            yield self._waiting[account_id] <= self._waiting_max
-        finally:
-            self._waiting[account_id] -= 1
-            if not self._waiting[account_id]:
-                del self._waiting[account_id]
+        return await _Attempts(self, models, call, record, deadline=deadline, is_empty=is_empty).run()
 
 
 class _Attempts(Generic[T]):
@@ -120,6 +97,7 @@ class _Attempts(Generic[T]):
     def __init__(
         self,
         upstream: Upstream,
+        models: Sequence[str],
         call: Call[T],
         record: RequestRecord,
         *,
@@ -127,99 +105,128 @@ class _Attempts(Generic[T]):
         is_empty: Callable[[], bool],
     ) -> None:
         self._upstream = upstream
-        self._keys = upstream._keys
-        self._clock = upstream._clock
+        self._keys = upstream.keys
+        self._clock = upstream.clock
+        self._models = list(models)
+        """The models that may still be called."""
         self._call = call
         self._record = record
-        self._account_id = record.account_id
         self._tokens = record.call.tokens
         self._deadline = deadline
         self._is_empty = is_empty
-        self._wait_budget = upstream._wait_seconds
-        """Seconds that the request may still wait for keys and for Groq's `retry-after`."""
+        self._wait_budget = upstream.wait_seconds
+        """Seconds that the request may still wait in the queue and for Groq's `retry-after`."""
+        self._failures: Counter[str] = Counter()
+        """Failed calls by model."""
+        self._calls: Counter[str] = Counter()
+        """Calls by model."""
 
-    @property
-    def may_retry(self) -> bool:
-        """Whether the caller still waits and has received no output."""
-        return self._record.abandoned is None and self._is_empty()
-
-    async def call_model(self, model: str, fallbacks: Sequence[str]) -> T:
-        """Call one model until a call succeeds and return its result."""
-        failures = calls = 0
+    async def run(self) -> T:
+        """Call models until a call succeeds and return its result."""
         while True:
             self._record.is_waiting = True
-            await self._wait_for_key(model, fallbacks)
-            async with self._upstream._limiter.permit(self._account_id):
-                if self._seconds_until(model):
-                    continue  # No key is usable any more after waiting for the permit.
-                calls += 1
+            slot = await self._acquire()
+            try:
+                if not self._is_usable(slot):
+                    slot.used, slot.requests = 0, 0
+                    continue
                 try:
-                    return await self._call_once(model, calls)
+                    return await self._call_once(slot)
                 except (UpstreamError, ModelRefused) as exc:
-                    failures += isinstance(exc, UpstreamError) and exc.result in _FAILURES
-                    if not self.may_retry or not self._is_retryable(exc, failures, calls):
-                        raise
                     error = exc
-            if isinstance(error, UpstreamError) and error.result in _FAILURES:
-                await self._back_off(error, failures)
+            finally:
+                slot.release()
+            await self._prepare_retry(slot.model, error)
 
-    def _seconds_until(self, model: str) -> float:
-        """Return the time until some key can be used for the request with this model; 0 when one can now."""
-        return self._keys.seconds_until(model, self._account_id, tokens=self._tokens)
+    async def _acquire(self) -> Slot:
+        began = self._clock.monotonic()
+        wait_max = min(self._wait_budget, self._deadline - began)
+        waiter = Waiter(self._record.account_id, self._record.weight, self._tokens)
+        try:
+            return await self._upstream.queue.acquire(waiter, self._models, wait_max=wait_max)
+        finally:
+            waited = self._clock.monotonic() - began
+            self._wait_budget = max(0.0, self._wait_budget - waited)
+            self._record.queue_seconds += waited
 
-    async def _call_once(self, model: str, attempt: int) -> T:
+    def _is_usable(self, slot: Slot) -> bool:
+        """Return whether the slot's key is still usable after the wait."""
+        keys = self._keys.usable(slot.model, self._record.account_id, tokens=self._tokens)
+        return slot.key in keys
+
+    async def _call_once(self, slot: Slot) -> T:
         seconds = self._deadline - self._clock.monotonic()
         if seconds <= 0:
+            slot.used, slot.requests = 0, 0
             raise _deadline_error()
-        self._record.begin_call(model)
+        model, account_id = slot.model, self._record.account_id
+        try:
+            self._record.begin_call(model)
+        except CallerLeft:
+            slot.used, slot.requests = 0, 0
+            raise
+        self._calls[model] += 1
         with (
-            self._keys.lease(model, self._account_id, tokens=self._tokens) as lease,
-            _call_span(model, attempt, lease),
+            self._keys.lease(model, account_id, tokens=self._tokens, key=slot.key, slot=slot) as lease,
+            _call_span(model, self._calls[model], lease),
         ):
             try:
                 async with asyncio.timeout(seconds):
                     return await self._call(model, lease)
             except TimeoutError as exc:
                 raise _deadline_error() from exc
+            except ServiceError as exc:
+                self._record_refusal(slot, exc)
+                raise
 
-    def _is_retryable(self, error: UpstreamError | ModelRefused, failures: int, calls: int) -> bool:
+    def _record_refusal(self, slot: Slot, error: ServiceError) -> None:
+        """Record what Groq does not count: tokens of a request that it refused, and requests beyond a limit."""
+        if result_of(error) in _UNCOUNTED:
+            slot.used = 0
+        if isinstance(error, KeyLimited):
+            slot.requests = 0
+            # Like a cool-down, what a refusal says is not trusted for longer than the operator allows.
+            if error.retry_seconds <= self._keys.cooldown_seconds_max:
+                slot.observe(error.observations)
+
+    async def _prepare_retry(self, model: str, error: UpstreamError | ModelRefused) -> None:
+        """Pause before the next call if one may succeed, with this model or another one.
+
+        Raises:
+            ServiceError: `error`, if no further call may succeed.
+        """
+        is_failure = isinstance(error, UpstreamError) and error.result in _FAILURES
+        self._failures[model] += is_failure
+        may_retry = self._record.abandoned is None and self._is_empty()
+        is_retryable = may_retry and self._is_retryable(model, error)
+        if is_retryable and (not is_failure or await self._back_off(error, self._failures[model])):
+            return
+        self._models.remove(model)
+        if not may_retry or not self._models:
+            raise error
+
+    def _is_retryable(self, model: str, error: UpstreamError | ModelRefused) -> bool:
         """Return whether another call to the same model may succeed."""
-        keys = len(self._keys)
+        keys, calls, attempts_max = len(self._keys), self._calls[model], self._upstream.attempts_max
         if isinstance(error, ModelRefused):
             return error.is_key_specific and calls < keys
         if isinstance(error, KeyRefused):
             return calls <= keys and any(map(self._keys.is_accepted, range(keys)))
-        if error.result in _FAILURES and self._seconds_until(self._record.upstream_model):
+        if error.result in _FAILURES and self._keys.seconds_until(model, self._record.account_id, tokens=self._tokens):
             return False  # The failure opened the circuit.
-        return failures < self._upstream._attempts_max and calls < self._upstream._attempts_max + keys
+        return self._failures[model] < attempts_max and calls < attempts_max + keys
 
-    async def _wait_for_key(self, model: str, fallbacks: Sequence[str]) -> None:
-        """Wait until a key is usable.
-
-        Raises:
-            UpstreamError: The wait would be too long, or a fallback is usable sooner.
-        """
-        if not self._seconds_until(model):
-            return
-        with self._upstream._count_waiting(self._account_id) as may_wait:
-            while (seconds := self._seconds_until(model)) > 0:
-                is_sooner = any(self._seconds_until(other) < seconds for other in fallbacks)
-                if is_sooner or not may_wait or not self._can_wait(seconds):
-                    raise UpstreamError(retry_seconds=seconds)
-                self._wait_budget -= seconds
-                await self._upstream._sleep(seconds * (1 + _JITTER * self._upstream._random_number()))
-
-    async def _back_off(self, error: UpstreamError, failures: int) -> None:
+    async def _back_off(self, error: UpstreamError | ModelRefused, failures: int) -> bool:
+        """Pause after a failed call; return False if the request cannot wait as long."""
+        retry_seconds = error.retry_seconds if isinstance(error, UpstreamError) else 0.0
         longest = min(_BACKOFF_SECONDS * 2.0 ** (failures - 1), _BACKOFF_SECONDS_MAX)
-        pause = max(longest * self._upstream._random_number(), error.retry_seconds)
+        pause = max(longest * self._upstream.random_number(), retry_seconds)
         self._record.is_waiting = True
-        if not self._can_wait(error.retry_seconds) or self._clock.monotonic() + pause >= self._deadline:
-            raise error
-        self._wait_budget -= error.retry_seconds
-        await self._upstream._sleep(pause)
-
-    def _can_wait(self, seconds: float) -> bool:
-        return seconds <= self._wait_budget and self._clock.monotonic() + seconds < self._deadline
+        if retry_seconds > self._wait_budget or self._clock.monotonic() + pause >= self._deadline:
+            return False
+        self._wait_budget -= retry_seconds
+        await self._upstream.sleep(pause)
+        return True
 
 
 def _deadline_error() -> DeadlineExceeded:

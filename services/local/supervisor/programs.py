@@ -105,6 +105,7 @@ def _environments(settings: LocalSettings, *, sockets: Path, groq_base_url: str)
         "inference": {
             "INFERENCE_LISTEN": settings.inference_listen,
             "INFERENCE_METRICS_LISTEN": settings.inference_metrics_listen,
+            **_shared_allowance(settings, sockets / valkey.SOCKET),
             **(_embedded_responses(sockets / valkey.RESPONSES_SOCKET) if settings.has_responses_valkey else {}),
             **upstream,
         },
@@ -129,6 +130,12 @@ def _embedded(socket: Path) -> dict[str, str]:
     """Return the settings for the embedded Valkey, which has no password."""
     none = {"QUOTA_REDIS_USER": "", "QUOTA_REDIS_PASSWORD": "", "QUOTA_REDIS_SENTINELS": "[]"}
     return {"QUOTA_REDIS_URL": f"unix://{quote(str(socket))}", "QUOTA_REDIS_CLUSTER": "false", **none}
+
+
+def _shared_allowance(settings: LocalSettings, socket: Path) -> dict[str, str]:
+    """Return the settings with which several workers share their view of Groq's limits; a single one needs no Redis."""
+    is_wanted = settings.workers > 1 and "INFERENCE_REDIS_URL" not in os.environ and not settings.quota_redis_url
+    return {"INFERENCE_REDIS_URL": f"unix://{quote(str(socket))}"} if is_wanted else {}
 
 
 def _embedded_responses(socket: Path) -> dict[str, str]:

@@ -184,6 +184,7 @@ def row(**fields: Any) -> usage_pb2.UsageRecord:
         "attempts": 2,
         "time_to_first_token_ms": 40,
         "duration_ms": 900,
+        "queue_ms": None,
         "surface": surface_pb2.SURFACE_RESPONSES,
         "cost": 1_234,
         "reserved_at": Timestamp(seconds=int(NOON), nanos=250_000_000),
@@ -281,6 +282,7 @@ async def test_a_receipt_is_the_ledger_row_without_operator_fields(world: World)
         "attempts": 2,
         "time_to_first_token_ms": 40,
         "duration_ms": 900,
+        "queue_ms": None,
     }
     assert "secret" not in response.text
 

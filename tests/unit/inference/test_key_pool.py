@@ -37,15 +37,15 @@ class World:
         account: str = ACCOUNT,
         tokens: int = 0,
         ends: ServiceError | None = None,
-        cooldown_seconds: float | None = None,
+        has_headers: bool = False,
     ) -> int:
         """Make a call and return the key that it used."""
         used: list[KeyLease] = []
         try:
             with self.pool.lease(model, account, tokens=tokens) as lease:
                 used.append(lease)
-                if cooldown_seconds is not None:
-                    lease.record_limits(cooldown_seconds=cooldown_seconds)
+                if has_headers:
+                    lease.record_limits(())
                 if ends is not None:
                     raise ends
         except ServiceError as exc:
@@ -86,13 +86,6 @@ def test_a_limited_key_is_not_used_until_it_has_cooled_down() -> None:
 
     world.clock.seconds += 1
     assert sorted(world.called(2)) == [0, 1]
-
-
-def test_a_key_whose_answer_reports_nothing_left_is_not_used() -> None:
-    world = World(2)
-    assert world.call(cooldown_seconds=7.66) == 0
-
-    assert world.called(3) == [1, 1, 1]
 
 
 LARGE = KeyLimited(retry_seconds=20, shortfall=TokenShortfall(left=5_000, requested=5_900))
@@ -154,7 +147,7 @@ def test_an_older_call_does_not_end_the_cooldown_set_by_a_newer_one(older_succee
     with failing, world.pool.lease("m", ACCOUNT) as older:
         world.clock.seconds += 1
         world.call(ends=KeyLimited(retry_seconds=414))
-        older.record_limits(cooldown_seconds=0)
+        older.record_limits(())
         if not older_succeeds:
             raise UpstreamFailed
 
@@ -163,11 +156,14 @@ def test_an_older_call_does_not_end_the_cooldown_set_by_a_newer_one(older_succee
 
 def test_a_newer_call_ends_the_cooldown_of_an_older_one() -> None:
     world = World(1)
-    with world.pool.lease("m", ACCOUNT) as older:
-        world.clock.seconds += 1
-        with world.pool.lease("m", ACCOUNT) as newer:
-            older.record_limits(cooldown_seconds=20)
-            newer.record_limits(cooldown_seconds=0)
+    older = world.pool.lease("m", ACCOUNT)
+    older.__enter__()
+    world.clock.seconds += 1
+    with world.pool.lease("m", ACCOUNT) as newer:
+        limit = KeyLimited(retry_seconds=20)
+        assert not older.__exit__(KeyLimited, limit, None), "the error is passed on"
+        assert world.seconds_until() == 20
+        newer.record_limits(())
 
     assert world.seconds_until() == 0
 
@@ -324,7 +320,7 @@ def test_response_headers_alone_do_not_close_the_circuit() -> None:
     world.open_circuit()
     world.clock.seconds += 1
 
-    world.call(ends=UpstreamInvalid(), cooldown_seconds=0)
+    world.call(ends=UpstreamInvalid(), has_headers=True)
 
     assert world.seconds_until() == 2
 

@@ -8,6 +8,7 @@ import pytest
 
 from services.common.errors import DeadlineExceeded, ErrorDetails, InvalidRequest, NotFound, ServiceError, Unavailable
 from services.common.prices import Prices
+from services.inference.allowance.own_view import OwnView
 from services.inference.chat import CallContext, ChatCall, JSONObject, Lease, Outcome
 from services.inference.groq.errors import (
     KeyLimited,
@@ -18,7 +19,7 @@ from services.inference.groq.errors import (
     UpstreamInvalid,
 )
 from services.inference.key_pool.pool import KeyLease, KeyPool
-from services.inference.requests.concurrency import ConcurrencyLimiter
+from services.inference.requests.queue import Limits, UpstreamQueue
 from services.inference.requests.record import CallerLeft, RequestRecord
 from services.inference.requests.upstream import ModelLister, Upstream
 from tests.unit.inference.manual_clock import ManualClock
@@ -41,14 +42,20 @@ class World:
         calls_max: int = 100,
     ) -> None:
         self.clock = ManualClock()
+        self.sleep = self.clock.sleep
         self.keys = KeyPool(keys, self.clock, cooldown_seconds_max=3600, failures_max=5)
-        self.limiter = ConcurrencyLimiter(calls_max=calls_max, per_account_max=calls_max, queue_seconds=0)
+        self.queue = UpstreamQueue(
+            self.keys,
+            OwnView(self.clock),
+            Limits(calls_max, calls_max, 100),
+            clock=self.clock,
+            sleep=lambda seconds: self.sleep(seconds),
+        )
         self.upstream = Upstream(
             self.keys,
-            self.limiter,
+            self.queue,
             attempts_max=attempts_max,
             wait_seconds=wait_seconds,
-            waiting_max=2,
             clock=self.clock,
             sleep=self.clock.sleep,
             random_number=lambda: chance,
@@ -141,13 +148,14 @@ async def test_a_limited_or_refused_key_is_replaced_by_the_next_at_once(trouble:
     assert world.clock.sleeps == []
 
 
-async def test_a_short_cooldown_is_waited_for_with_jitter() -> None:
-    world = World(KeyLimited(retry_seconds=2), chance=0.5)
+async def test_a_short_cooldown_is_waited_for_and_counts_as_time_in_the_queue() -> None:
+    world = World(KeyLimited(retry_seconds=2))
 
     await world.ask()
 
     assert world.keys_used == [0, 0]
-    assert world.clock.sleeps == [2 * 1.125]
+    assert sum(world.clock.sleeps) == 2
+    assert world.record.queue_seconds == 2
 
 
 @pytest.mark.parametrize(("rest", "deadline"), [(6.0, 120.0), (3.0, 2.0)])
@@ -260,7 +268,7 @@ async def test_a_caller_that_disconnects_during_a_cooldown_causes_no_call() -> N
         await ask(seconds)
         world.record.abandon(Outcome.CLIENT_LEFT)
 
-    world.upstream._sleep = leave
+    world.sleep = leave
 
     with pytest.raises(CallerLeft):
         await world.ask()
@@ -317,7 +325,7 @@ async def test_all_waits_of_a_request_share_one_budget() -> None:
     with pytest.raises(UpstreamError):
         await world.ask()
 
-    assert world.clock.sleeps == [2, 2]
+    assert sum(world.clock.sleeps) == 4
 
 
 async def test_a_fallback_is_called_as_soon_as_the_wait_for_the_first_choice_is_longer() -> None:
@@ -329,11 +337,11 @@ async def test_a_fallback_is_called_as_soon_as_the_wait_for_the_first_choice_is_
 
 
 async def test_of_two_models_that_both_need_a_wait_the_sooner_is_chosen() -> None:
-    world = World(KeyLimited(retry_seconds=4), KeyLimited(retry_seconds=1), chance=0)
+    world = World(KeyLimited(retry_seconds=4), KeyLimited(retry_seconds=1))
 
     assert await world.ask("m", "second") == "second"
 
-    assert world.clock.sleeps == [1]
+    assert sum(world.clock.sleeps) == 1
 
 
 async def test_a_request_holds_no_slot_while_it_waits_for_a_key() -> None:
@@ -342,37 +350,13 @@ async def test_a_request_holds_no_slot_while_it_waits_for_a_key() -> None:
     sleep = world.clock.sleep
 
     async def note(seconds: float) -> None:
-        seen.append(world.limiter._calls_in_total)
+        seen.append(world.queue.calls)
         await sleep(seconds)
 
-    world.upstream._sleep = note
+    world.sleep = note
     await world.ask()
 
-    assert seen == [0]
-
-
-async def test_waiting_requests_of_an_account_are_limited() -> None:
-    world = World(KeyLimited(retry_seconds=3))
-    release = asyncio.Event()
-
-    async def sleep(seconds: float) -> None:
-        await release.wait()
-        world.clock.seconds += seconds
-
-    world.upstream._sleep = sleep
-    requests = []
-    for _ in range(4):
-        world.record = world.new_record()
-        requests.append(asyncio.create_task(world.ask()))
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.01)
-    refused = [request for request in requests if request.done()]
-    release.set()
-    results = await asyncio.gather(*requests, return_exceptions=True)
-
-    assert len(refused) == 2
-    assert [result for result in results if isinstance(result, str)] == ["m", "m"]
-    assert not world.upstream._waiting
+    assert set(seen) == {0}
 
 
 async def test_a_call_that_exceeds_the_deadline_ends_with_a_time_out_that_counts() -> None:

@@ -15,6 +15,7 @@ _DIALLED: Mapping[str, frozenset[int]] = {
     "AUTH_DATABASE_URL": frozenset({5432}),
     "INFERENCE_DATABASE_URL": frozenset({5432}),
     "QUOTA_REDIS_URL": frozenset({6379}),
+    "INFERENCE_REDIS_URL": frozenset({6379}),
     "AUTH_SMTP_URL": frozenset({465, 587}),
 }
 """Variables that name something outside if they come from the operator's Secret, and the ports to connect to."""

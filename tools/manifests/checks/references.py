@@ -22,6 +22,7 @@ SECRET_KEYS = frozenset(
         "AUTH_DATABASE_URL",
         "INFERENCE_DATABASE_URL",
         "QUOTA_REDIS_URL",
+        "INFERENCE_REDIS_URL",
         "AUTH_SMTP_URL",
         # With stored-responses.
         "RESPONSES_REDIS_PASSWORD",

@@ -1,0 +1,81 @@
+-- Take the allowance for as many demands as possible, in the order of the accounts' shares.
+--
+-- ARGV[1], in addition: `demands` (account_id, weight, tokens, keys, waiting_tokens, waiting_requests), `grants_max`,
+-- `is_waiting`, `replica`, `lifetime`.
+-- Returns JSON: [[[position, key], …], seconds]. Positions begin at 0. The demands get one turn each, so that an account
+-- that waits at another replica is not passed over: `seconds` is then POLL_SECONDS.
+local POLL_SECONDS, ACCOUNTS_MAX, ACTIVE = 0.025, 10000, 1 / 6
+
+local is_waiting, own = {}, {}
+for _, demand in ipairs(ask.demands) do
+    own[demand.account_id] = true
+end
+local others = {}
+for _, entry in ipairs(waiting_entries()) do
+    is_waiting[entry.account] = true
+    if entry.replica ~= ask.replica and not own[entry.account] then
+        others[entry.account] = true
+    end
+end
+local first_other
+for account in pairs(others) do
+    local start = start_of(account, true)
+    first_other = math.min(first_other or start, start)
+end
+
+for position, demand in ipairs(ask.demands) do
+    demand.position = position - 1
+    demand.start = start_of(demand.account_id, is_waiting[demand.account_id])
+    if ask.is_waiting then
+        enter(demand)
+        set_place(demand.account_id, demand.start)
+    end
+end
+table.sort(ask.demands, function(a, b)
+    if a.start == b.start then
+        return a.position < b.position
+    end
+    return a.start < b.start
+end)
+
+local grants, seconds = {}, 0
+for _, demand in ipairs(ask.demands) do
+    if #grants >= ask.grants_max then
+        break
+    end
+    -- Passing an account by less than one request saves a round of polls, and the order evens it out.
+    if first_other and first_other + demand.tokens / demand.weight < demand.start then
+        seconds = POLL_SECONDS
+        break
+    end
+    local best, best_left, soonest
+    for _, key in ipairs(demand.keys) do
+        local until_usable, left = seconds_until(key, demand.tokens)
+        if until_usable == 0 and (not best or left > best_left) then
+            best, best_left = key, left
+        end
+        soonest = math.min(soonest or until_usable, until_usable)
+    end
+    if not best then
+        seconds = soonest or POLL_SECONDS
+        break
+    end
+    take(best, demand.tokens, 1)
+    set('virtual', math.max(state.virtual or 0, demand.start))
+    set_place(demand.account_id, demand.start + demand.tokens / demand.weight)
+    if ask.is_waiting and demand.waiting_requests <= 1 then
+        leave(demand.account_id)
+    end
+    redis.call('ZADD', served_key, now + ask.windows[1] * ACTIVE, demand.account_id .. ' ' .. demand.weight)
+    grants[#grants + 1] = {demand.position, best}
+end
+if #grants > 0 then
+    redis.call('ZREMRANGEBYSCORE', served_key, '-inf', now)
+    redis.call('EXPIRE', served_key, STATE_SECONDS)
+end
+if #grants > 0 and redis.call('ZCARD', order_key) > ACCOUNTS_MAX then
+    redis.call('ZREMRANGEBYSCORE', order_key, '-inf', string.format('%.17g', state.virtual))
+end
+save()
+-- An empty table would be encoded as an object.
+return '[' .. (#grants > 0 and cjson.encode(grants) or '[]') .. ',' .. string.format('%.6f', seconds) .. ']'

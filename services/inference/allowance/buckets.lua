@@ -1,0 +1,157 @@
+-- Buckets of the keys of one model; the beginning of every script here (shared_view.py). The rules are those of
+-- buckets.py and shares.py.
+--
+-- KEYS: state (hash), order (sorted set: the accounts by tokens served per weight), waiting (hash), appointments (hash),
+-- served (sorted set: `<account> <weight>` by the time until which the account counts as competing).
+-- ARGV[1]: JSON. Its `windows` are the lengths of the four windows in seconds, its `limits` the configured limits in
+-- the same order, 0 without one.
+-- Fields of the state: `virtual`, and for each key and window `<key>:<window>:limit`, `:used` and `:at`.
+local USABLE, DAILY_SLACK, STATE_SECONDS = 0.98, 0.05, 172800
+local state_key, order_key, waiting_key, appointments_key, served_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local ask = cjson.decode(ARGV[1])
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+local COUNTS_TOKENS = {false, false, true, true}
+local IS_DAILY = {false, true, false, true}
+
+local state, changed = {}, {}
+local fields = redis.call('HGETALL', state_key)
+for i = 1, #fields, 2 do
+    state[fields[i]] = tonumber(fields[i + 1])
+end
+
+local function set(field, value)
+    state[field] = value
+    changed[field] = true
+end
+
+local function save()
+    local values = {}
+    for field in pairs(changed) do
+        values[#values + 1] = field
+        values[#values + 1] = string.format('%.17g', state[field])
+    end
+    if #values > 0 then
+        redis.call('HSET', state_key, unpack(values))
+        redis.call('EXPIRE', state_key, STATE_SECONDS)
+    end
+end
+
+local function field_of(key, window, name)
+    return key .. ':' .. window .. ':' .. name
+end
+
+-- The known limit of a window; nil without one.
+local function limit_of(key, window)
+    local configured = ask.limits[window]
+    return configured > 0 and configured or state[field_of(key, window, 'limit')]
+end
+
+local function used_of(key, window, limit)
+    local used = state[field_of(key, window, 'used')] or 0
+    local at = state[field_of(key, window, 'at')] or now
+    return math.max(0, used - math.max(0, now - at) * limit / ask.windows[window])
+end
+
+local function set_used(key, window, used)
+    set(field_of(key, window, 'used'), math.max(0, used))
+    set(field_of(key, window, 'at'), now)
+end
+
+local function size_of(window, limit)
+    return IS_DAILY[window] and limit or math.max(1, limit * USABLE)
+end
+
+local function missing(key, window, limit, amount)
+    local size = size_of(window, limit)
+    return used_of(key, window, limit) + math.min(amount, size) - size
+end
+
+-- The time until a key can be used for a request, and which part of its tightest limit is left.
+local function seconds_until(key, tokens)
+    local seconds, left = 0, 1
+    for window = 1, 4 do
+        local limit = limit_of(key, window)
+        if limit then
+            local over = missing(key, window, limit, COUNTS_TOKENS[window] and tokens or 1)
+            if over > 0 then
+                seconds = math.max(seconds, over * ask.windows[window] / limit)
+            end
+            left = math.min(left, 1 - used_of(key, window, limit) / size_of(window, limit))
+        end
+    end
+    return seconds, left
+end
+
+local function take(key, tokens, requests)
+    for window = 1, 4 do
+        local limit = limit_of(key, window)
+        if limit then
+            set_used(key, window, used_of(key, window, limit) + (COUNTS_TOKENS[window] and tokens or requests))
+        end
+    end
+end
+
+-- How long requests of a total size take at the rates of all keys together.
+local function seconds_for(keys, tokens, requests)
+    local rate = 0
+    for _, key in ipairs(keys) do
+        local seconds = 0
+        for window = 1, 4 do
+            local limit = limit_of(key, window)
+            local amount = COUNTS_TOKENS[window] and tokens or requests
+            if limit and (not IS_DAILY[window] or missing(key, window, limit, amount) > 0) then
+                seconds = math.max(seconds, amount * ask.windows[window] / limit)
+            end
+        end
+        if seconds <= 0 then
+            return 0
+        end
+        rate = rate + 1 / seconds
+    end
+    return rate > 0 and 1 / rate or 0
+end
+
+-- Entries of waiting accounts by replica: `<account> <replica>` → `<weight> <tokens> <requests> <expiry>`.
+local function waiting_entries()
+    local entries, expired = {}, {}
+    local found = redis.call('HGETALL', waiting_key)
+    for i = 1, #found, 2 do
+        local account, replica = string.match(found[i], '^(.*) (%S+)$')
+        local weight, tokens, requests, expiry = string.match(found[i + 1], '^(%S+) (%S+) (%S+) (%S+)$')
+        if tonumber(expiry) > now then
+            entries[#entries + 1] = {
+                account = account, replica = replica, weight = tonumber(weight), tokens = tonumber(tokens),
+                requests = tonumber(requests),
+            }
+        else
+            expired[#expired + 1] = found[i]
+        end
+    end
+    for first = 1, #expired, 1000 do
+        redis.call('HDEL', waiting_key, unpack(expired, first, math.min(first + 999, #expired)))
+    end
+    return entries
+end
+
+local function enter(demand)
+    local expiry = string.format('%.3f', now + ask.lifetime)
+    local entry = table.concat({demand.weight, demand.waiting_tokens, demand.waiting_requests, expiry}, ' ')
+    redis.call('HSET', waiting_key, demand.account_id .. ' ' .. ask.replica, entry)
+    redis.call('EXPIRE', waiting_key, 60)
+end
+
+local function leave(account)
+    redis.call('HDEL', waiting_key, account .. ' ' .. ask.replica)
+end
+
+-- An account's place in the order: the lowest is served first. One that did not wait cannot have saved up its share.
+local function start_of(account, is_waiting)
+    local finish = tonumber(redis.call('ZSCORE', order_key, account) or 0)
+    return is_waiting and finish or math.max(finish, state.virtual or 0)
+end
+
+local function set_place(account, place)
+    redis.call('ZADD', order_key, string.format('%.17g', place), account)
+    redis.call('EXPIRE', order_key, STATE_SECONDS)
+end

@@ -1,0 +1,244 @@
+"""The view of Groq's limits: the same rules in memory and in Redis, and one view for all replicas."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from services.common.runtime.clock import SystemClock
+from services.inference.allowance.model import AllowanceView, Demand, Observation, Settlement, Window
+from services.inference.allowance.own_view import OwnView
+from services.inference.allowance.shared_view import SharedView, connect
+from tests.valkey_backend import ValkeyServer, own_valkey
+
+__all__ = ["own_valkey"]
+
+TPM, RPM, RPD = Window.TOKENS_PER_MINUTE, Window.REQUESTS_PER_MINUTE, Window.REQUESTS_PER_DAY
+LIMITS = {"m": {TPM: 6_000, RPM: 1_000}}
+MODEL = "m"
+
+
+def demand(account: str = "acc_1", tokens: int = 100, *, weight: int = 1, waiting: int = 0, keys: int = 1) -> Demand:
+    """Return a demand; `waiting` requests of the same size wait in the same process."""
+    return Demand(account, weight, tokens, list(range(keys)), waiting * tokens, waiting)
+
+
+@pytest.fixture
+async def stack() -> AsyncIterator[AsyncExitStack]:
+    """Yield a stack that is closed after the test."""
+    async with AsyncExitStack() as stack:
+        yield stack
+
+
+def shared(stack: AsyncExitStack, url: str, **options: Any) -> SharedView:
+    """Return the view of one replica."""
+    client = connect(url)
+    stack.push_async_callback(client.aclose)
+    view = SharedView(client, OwnView(SystemClock(), **{"configured": LIMITS, **options}), SystemClock())
+    stack.push_async_callback(view.close)
+    return view
+
+
+@pytest.fixture(params=["own", "shared"])
+def view(request: pytest.FixtureRequest, stack: AsyncExitStack, valkey_url: str) -> AllowanceView:
+    """Return each kind of view in turn."""
+    return OwnView(SystemClock(), configured=LIMITS) if request.param == "own" else shared(stack, valkey_url)
+
+
+async def recorded(view: AllowanceView) -> None:
+    """Return when the view has recorded everything."""
+    if isinstance(view, SharedView) and view._recorder is not None:
+        await view._recorder
+
+
+async def take(view: AllowanceView, *demands: Demand, is_waiting: bool = False) -> tuple[list[tuple[int, int]], float]:
+    """Return the grants as position and key, and the time to wait for the rest."""
+    turn = await view.acquire(MODEL, demands, grants_max=100, is_waiting=is_waiting)
+    return [(grant.position, grant.key) for grant in turn.grants], turn.seconds
+
+
+async def test_a_request_waits_exactly_for_the_tokens_that_are_missing(view: AllowanceView) -> None:
+    assert await take(view, demand(tokens=5_000)) == ([(0, 0)], 0)
+
+    grants, seconds = await take(view, demand(tokens=1_443))
+
+    assert grants == []
+    assert seconds == pytest.approx((5_000 + 1_443 - 6_000 * 0.98) / 100, abs=0.2)
+
+
+async def test_a_request_larger_than_the_limit_is_sent_when_nothing_is_used(view: AllowanceView) -> None:
+    assert (await take(view, demand(tokens=50_000)))[0] == [(0, 0)]
+
+    assert (await take(view, demand(tokens=1)))[0] == []
+
+
+async def test_the_key_with_most_left_is_used(view: AllowanceView) -> None:
+    await take(view, Demand("acc_1", 1, 3_000, [0]))
+    await take(view, Demand("acc_1", 1, 1_000, [1]))
+
+    assert (await take(view, demand(keys=3)))[0] == [(0, 2)]
+    await take(view, Demand("acc_1", 1, 5_000, [2]))
+    assert (await take(view, demand(keys=3)))[0] == [(0, 1)]
+
+
+async def test_tokens_that_were_not_used_are_given_back(view: AllowanceView) -> None:
+    await take(view, demand(tokens=5_800))
+    assert (await take(view, demand(tokens=1_000)))[0] == []
+
+    view.settle(Settlement(MODEL, 0, "acc_1", 1, estimated=5_800, used=300))
+    await recorded(view)
+
+    assert (await take(view, demand(tokens=1_000)))[0] == [(0, 0)]
+
+
+async def test_what_groq_has_counted_replaces_a_lower_count(view: AllowanceView) -> None:
+    view.observe(MODEL, 0, [Observation(TPM, 6_000, 5_900)])
+    await recorded(view)
+
+    assert (await take(view, demand(tokens=500)))[0] == []
+
+
+async def test_limits_are_learned_and_a_lost_request_does_not_count_all_day(view: AllowanceView) -> None:
+    for _ in range(20):
+        await view.acquire("other", [demand(tokens=10)], grants_max=1, is_waiting=False)
+    view.observe("other", 0, [Observation(RPD, 20, 20)])
+    await recorded(view)
+    assert not (await view.acquire("other", [demand()], grants_max=1, is_waiting=False)).grants
+
+    view.observe("other", 0, [Observation(RPD, 20, 5)])
+    await recorded(view)
+
+    assert (await view.acquire("other", [demand()], grants_max=1, is_waiting=False)).grants
+
+
+async def test_accounts_are_served_by_the_tokens_that_each_got_per_weight(view: AllowanceView) -> None:
+    accounts = [demand("acc_a", 500, waiting=50), demand("acc_b", 100, waiting=50), demand("acc_c", 100, weight=3)]
+    accounts[2] = Demand("acc_c", 3, 100, [0], 5_000, 50)
+    for one in accounts:
+        await view.admit(MODEL, one, wait_max=1_000, wait_min=0)
+    served = {"acc_a": 0, "acc_b": 0, "acc_c": 0}
+    while True:
+        turn = await view.acquire(MODEL, accounts, grants_max=1, is_waiting=True)
+        if not turn.grants:
+            break
+        one = accounts[turn.grants[0].position]
+        served[one.account_id] += one.tokens
+
+    assert sum(served.values()) > 5_000
+    assert served["acc_a"] == pytest.approx(served["acc_b"], abs=500)
+    assert served["acc_c"] == pytest.approx(3 * served["acc_b"], abs=600)
+
+
+async def test_a_request_that_would_wait_too_long_is_told_when_to_return_and_is_then_served_first(
+    stack: AsyncExitStack, valkey_url: str
+) -> None:
+    for view in (
+        OwnView(SystemClock(), configured={"m": {RPM: 60}}, minute_seconds=6.0),
+        shared(stack, valkey_url, configured={"m": {RPM: 60}}, minute_seconds=6.0),
+    ):
+        for _ in range(58):
+            await take(view, demand(tokens=1))
+        waiting = demand(tokens=1, waiting=20)  # Two seconds at ten a second.
+        refused = await view.admit(MODEL, waiting, wait_max=1.0, wait_min=0)
+        later = await view.admit(MODEL, waiting, wait_max=1.0, wait_min=0)
+        assert (refused.is_admitted, later.is_admitted) == (False, False)
+        assert 1 <= refused.seconds <= later.seconds <= 3
+
+        newcomer = await view.admit(MODEL, demand(tokens=1, waiting=8), wait_max=1.0, wait_min=0)
+        assert not newcomer.is_admitted, "its place was given to the others"
+        await asyncio.sleep(refused.seconds + 0.05)
+        returning = await view.admit(MODEL, demand(tokens=1, waiting=8), wait_max=1.0, wait_min=0)
+
+        assert returning.is_admitted
+
+
+async def test_another_account_is_admitted_although_one_has_a_long_queue(view: AllowanceView) -> None:
+    await take(view, demand(tokens=5_800))
+    assert not (await view.admit(MODEL, demand(waiting=50), wait_max=5, wait_min=0)).is_admitted
+
+    assert (await view.admit(MODEL, demand("acc_2"), wait_max=5, wait_min=0)).is_admitted
+
+
+async def test_replicas_share_one_allowance(stack: AsyncExitStack, valkey_url: str) -> None:
+    first, second = shared(stack, valkey_url), shared(stack, valkey_url)
+    await take(first, demand(tokens=5_500))
+
+    assert (await take(second, demand(tokens=500)))[0] == []
+
+    first.observe("other", 0, [Observation(TPM, 1_000, 990)])
+    await recorded(first)
+    assert not (await second.acquire("other", [demand()], grants_max=1, is_waiting=False)).grants, "limits too"
+
+
+async def test_an_account_that_got_less_is_served_first_although_it_waits_at_another_replica(
+    stack: AsyncExitStack, valkey_url: str
+) -> None:
+    first, second = shared(stack, valkey_url), shared(stack, valkey_url)
+    heavy, light = demand("acc_heavy", 100, waiting=1), demand("acc_light", 100, waiting=1)
+    await second.admit(MODEL, demand("acc_light"), wait_max=100, wait_min=0)
+    for _ in range(5):
+        await first.acquire(MODEL, [heavy], grants_max=1, is_waiting=True)
+
+    grants, seconds = await take(first, heavy, is_waiting=True)
+
+    assert grants == []
+    assert 0 < seconds < 0.1, "asks again soon"
+    assert (await take(second, light, is_waiting=True))[0] == [(0, 0)]
+    assert (await take(first, heavy, is_waiting=True))[0] == [(0, 0)]
+
+
+async def test_what_waits_at_a_replica_that_ended_holds_nobody_up_for_long(
+    stack: AsyncExitStack, valkey_url: str
+) -> None:
+    first, ended = shared(stack, valkey_url), shared(stack, valkey_url)
+    await ended.admit(MODEL, demand("acc_light"), wait_max=100, wait_min=0)
+    heavy = demand("acc_heavy", 100, waiting=1)
+    while (await take(first, heavy, is_waiting=True))[0]:
+        pass
+
+    began = time.monotonic()
+    while not (await take(first, heavy, is_waiting=True))[0]:
+        await asyncio.sleep(0.05)
+        assert time.monotonic() - began < 10
+
+    assert 1 < time.monotonic() - began < 5
+
+
+async def test_a_redis_that_hangs_delays_requests_shortly_and_once(
+    stack: AsyncExitStack, own_valkey: ValkeyServer
+) -> None:
+    view = shared(stack, own_valkey.url)
+    await take(view, demand(tokens=1_000))
+    assert view.is_shared
+    own_valkey.send(signal.SIGSTOP)
+    try:
+        began = time.monotonic()
+        results = await asyncio.gather(*(take(view, demand(tokens=10)) for _ in range(20)))
+        first = time.monotonic() - began
+        began = time.monotonic()
+        await take(view, demand(tokens=10))
+        second = time.monotonic() - began
+        assert not view.is_shared
+        assert (await take(view, demand(tokens=5_000)))[0] == [], "the own view knows what was sent"
+    finally:
+        own_valkey.send(signal.SIGCONT)
+
+    assert all(grants == [(0, 0)] for grants, _ in results)
+    assert first < 1
+    assert second < 0.1
+    await asyncio.sleep(1.1)
+    await take(view, demand(tokens=1))
+    assert view.is_shared
+
+
+async def test_a_redis_that_is_not_reachable_breaks_no_request(stack: AsyncExitStack) -> None:
+    view = shared(stack, "redis://127.0.0.1:1/0")
+
+    assert (await take(view, demand()))[0] == [(0, 0)]
+    view.settle(Settlement(MODEL, 0, "acc_1", 1, estimated=100, used=1))
+
+    assert not view.is_shared

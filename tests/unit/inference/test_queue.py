@@ -1,0 +1,240 @@
+"""The queue for calls to Groq: order, limits, deadlines, and no lost slot."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from services.common.runtime.clock import SystemClock
+from services.inference.allowance.model import Limits as WindowLimits
+from services.inference.allowance.model import Window
+from services.inference.allowance.own_view import OwnView
+from services.inference.groq.errors import KeyLimited, KeyRefused, UpstreamError
+from services.inference.key_pool.pool import KeyPool
+from services.inference.requests.queue import Limits, Slot, UpstreamQueue, Waiter
+
+TPM, RPM = Window.TOKENS_PER_MINUTE, Window.REQUESTS_PER_MINUTE
+
+
+class Calls:
+    """Calls that hold their slot until the test ends them. A call is named by its account and a number."""
+
+    def __init__(
+        self,
+        *,
+        calls_max: int = 100,
+        per_account_max: int = 100,
+        waiting_max: int = 100,
+        is_shared: bool = True,
+        keys: int = 1,
+        limits: WindowLimits | None = None,
+        wait_max: float = 30,
+    ) -> None:
+        clock = SystemClock()
+        self.pool = KeyPool(keys, clock, cooldown_seconds_max=3600, failures_max=5)
+        self.view = OwnView(clock, configured={"m": limits or {}}, minute_seconds=1.0)
+        self.queue = UpstreamQueue(
+            self.pool, self.view, Limits(calls_max, per_account_max, waiting_max), clock=clock, is_shared=is_shared
+        )
+        self.begun: list[str] = []
+        self.slots: dict[str, Slot] = {}
+        self.tasks: dict[str, asyncio.Task[Any]] = {}
+        self.wait_max = wait_max
+
+    async def begin(self, *names: str, tokens: int = 1, weight: int = 1, models: tuple[str, ...] = ("m",)) -> None:
+        """Begin calls, in this order."""
+        for name in names:
+            task = asyncio.create_task(self._acquire(name, Waiter(name[:-1], weight, tokens), models))
+            self.tasks[name] = task
+            await asyncio.sleep(0.002)
+
+    async def end(self, *names: str) -> None:
+        """End calls, each when it has begun."""
+        for name in names:
+            await asyncio.wait_for(self.tasks[name], 10)
+            self.slots.pop(name).release()
+            await asyncio.sleep(0.002)
+
+    async def cancel(self, name: str) -> None:
+        """Cancel a call that waits."""
+        self.tasks[name].cancel()
+        await asyncio.gather(self.tasks[name], return_exceptions=True)
+        await asyncio.sleep(0.002)
+
+    async def refused(self, name: str, **options: Any) -> UpstreamError:
+        """Begin a call that must be refused, and return its error."""
+        await self.begin(name, **options)
+        with pytest.raises(UpstreamError) as raised:
+            await asyncio.wait_for(self.tasks[name], 10)
+        return raised.value
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether the queue holds no state of any call."""
+        queue = self.queue
+        return (queue.calls, dict(queue._calls), queue._models, queue._waiting) == (0, {}, {}, 0)
+
+    async def _acquire(self, name: str, waiter: Waiter, models: tuple[str, ...]) -> None:
+        self.slots[name] = await self.queue.acquire(waiter, models, wait_max=self.wait_max)
+        self.begun.append(name)
+
+
+async def test_a_call_waits_for_a_free_permit() -> None:
+    one = Calls(calls_max=2)
+    await one.begin("a1", "a2", "a3")
+    assert one.begun == ["a1", "a2"]
+
+    await one.end("a1")
+
+    assert one.begun == ["a1", "a2", "a3"]
+    await one.end("a2", "a3")
+    assert one.is_unused
+
+
+async def test_an_account_with_many_waiting_calls_delays_others_by_one() -> None:
+    one = Calls(calls_max=1)
+    await one.begin("a1", "a2", "a3", "a4", "b1", "c1")
+
+    await one.end("a1", "b1", "c1", "a2", "a3", "a4")
+
+    assert one.begun == ["a1", "b1", "c1", "a2", "a3", "a4"]
+    assert one.is_unused
+
+
+async def test_an_account_at_its_limit_does_not_block_others() -> None:
+    one = Calls(calls_max=3, per_account_max=2)
+
+    await one.begin("a1", "a2", "a3", "b1")
+
+    assert one.begun == ["a1", "a2", "b1"]
+    await one.end("b1")
+    assert "a3" not in one.begun
+    await one.end("a1", "a2", "a3")
+    assert one.begun[-1] == "a3"
+
+
+async def test_a_single_account_may_use_every_permit_until_another_one_arrives() -> None:
+    one = Calls(calls_max=3, per_account_max=1, is_shared=False)
+
+    await one.begin("a1", "a2", "a3")
+    assert one.begun == ["a1", "a2", "a3"]
+    await one.begin("b1")
+    await one.end("a1")
+    assert one.begun[-1] == "b1"
+    await one.begin("a4")
+    await one.end("a2")
+    assert "a4" not in one.begun, "there are two accounts now, and it has one permit of three"
+
+    await one.end("a3", "a4", "b1")
+    assert one.is_unused
+
+
+async def test_calls_without_an_account_have_no_limit_per_account() -> None:
+    one = Calls(per_account_max=1)
+
+    for _ in range(3):
+        await one.queue.acquire(Waiter("", 1, 1), ["m"], wait_max=0)
+
+    assert one.queue.calls == 3
+
+
+@pytest.mark.parametrize("is_granted", [False, True])
+async def test_a_call_that_is_cancelled_while_it_waits_keeps_no_slot(is_granted: bool) -> None:
+    one = Calls(calls_max=1)
+    await one.begin("a1", "a2", "b1")
+
+    if is_granted:
+        one.slots.pop("a1").release()
+        while one.queue._waiting == 2:
+            await asyncio.sleep(0)  # Until a slot is granted to a call that has not run yet.
+        name = next(name for name in ("a2", "b1") if name not in one.begun)
+        await one.cancel(name)
+        rest = "b1" if name == "a2" else "a2"
+    else:
+        await one.cancel("a2")
+        rest = "b1"
+        await one.end("a1")
+    await one.end(rest)
+
+    assert one.is_unused
+
+
+async def test_accounts_are_served_by_weight_while_the_allowance_is_short() -> None:
+    one = Calls(limits={TPM: 400})  # A minute lasts a second.
+    waiting = [f"{account}{number}" for number in range(9) for account in "ab"]
+    await one.begin("c0", tokens=392)
+    for name in waiting:
+        await one.begin(name, tokens=20, weight=3 if name[0] == "a" else 1)
+
+    while len(one.begun) < 9:
+        await asyncio.sleep(0.01)
+
+    served = [name[0] for name in one.begun[1:9]]
+    assert served.count("a") in (5, 6), one.begun
+    for name in waiting:
+        await one.cancel(name)
+
+
+async def test_a_call_that_would_wait_too_long_is_refused_at_once_and_served_after_the_time_that_it_is_given() -> None:
+    one = Calls(limits={TPM: 100}, wait_max=0.3)  # A minute lasts a second.
+    await one.begin("a0", tokens=98)
+
+    began = time.monotonic()
+    error = await one.refused("a1", tokens=98)
+
+    assert time.monotonic() - began < 0.3
+    assert (error.reason, error.details.retry_after_seconds) == ("upstream_busy", 1)
+    await asyncio.sleep(1)
+    await one.begin("a2", tokens=98)
+    await one.end("a0", "a2")
+    assert one.is_unused
+
+
+async def test_a_call_is_refused_at_its_deadline() -> None:
+    one = Calls(calls_max=1, wait_max=0.05)
+    await one.begin("a1")
+
+    error = await one.refused("b1")
+
+    assert (error.reason, error.details.retry_after_seconds) == ("upstream_busy", 1)
+    await one.end("a1")
+    assert one.is_unused
+
+
+async def test_a_full_queue_drops_the_newest_call_of_the_longest_queue() -> None:
+    one = Calls(calls_max=1, waiting_max=3)
+    await one.begin("a1", "a2", "a3", "a4")
+
+    await one.begin("b1")
+
+    assert [name for name, task in one.tasks.items() if task.done()] == ["a1", "a4"]
+    assert (await one.refused("a5")).reason == "upstream_busy"
+    await one.end("a1", "b1", "a2", "a3")
+    assert one.is_unused
+
+
+async def test_a_model_with_room_is_chosen_before_one_that_needs_a_wait() -> None:
+    one = Calls(limits={RPM: 1})
+    await one.begin("a1")
+
+    await one.begin("a2", models=("m", "second"))
+
+    assert one.slots["a2"].model == "second"
+    await one.end("a1", "a2")
+
+
+async def test_calls_wait_for_a_key_that_cools_down_and_fail_at_once_without_an_accepted_one() -> None:
+    one = Calls()
+    with pytest.raises(KeyLimited), one.pool.lease("m", "a"):
+        raise KeyLimited(retry_seconds=0.05)
+    await one.begin("a1")
+    assert one.begun == []
+    await one.end("a1")
+
+    with pytest.raises(KeyRefused), one.pool.lease("other", "a"):
+        raise KeyRefused
+    with pytest.raises(UpstreamError), one.pool.lease("m", "a"):
+        raise UpstreamError
+    assert one.begun == ["a1"]
+    assert one.is_unused
