@@ -10,8 +10,8 @@ import random
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -29,6 +29,13 @@ _STREAMS = 192
 _STREAMS_AT_ONCE = 16
 _RESAMPLES = 2_000
 _LAYOUTS = {"one process": 1, "four processes": 0}
+_LIMITS = (
+    *("key:requests:minute=1000000", "key:tokens:minute=1000000000", "key:tokens:day=1000000000"),
+    *("key:cost:day=$1000000", "key:cost:month=$1000000", "key:concurrent_requests=100000"),
+    *("account:requests:minute=1000000", "account:tokens:minute=1000000000", "account:tokens:day=1000000000"),
+    *("account:cost:day=$1000000", "account:cost:month=$1000000", "account:concurrent_requests=100000"),
+)
+"""All limits there are, and none that is reached."""
 _SLOWER_MAX = 1.05
 """Ratio above which a regression is reported, if the whole confidence interval is above 1."""
 
@@ -67,11 +74,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--base", default="HEAD~1", help="commit to compare with")
     parser.add_argument("--pairs", type=int, default=12, help="pairs of turns per load and layout")
+    parser.add_argument("--limits", action="store_true", help="compare a key with all limits to one without instead")
     options = parser.parse_args()
     found: list[Comparison] = []
-    with tempfile.TemporaryDirectory(prefix="bench-ab-", dir="/tmp") as name, _checked_out(options.base) as base:
+    tree = nullcontext(_ROOT) if options.limits else _checked_out(options.base)
+    with tempfile.TemporaryDirectory(prefix="bench-ab-", dir="/tmp") as name, tree as base:
         for layout, workers in _LAYOUTS.items():
-            for load, comparison in _compare(Path(name) / str(workers), base, workers=workers, pairs=options.pairs):
+            folder, limits = Path(name) / str(workers), _LIMITS if options.limits else ()
+            for load, comparison in _compare(folder, base, workers=workers, pairs=options.pairs, limits=limits):
                 print(f"{layout}, CPU per {load}: {comparison}", flush=True)
                 found.append(comparison)
     sys.exit(1 if any(comparison.is_regression for comparison in found) else 0)
@@ -93,13 +103,15 @@ def _git(*arguments: str) -> None:
     subprocess.run(("git", *arguments), cwd=_ROOT, check=True)
 
 
-def _compare(folder: Path, base: Path, *, workers: int, pairs: int) -> Iterator[tuple[str, Comparison]]:
+def _compare(
+    folder: Path, base: Path, *, workers: int, pairs: int, limits: Sequence[str]
+) -> Iterator[tuple[str, Comparison]]:
     """Yield the comparison of each load."""
     for name in ("mock", "a", "b"):
         (folder / name).mkdir(parents=True)
     mock = Mock(folder / "mock")
     old = Stack(folder / "a", groq_base_url=mock.base_url, workers=workers, tree=base)
-    new = Stack(folder / "b", groq_base_url=mock.base_url, workers=workers)
+    new = Stack(folder / "b", groq_base_url=mock.base_url, workers=workers, limits=limits)
     with rounds.running([mock, old, new]) as (started, skipped):
         if skipped:
             raise SystemExit("; ".join(f"{name}: {reason}" for name, reason in skipped.items()))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -51,7 +51,14 @@ class Stack:
     model = MODEL
 
     def __init__(
-        self, folder: Path, *, groq_base_url: str, workers: int = 1, tree: Path | None = None, **environment: str
+        self,
+        folder: Path,
+        *,
+        groq_base_url: str,
+        workers: int = 1,
+        tree: Path | None = None,
+        limits: Sequence[str] = (),
+        **environment: str,
     ) -> None:
         """Create it in front of the mock at `groq_base_url`.
 
@@ -60,6 +67,7 @@ class Stack:
             groq_base_url: The mock's address.
             workers: Processes that run all four services each; 0 runs each service in its own process.
             tree: Source tree to run; None runs this one.
+            limits: Limits of the key and the account, other than requests per day, as texts.
             environment: Additional settings.
         """
         self.name = {0: "stack, 4 processes", 1: "stack"}.get(workers, f"stack, {workers} workers")
@@ -80,6 +88,7 @@ class Stack:
             **self.addresses,
             **environment,
         )
+        self._limits = tuple(limits)
         self.headers: dict[str, str] = {}
         self.key_id = ""
 
@@ -129,10 +138,14 @@ class Stack:
 
     def _create_key(self) -> tuple[str, str]:
         self._stackctl("accounts", "create", "--email", _EMAIL)
-        made = self._stackctl(
-            "keys", "create", "--email", _EMAIL, "--name", "bench", "--daily-limit", str(DAILY_LIMIT_MAX)
-        )
+        options = ("--email", _EMAIL, "--name", "bench", "--daily-limit", str(DAILY_LIMIT_MAX))
+        if self._limits:
+            self._stackctl("plans", "set", "free", *self._limit_options("account:"))
+        made = self._stackctl("keys", "create", *options, *self._limit_options("key:"))
         return made["id"], made["key"]
+
+    def _limit_options(self, scope: str) -> list[str]:
+        return [part for limit in self._limits if limit.startswith(scope) for part in ("--limit", limit)]
 
     def _stackctl(self, *arguments: str) -> dict[str, Any]:
         targets = {f"{name}_TARGET": self.environment[f"{name}_LISTEN"] for name in ("AUTH", "QUOTA", "INFERENCE")}
@@ -153,10 +166,10 @@ class Stack:
         """Return Valkey's counts of the key, all days together: charged, held."""
         charged = held = 0
         with closing(Redis(unix_socket_path=self._valkey_socket())) as redis:
-            for name in redis.scan_iter(match=f"quota:*:{self.key_id}:*"):
+            for name in redis.scan_iter(match="quota:*:account:*:[0-9]*"):
                 entries: dict[Any, Any] = redis.hgetall(name)
-                charged += int(entries.pop(b"charged"))
-                held += len(entries.keys() - {b"limit"})
+                charged += int(entries.get(f"{self.key_id}:requests".encode(), 0))
+                held += int(entries.get(f"{self.key_id}:requests:held".encode(), 0))
         return charged, held
 
     def _valkey_socket(self) -> str:

@@ -123,7 +123,6 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
     Raises:
         StartError: The prices or the address cannot be used.
     """
-    read_prices(settings.prices_file)  # Inference computes costs; an invalid file stops both services.
     async with AsyncExitStack() as stack:
         stack.enter_context(metrics.served(settings.metrics_listen))
         channels = await open_channels(settings, stack)

@@ -20,7 +20,7 @@ FIRST_TOKEN_SECONDS = Histogram(
 TOKENS = Counter("stack_tokens_total", "Tokens in ledger rows.", ["kind"])
 COST = Counter("stack_cost_microdollars_total", "Cost of ledger rows in microdollars.")
 ROWS_WITHOUT_PRICE = Counter(
-    "stack_ledger_rows_without_price_total", "Ledger rows without a cost, because their model has no price."
+    "stack_ledger_rows_unpriced_total", "Ledger rows without a cost, because their model has no price."
 )
 UPSTREAM_CALLS = Counter("stack_upstream_calls_total", "Calls to Groq by key number and result.", ["key", "result"])
 UPSTREAM_KEY_STATE = Gauge(

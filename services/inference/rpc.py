@@ -125,7 +125,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
             reserved_before=translate.reserved_before(request),
             excluded=request.excluded_request_ids,
         )
-        return usage_pb2.CountChargedResponse(counts=counts, account_counts=account_counts, sums=sums)
+        return usage_pb2.CountChargedResponse(counts=counts, account_counts=account_counts, amounts=sums)
 
     async def GetRequest(self, request: usage_pb2.GetRequestRequest, context: Context) -> usage_pb2.GetRequestResponse:
         """Return one row."""

@@ -68,9 +68,11 @@ class GrpcLedger:
         account_counts: Sequence[int] = response.account_counts
         if accounts and not account_counts and reserved_before is None:
             account_counts = [await self._count_by_summary(counter) for counter in accounts]
-        if len(account_counts) != len(accounts) or len(response.sums) != len(others):
+        if len(account_counts) != len(accounts) or len(response.amounts) != len(others):
             raise Unavailable("The ledger lacks sums that quota needs. Upgrade inference.", reason=_UNAVAILABLE_REASON)
-        found = dict(zip((*keys, *accounts, *others), (*response.counts, *account_counts, *response.sums), strict=True))
+        found = dict(
+            zip((*keys, *accounts, *others), (*response.counts, *account_counts, *response.amounts), strict=True)
+        )
         return [found[counter] for counter in counters]
 
     async def _count_by_summary(self, counter: Counter) -> int:

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
+from operator import attrgetter
 
 from services.common.errors import InvalidRequest
 from services.common.estimate import Estimate
 from services.common.limits import Limit
-from services.common.rpc.limits import limit_from_proto, limit_to_proto
+from services.common.rpc.limits import limit_from_values, limit_to_proto
 from services.common.rpc.types import Context
 from services.common.rpc.verdict import amounts_from_proto, verdict_from_proto
 from services.common.timestamps import timestamp
@@ -37,6 +39,10 @@ _KINDS = {
 }
 _KEY_REQUESTS, _ACCOUNT_REQUESTS = "key:requests:day", "account:requests:day"
 _AMOUNT_MAX = 10**15
+_VECTORS_MAX = 1_000
+"""Most reserves have the limits of an earlier one."""
+_LimitValues = tuple[int, int, int, int]
+_limit_values = attrgetter("scope", "unit", "window", "limit")
 _ACCOUNTS_MAX = 100_000
 _STATES = {
     State.UNKNOWN: quota_pb2.DEPENDENCY_STATE_UNSPECIFIED,
@@ -123,17 +129,18 @@ def _reservation(item: quota_pb2.Reservation) -> Reservation:
         _check_id(getattr(item, field), field)
     if item.limit < 0:
         raise InvalidRequest(f"limit: expected 0 or more, got {item.limit}")
-    account_limit, others = _further_limits(item.limits) if item.limits else (None, ())
+    account_limit, others = _further_limits(tuple(map(_limit_values, item.limits))) if item.limits else (None, ())
     estimate = _estimate(item.estimate) if item.HasField("estimate") else None
     return Reservation(
         item.request_id, item.key_id, item.account_id, item.limit, account_limit, limits=others, estimate=estimate
     )
 
 
-def _further_limits(messages: Sequence[limits_pb2.Limit]) -> tuple[int | None, tuple[Limit, ...]]:
+@lru_cache(maxsize=_VECTORS_MAX)
+def _further_limits(values: tuple[_LimitValues, ...]) -> tuple[int | None, tuple[Limit, ...]]:
     """Return the account's limit in requests per day, or None, and all other limits."""
     try:
-        limits = [limit_from_proto(message) for message in messages]
+        limits = [limit_from_values(*one) for one in values]
     except InvalidRequest as exc:
         raise InvalidRequest(f"limits: {exc.message}") from exc
     known = [limit for limit in limits if limit is not None]

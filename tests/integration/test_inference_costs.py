@@ -87,7 +87,7 @@ async def test_a_model_without_a_price_has_no_cost_and_the_operator_can_tell(
     upstream: Upstream, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def unpriced() -> float:
-        return REGISTRY.get_sample_value("stack_ledger_rows_without_price_total") or 0.0
+        return REGISTRY.get_sample_value("stack_ledger_rows_unpriced_total") or 0.0
 
     before = unpriced()
     with caplog.at_level(logging.WARNING):

@@ -250,7 +250,7 @@ class HoldMachine(RuleBasedStateMachine):
         self.close_unknown(self.overdue())
         verdicts = self.run(self.world.ledger.close_unknown(overdue)) if overdue else []
         self.verdicts += [
-            Settlement(one.request_id, one.account_id, one.day, verdict)
+            Settlement(one.request_id, one.account_id, one.day, verdict.verdict)
             for one, verdict in zip(overdue, verdicts, strict=True)
         ]
 

@@ -1,10 +1,13 @@
 """Conversion between `Limit` and protobuf's message, for all services."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from services.common.limits import Limit, Scope, Unit, Window
 from stack.common.v1 import limits_pb2
 
+_LIMITS_MAX = 1_000
+"""Each reserve sends the limits of its key."""
 _SCOPES = {Scope.KEY: limits_pb2.SCOPE_KEY, Scope.ACCOUNT: limits_pb2.SCOPE_ACCOUNT}
 _UNITS: dict[Unit, limits_pb2.Unit.ValueType] = {
     Unit.REQUESTS: limits_pb2.UNIT_REQUESTS,
@@ -36,9 +39,15 @@ def limit_from_proto(message: limits_pb2.Limit) -> Limit | None:
     Raises:
         InvalidRequest: The unit does not have the window, or the limit is out of range.
     """
-    if message.scope not in _SCOPE_OF or message.unit not in _UNIT_OF or message.window not in _WINDOW_OF:
+    return limit_from_values(message.scope, message.unit, message.window, message.limit)
+
+
+@lru_cache(maxsize=_LIMITS_MAX)
+def limit_from_values(scope: int, unit: int, window: int, limit: int) -> Limit | None:
+    """Return the limit of a message's values; see `limit_from_proto`."""
+    if scope not in _SCOPE_OF or unit not in _UNIT_OF or window not in _WINDOW_OF:
         return None
-    return Limit(_SCOPE_OF[message.scope], _UNIT_OF[message.unit], _WINDOW_OF[message.window], message.limit)
+    return Limit(_SCOPE_OF[scope], _UNIT_OF[unit], _WINDOW_OF[window], limit)
 
 
 def limits_from_proto(messages: Iterable[limits_pb2.Limit]) -> tuple[Limit, ...]:

@@ -244,8 +244,7 @@ def _verdict(is_charged: bool) -> Verdict:
 
 
 def _values(row: LedgerRow) -> dict[str, Any]:
-    values: dict[str, Any] = {"queue_ms": None}  # Not recorded yet.
-    values |= zip(_ROW_COLUMNS, _row_values(row), strict=True)
+    values: dict[str, Any] = dict(zip(_ROW_COLUMNS, _row_values(row), strict=True))
     values |= zip(COUNTS, _counts(row.usage), strict=True)
     return values | {
         "outcome": row.outcome.value,

@@ -29,7 +29,7 @@ from stack.common.v1 import verdict_pb2 as stack_dot_common_dot_v1_dot_verdict__
 from stack.inference.v1 import inference_pb2 as stack_dot_inference_dot_v1_dot_inference__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estack/inference/v1/usage.proto\x12\x12stack.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cstack/common/v1/limits.proto\x1a\x1dstack/common/v1/surface.proto\x1a\x1dstack/common/v1/verdict.proto\x1a\"stack/inference/v1/inference.proto\"%\n\x06KeyDay\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\"-\n\nAccountDay\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\"t\n\x07\x43ounter\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12#\n\x04unit\x18\x03 \x01(\x0e\x32\x15.stack.common.v1.Unit\x12\x10\n\x08\x66rom_day\x18\x04 \x01(\t\x12\x0e\n\x06to_day\x18\x05 \x01(\t\"\xfb\x01\n\x13\x43ountChargedRequest\x12,\n\x08key_days\x18\x01 \x03(\x0b\x32\x1a.stack.inference.v1.KeyDay\x12\x33\n\x0freserved_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14\x65xcluded_request_ids\x18\x03 \x03(\t\x12\x34\n\x0c\x61\x63\x63ount_days\x18\x04 \x03(\x0b\x32\x1e.stack.inference.v1.AccountDay\x12-\n\x08\x63ounters\x18\x05 \x03(\x0b\x32\x1b.stack.inference.v1.Counter\"L\n\x14\x43ountChargedResponse\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\x03\x12\x16\n\x0e\x61\x63\x63ount_counts\x18\x02 \x03(\x03\x12\x0c\n\x04sums\x18\x03 \x03(\x03\"\'\n\x11GetRequestRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"E\n\x12GetRequestResponse\x12/\n\x06record\x18\x01 \x01(\x0b\x32\x1f.stack.inference.v1.UsageRecord\"\xc9\x04\n\x0bUsageRecord\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x16\n\x0eupstream_model\x18\x06 \x01(\t\x12\x0e\n\x06stream\x18\x07 \x01(\x08\x12\x0f\n\x07outcome\x18\x08 \x01(\t\x12\x0f\n\x07\x63harged\x18\t \x01(\x08\x12\x15\n\rrefund_reason\x18\n \x01(\t\x12\x15\n\rprompt_tokens\x18\x0b \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x0c \x01(\x03\x12\x14\n\x0ctotal_tokens\x18\r \x01(\x03\x12\x15\n\rcached_tokens\x18\x0e \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x0f \x01(\x03\x12\x14\n\x0cusage_source\x18\x10 \x01(\t\x12\x13\n\x0bupstream_id\x18\x11 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x12 \x01(\x03\x12\x1e\n\x16time_to_first_token_ms\x18\x13 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x14 \x01(\x03\x12/\n\x0breserved_at\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x07surface\x18\x16 \x01(\x0e\x32\x18.stack.common.v1.Surface\x12\x11\n\x04\x63ost\x18\x17 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\x08queue_ms\x18\x18 \x01(\x03H\x01\x88\x01\x01\x42\x07\n\x05_costB\x0b\n\t_queue_ms\"q\n\x15SummarizeUsageRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x10\n\x08\x66rom_day\x18\x02 \x01(\t\x12\x0e\n\x06to_day\x18\x03 \x01(\t\x12\x12\n\naccount_id\x18\x04 \x01(\t\x12\x12\n\nby_surface\x18\x05 \x01(\x08\"M\n\x16SummarizeUsageResponse\x12\x33\n\tsummaries\x18\x01 \x03(\x0b\x32 .stack.inference.v1.UsageSummary\"\x9f\x02\n\x0cUsageSummary\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x18\n\x10\x63harged_requests\x18\x03 \x01(\x03\x12\x19\n\x11released_requests\x18\x04 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x05 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x06 \x01(\x03\x12\x14\n\x0ctotal_tokens\x18\x07 \x01(\x03\x12\x15\n\rcached_tokens\x18\x08 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\t \x01(\x03\x12)\n\x07surface\x18\n \x01(\x0e\x32\x18.stack.common.v1.Surface\x12\x11\n\x04\x63ost\x18\x0b \x01(\x03H\x00\x88\x01\x01\x42\x07\n\x05_cost\"K\n\x13\x43loseUnknownRequest\x12\x34\n\x08\x63ontexts\x18\x01 \x03(\x0b\x32\".stack.inference.v1.RequestContext\"m\n\x14\x43loseUnknownResponse\x12*\n\x08verdicts\x18\x01 \x03(\x0e\x32\x18.stack.common.v1.Verdict\x12)\n\x07\x61mounts\x18\x02 \x03(\x0b\x32\x18.stack.common.v1.Amounts\"Q\n\x17ResolveAbandonedRequest\x12\x36\n\x08requests\x18\x01 \x03(\x0b\x32$.stack.inference.v1.AbandonedRequest\"7\n\x10\x41\x62\x61ndonedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\"q\n\x18ResolveAbandonedResponse\x12*\n\x08verdicts\x18\x01 \x03(\x0e\x32\x18.stack.common.v1.Verdict\x12)\n\x07\x61mounts\x18\x02 \x03(\x0b\x32\x18.stack.common.v1.Amounts\"\xba\x01\n\x13ListRequestsRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x0f\n\x07outcome\x18\x03 \x01(\t\x12\x10\n\x08\x66rom_day\x18\x04 \x01(\t\x12\x0e\n\x06to_day\x18\x05 \x01(\t\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x0e\n\x06\x62\x65\x66ore\x18\x07 \x01(\t\x12)\n\x07surface\x18\x08 \x01(\x0e\x32\x18.stack.common.v1.Surface\"H\n\x14ListRequestsResponse\x12\x30\n\x07records\x18\x01 \x03(\x0b\x32\x1f.stack.inference.v1.UsageRecord\"&\n\x13ListLastUsesRequest\x12\x0f\n\x07key_ids\x18\x01 \x03(\t\"F\n\x07LastUse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12+\n\x07used_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x14ListLastUsesResponse\x12.\n\tlast_uses\x18\x01 \x03(\x0b\x32\x1b.stack.inference.v1.LastUse2\xcf\x05\n\x0cUsageService\x12\x61\n\x0c\x43ountCharged\x12\'.stack.inference.v1.CountChargedRequest\x1a(.stack.inference.v1.CountChargedResponse\x12[\n\nGetRequest\x12%.stack.inference.v1.GetRequestRequest\x1a&.stack.inference.v1.GetRequestResponse\x12g\n\x0eSummarizeUsage\x12).stack.inference.v1.SummarizeUsageRequest\x1a*.stack.inference.v1.SummarizeUsageResponse\x12\x61\n\x0c\x43loseUnknown\x12\'.stack.inference.v1.CloseUnknownRequest\x1a(.stack.inference.v1.CloseUnknownResponse\x12m\n\x10ResolveAbandoned\x12+.stack.inference.v1.ResolveAbandonedRequest\x1a,.stack.inference.v1.ResolveAbandonedResponse\x12\x61\n\x0cListRequests\x12\'.stack.inference.v1.ListRequestsRequest\x1a(.stack.inference.v1.ListRequestsResponse\x12\x61\n\x0cListLastUses\x12\'.stack.inference.v1.ListLastUsesRequest\x1a(.stack.inference.v1.ListLastUsesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estack/inference/v1/usage.proto\x12\x12stack.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cstack/common/v1/limits.proto\x1a\x1dstack/common/v1/surface.proto\x1a\x1dstack/common/v1/verdict.proto\x1a\"stack/inference/v1/inference.proto\"%\n\x06KeyDay\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\"-\n\nAccountDay\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\"t\n\x07\x43ounter\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12#\n\x04unit\x18\x03 \x01(\x0e\x32\x15.stack.common.v1.Unit\x12\x10\n\x08\x66rom_day\x18\x04 \x01(\t\x12\x0e\n\x06to_day\x18\x05 \x01(\t\"\xfb\x01\n\x13\x43ountChargedRequest\x12,\n\x08key_days\x18\x01 \x03(\x0b\x32\x1a.stack.inference.v1.KeyDay\x12\x33\n\x0freserved_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1c\n\x14\x65xcluded_request_ids\x18\x03 \x03(\t\x12\x34\n\x0c\x61\x63\x63ount_days\x18\x04 \x03(\x0b\x32\x1e.stack.inference.v1.AccountDay\x12-\n\x08\x63ounters\x18\x05 \x03(\x0b\x32\x1b.stack.inference.v1.Counter\"O\n\x14\x43ountChargedResponse\x12\x0e\n\x06\x63ounts\x18\x01 \x03(\x03\x12\x16\n\x0e\x61\x63\x63ount_counts\x18\x02 \x03(\x03\x12\x0f\n\x07\x61mounts\x18\x03 \x03(\x03\"\'\n\x11GetRequestRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\"E\n\x12GetRequestResponse\x12/\n\x06record\x18\x01 \x01(\x0b\x32\x1f.stack.inference.v1.UsageRecord\"\xc9\x04\n\x0bUsageRecord\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x16\n\x0eupstream_model\x18\x06 \x01(\t\x12\x0e\n\x06stream\x18\x07 \x01(\x08\x12\x0f\n\x07outcome\x18\x08 \x01(\t\x12\x0f\n\x07\x63harged\x18\t \x01(\x08\x12\x15\n\rrefund_reason\x18\n \x01(\t\x12\x15\n\rprompt_tokens\x18\x0b \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x0c \x01(\x03\x12\x14\n\x0ctotal_tokens\x18\r \x01(\x03\x12\x15\n\rcached_tokens\x18\x0e \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\x0f \x01(\x03\x12\x14\n\x0cusage_source\x18\x10 \x01(\t\x12\x13\n\x0bupstream_id\x18\x11 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x12 \x01(\x03\x12\x1e\n\x16time_to_first_token_ms\x18\x13 \x01(\x03\x12\x13\n\x0b\x64uration_ms\x18\x14 \x01(\x03\x12/\n\x0breserved_at\x18\x15 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x07surface\x18\x16 \x01(\x0e\x32\x18.stack.common.v1.Surface\x12\x11\n\x04\x63ost\x18\x17 \x01(\x03H\x00\x88\x01\x01\x12\x15\n\x08queue_ms\x18\x18 \x01(\x03H\x01\x88\x01\x01\x42\x07\n\x05_costB\x0b\n\t_queue_ms\"q\n\x15SummarizeUsageRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x10\n\x08\x66rom_day\x18\x02 \x01(\t\x12\x0e\n\x06to_day\x18\x03 \x01(\t\x12\x12\n\naccount_id\x18\x04 \x01(\t\x12\x12\n\nby_surface\x18\x05 \x01(\x08\"M\n\x16SummarizeUsageResponse\x12\x33\n\tsummaries\x18\x01 \x03(\x0b\x32 .stack.inference.v1.UsageSummary\"\x9f\x02\n\x0cUsageSummary\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x18\n\x10\x63harged_requests\x18\x03 \x01(\x03\x12\x19\n\x11released_requests\x18\x04 \x01(\x03\x12\x15\n\rprompt_tokens\x18\x05 \x01(\x03\x12\x19\n\x11\x63ompletion_tokens\x18\x06 \x01(\x03\x12\x14\n\x0ctotal_tokens\x18\x07 \x01(\x03\x12\x15\n\rcached_tokens\x18\x08 \x01(\x03\x12\x18\n\x10reasoning_tokens\x18\t \x01(\x03\x12)\n\x07surface\x18\n \x01(\x0e\x32\x18.stack.common.v1.Surface\x12\x11\n\x04\x63ost\x18\x0b \x01(\x03H\x00\x88\x01\x01\x42\x07\n\x05_cost\"K\n\x13\x43loseUnknownRequest\x12\x34\n\x08\x63ontexts\x18\x01 \x03(\x0b\x32\".stack.inference.v1.RequestContext\"m\n\x14\x43loseUnknownResponse\x12*\n\x08verdicts\x18\x01 \x03(\x0e\x32\x18.stack.common.v1.Verdict\x12)\n\x07\x61mounts\x18\x02 \x03(\x0b\x32\x18.stack.common.v1.Amounts\"Q\n\x17ResolveAbandonedRequest\x12\x36\n\x08requests\x18\x01 \x03(\x0b\x32$.stack.inference.v1.AbandonedRequest\"7\n\x10\x41\x62\x61ndonedRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\"q\n\x18ResolveAbandonedResponse\x12*\n\x08verdicts\x18\x01 \x03(\x0e\x32\x18.stack.common.v1.Verdict\x12)\n\x07\x61mounts\x18\x02 \x03(\x0b\x32\x18.stack.common.v1.Amounts\"\xba\x01\n\x13ListRequestsRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x0f\n\x07outcome\x18\x03 \x01(\t\x12\x10\n\x08\x66rom_day\x18\x04 \x01(\t\x12\x0e\n\x06to_day\x18\x05 \x01(\t\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x0e\n\x06\x62\x65\x66ore\x18\x07 \x01(\t\x12)\n\x07surface\x18\x08 \x01(\x0e\x32\x18.stack.common.v1.Surface\"H\n\x14ListRequestsResponse\x12\x30\n\x07records\x18\x01 \x03(\x0b\x32\x1f.stack.inference.v1.UsageRecord\"&\n\x13ListLastUsesRequest\x12\x0f\n\x07key_ids\x18\x01 \x03(\t\"F\n\x07LastUse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12+\n\x07used_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x14ListLastUsesResponse\x12.\n\tlast_uses\x18\x01 \x03(\x0b\x32\x1b.stack.inference.v1.LastUse2\xcf\x05\n\x0cUsageService\x12\x61\n\x0c\x43ountCharged\x12\'.stack.inference.v1.CountChargedRequest\x1a(.stack.inference.v1.CountChargedResponse\x12[\n\nGetRequest\x12%.stack.inference.v1.GetRequestRequest\x1a&.stack.inference.v1.GetRequestResponse\x12g\n\x0eSummarizeUsage\x12).stack.inference.v1.SummarizeUsageRequest\x1a*.stack.inference.v1.SummarizeUsageResponse\x12\x61\n\x0c\x43loseUnknown\x12\'.stack.inference.v1.CloseUnknownRequest\x1a(.stack.inference.v1.CloseUnknownResponse\x12m\n\x10ResolveAbandoned\x12+.stack.inference.v1.ResolveAbandonedRequest\x1a,.stack.inference.v1.ResolveAbandonedResponse\x12\x61\n\x0cListRequests\x12\'.stack.inference.v1.ListRequestsRequest\x1a(.stack.inference.v1.ListRequestsResponse\x12\x61\n\x0cListLastUses\x12\'.stack.inference.v1.ListLastUsesRequest\x1a(.stack.inference.v1.ListLastUsesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,39 +45,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COUNTCHARGEDREQUEST']._serialized_start=420
   _globals['_COUNTCHARGEDREQUEST']._serialized_end=671
   _globals['_COUNTCHARGEDRESPONSE']._serialized_start=673
-  _globals['_COUNTCHARGEDRESPONSE']._serialized_end=749
-  _globals['_GETREQUESTREQUEST']._serialized_start=751
-  _globals['_GETREQUESTREQUEST']._serialized_end=790
-  _globals['_GETREQUESTRESPONSE']._serialized_start=792
-  _globals['_GETREQUESTRESPONSE']._serialized_end=861
-  _globals['_USAGERECORD']._serialized_start=864
-  _globals['_USAGERECORD']._serialized_end=1449
-  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_start=1451
-  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_end=1564
-  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_start=1566
-  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_end=1643
-  _globals['_USAGESUMMARY']._serialized_start=1646
-  _globals['_USAGESUMMARY']._serialized_end=1933
-  _globals['_CLOSEUNKNOWNREQUEST']._serialized_start=1935
-  _globals['_CLOSEUNKNOWNREQUEST']._serialized_end=2010
-  _globals['_CLOSEUNKNOWNRESPONSE']._serialized_start=2012
-  _globals['_CLOSEUNKNOWNRESPONSE']._serialized_end=2121
-  _globals['_RESOLVEABANDONEDREQUEST']._serialized_start=2123
-  _globals['_RESOLVEABANDONEDREQUEST']._serialized_end=2204
-  _globals['_ABANDONEDREQUEST']._serialized_start=2206
-  _globals['_ABANDONEDREQUEST']._serialized_end=2261
-  _globals['_RESOLVEABANDONEDRESPONSE']._serialized_start=2263
-  _globals['_RESOLVEABANDONEDRESPONSE']._serialized_end=2376
-  _globals['_LISTREQUESTSREQUEST']._serialized_start=2379
-  _globals['_LISTREQUESTSREQUEST']._serialized_end=2565
-  _globals['_LISTREQUESTSRESPONSE']._serialized_start=2567
-  _globals['_LISTREQUESTSRESPONSE']._serialized_end=2639
-  _globals['_LISTLASTUSESREQUEST']._serialized_start=2641
-  _globals['_LISTLASTUSESREQUEST']._serialized_end=2679
-  _globals['_LASTUSE']._serialized_start=2681
-  _globals['_LASTUSE']._serialized_end=2751
-  _globals['_LISTLASTUSESRESPONSE']._serialized_start=2753
-  _globals['_LISTLASTUSESRESPONSE']._serialized_end=2823
-  _globals['_USAGESERVICE']._serialized_start=2826
-  _globals['_USAGESERVICE']._serialized_end=3545
+  _globals['_COUNTCHARGEDRESPONSE']._serialized_end=752
+  _globals['_GETREQUESTREQUEST']._serialized_start=754
+  _globals['_GETREQUESTREQUEST']._serialized_end=793
+  _globals['_GETREQUESTRESPONSE']._serialized_start=795
+  _globals['_GETREQUESTRESPONSE']._serialized_end=864
+  _globals['_USAGERECORD']._serialized_start=867
+  _globals['_USAGERECORD']._serialized_end=1452
+  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_start=1454
+  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_end=1567
+  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_start=1569
+  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_end=1646
+  _globals['_USAGESUMMARY']._serialized_start=1649
+  _globals['_USAGESUMMARY']._serialized_end=1936
+  _globals['_CLOSEUNKNOWNREQUEST']._serialized_start=1938
+  _globals['_CLOSEUNKNOWNREQUEST']._serialized_end=2013
+  _globals['_CLOSEUNKNOWNRESPONSE']._serialized_start=2015
+  _globals['_CLOSEUNKNOWNRESPONSE']._serialized_end=2124
+  _globals['_RESOLVEABANDONEDREQUEST']._serialized_start=2126
+  _globals['_RESOLVEABANDONEDREQUEST']._serialized_end=2207
+  _globals['_ABANDONEDREQUEST']._serialized_start=2209
+  _globals['_ABANDONEDREQUEST']._serialized_end=2264
+  _globals['_RESOLVEABANDONEDRESPONSE']._serialized_start=2266
+  _globals['_RESOLVEABANDONEDRESPONSE']._serialized_end=2379
+  _globals['_LISTREQUESTSREQUEST']._serialized_start=2382
+  _globals['_LISTREQUESTSREQUEST']._serialized_end=2568
+  _globals['_LISTREQUESTSRESPONSE']._serialized_start=2570
+  _globals['_LISTREQUESTSRESPONSE']._serialized_end=2642
+  _globals['_LISTLASTUSESREQUEST']._serialized_start=2644
+  _globals['_LISTLASTUSESREQUEST']._serialized_end=2682
+  _globals['_LASTUSE']._serialized_start=2684
+  _globals['_LASTUSE']._serialized_end=2754
+  _globals['_LISTLASTUSESRESPONSE']._serialized_start=2756
+  _globals['_LISTLASTUSESRESPONSE']._serialized_end=2826
+  _globals['_USAGESERVICE']._serialized_start=2829
+  _globals['_USAGESERVICE']._serialized_end=3548
 # @@protoc_insertion_point(module_scope)

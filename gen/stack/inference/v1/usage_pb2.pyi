@@ -169,7 +169,7 @@ class CountChargedResponse(_message.Message):
 
     COUNTS_FIELD_NUMBER: _builtins.int
     ACCOUNT_COUNTS_FIELD_NUMBER: _builtins.int
-    SUMS_FIELD_NUMBER: _builtins.int
+    AMOUNTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Number of charged rows of each key and day, in order."""
@@ -179,19 +179,19 @@ class CountChargedResponse(_message.Message):
         """Number of charged rows of each account and day, in order."""
 
     @_builtins.property
-    def sums(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Sum of each counter, in order."""
+    def amounts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Amount of each counter, in order."""
 
     def __init__(
         self,
         *,
         counts: _abc.Iterable[_builtins.int] | None = ...,
         account_counts: _abc.Iterable[_builtins.int] | None = ...,
-        sums: _abc.Iterable[_builtins.int] | None = ...,
+        amounts: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_counts", b"account_counts", "counts", b"counts", "sums", b"sums"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_counts", b"account_counts", "amounts", b"amounts", "counts", b"counts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
