@@ -181,6 +181,7 @@ async def test_the_example_reads_the_verdict_of_an_error_of_any_length() -> None
                 "KeyService",
                 "MailService",
                 "OwnerService",
+                "PlanEventService",
                 "PlanService",
                 "SessionService",
             ],

@@ -48,6 +48,7 @@ _EXPECTED = {
     "AccountService": {"stackctl"},
     "KeyService": {"stackctl"},
     "PlanService": {"stackctl"},
+    "PlanEventService": {"gateway"},
     "AuditService": {"stackctl"},
     "QuotaService": {"gateway", "stackctl"},
     "InferenceService": {"gateway"},
