@@ -90,7 +90,9 @@ class Result:
 async def compete(
     accounts: Sequence[Account], folders: Sequence[Path], *, windows: int, seconds: float, redis_url: str
 ) -> Result:
-    """Let accounts compete for a number of windows.
+    """Let accounts compete for a number of windows, after one that does not count.
+
+    The first requests find a full allowance, which any account may take as long as no other one waits.
 
     Args:
         accounts: The accounts.
@@ -105,13 +107,14 @@ async def compete(
             inferences = [
                 await stack.enter_async_context(_replica(url, folder, seconds, redis_url)) for folder in folders
             ]
-            end = time.monotonic() + windows * seconds
+            start = time.monotonic() + seconds
+            end = start + windows * seconds
             callers = [
-                asyncio.create_task(_call_until(end, account, inferences))
+                asyncio.create_task(_call_until(end, account, inferences, counts_from=start))
                 for account in accounts
                 for _ in range(account.callers)
             ]
-            await asyncio.wait(callers, timeout=windows * seconds + _END_SECONDS)
+            await asyncio.wait(callers, timeout=(windows + 1) * seconds + _END_SECONDS)
             for caller in callers:
                 caller.cancel()
             results = await asyncio.gather(*callers, return_exceptions=True)
@@ -137,7 +140,7 @@ async def _replica(url: str, folder: Path, seconds: float, redis_url: str) -> As
         yield await stack.enter_async_context(running(url, folder, view=view, queue_seconds=seconds / 2))
 
 
-async def _call_until(end: float, account: Account, inferences: Sequence[Inference]) -> None:
+async def _call_until(end: float, account: Account, inferences: Sequence[Inference], *, counts_from: float) -> None:
     """Make calls one after another, and send each again when it is told to."""
     while time.monotonic() < end:
         began, follows = time.monotonic(), False
@@ -154,8 +157,9 @@ async def _call_until(end: float, account: Account, inferences: Sequence[Inferen
                 continue
             account.followed += follows
             account.kept += follows
-            account.tokens += tokens
-            account.waits.append(time.monotonic() - began)
+            if time.monotonic() >= counts_from:
+                account.tokens += tokens
+                account.waits.append(time.monotonic() - began)
             break
 
 

@@ -81,6 +81,7 @@ _DEADLINE_SECONDS = 0.3
 _STATUS = DayStatus(20_000, 3, 1, 1_728_086_400.0)
 _DAY = "2024-10-04"
 _PRINCIPAL = Principal("key_1", "acc_1", 10, None, models=("llama*",))
+_WEIGHT = 3
 _OF_KEY = LimitStatus(Limit(Scope.KEY, Unit.REQUESTS, Window.DAY, 10), _STATUS)
 _HOLD = Hold("req_1", _PRINCIPAL, _DAY, 1_728_000_000.25, RateLimit(10, 3, 1, _STATUS.reset_at))
 _CHAT = Chat(
@@ -408,6 +409,16 @@ async def test_the_surface_of_a_request_arrives_in_its_context(adapter: str, is_
         for surface in Surface:
             await _ask(inference, [], is_stream=is_stream, chat=replace(_CHAT, surface=surface))
     assert [context.surface for _, context in completions.calls] == list(Surface)
+
+
+@ADAPTERS
+async def test_the_weight_of_the_account_arrives_in_the_context(adapter: str) -> None:
+    completions = ScriptedCompletions([Answer(b"{}", Verdict.CHARGED)])
+    async with _inference(adapter, completions) as inference:
+        for weight in (1, _WEIGHT):
+            await inference.complete(replace(_HOLD, principal=replace(_PRINCIPAL, weight=weight)), _CHAT)
+
+    assert [context.weight for _, context in completions.calls] == [1, _WEIGHT]
 
 
 def _json(members: JSONObject) -> Any:

@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.inference.allowance.model import Observation, Window
 from services.inference.groq.errors import TokenShortfall
 from services.inference.groq.rate_limits import (
     cooldown_after_answer,
     cooldown_after_limit,
     duration,
+    observed_in_headers,
+    observed_in_message,
     retry_after,
     token_shortfall,
 )
@@ -179,3 +182,42 @@ def test_the_capacity_left_for_smaller_requests_is_parsed(limit: str, shortfall:
     message = f"Rate limit reached for model `m` in organization `org_x` service tier `on_demand` on {limit}. Please "
 
     assert token_shortfall(message + "try again in 20s.") == shortfall
+
+
+def test_headers_report_the_requests_of_the_day_and_the_tokens_of_the_minute() -> None:
+    headers = {
+        "x-ratelimit-limit-requests": "14400",
+        "x-ratelimit-remaining-requests": "14370",
+        "x-ratelimit-limit-tokens": "18000",
+        "x-ratelimit-remaining-tokens": "17997",
+    }
+
+    assert observed_in_headers(headers) == [
+        Observation(Window.REQUESTS_PER_DAY, 14_400, 30),
+        Observation(Window.TOKENS_PER_MINUTE, 18_000, 3),
+    ]
+    assert observed_in_headers({}) == []
+    assert observed_in_headers(headers | {"x-ratelimit-limit-tokens": "0"})[1:] == []
+    assert observed_in_headers({"x-ratelimit-limit-tokens": "100", "x-ratelimit-remaining-tokens": "x"}) == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        ("requests per minute (RPM): Limit 30, Used 30, Requested 1", (Window.REQUESTS_PER_MINUTE, 30, 30)),
+        ("requests per day (RPD): Limit 1000, Used 1000, Requested 1", (Window.REQUESTS_PER_DAY, 1_000, 1_000)),
+        ("tokens per minute (TPM): Limit 6000, Used 5034, Requested 1443", (Window.TOKENS_PER_MINUTE, 6_000, 5_034)),
+        ("tokens per day (TPD): Limit 200000, Used 199998, Requested 12", (Window.TOKENS_PER_DAY, 200_000, 199_998)),
+    ],
+)
+def test_a_429_reports_its_limit(limit: str, expected: tuple[Window, int, int]) -> None:
+    text = f"Rate limit reached for model `m` in organization `org_1` service tier `on_demand` on {limit}. Please try"
+
+    assert observed_in_message(text) == [Observation(*expected)]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Slow down.", "on tokens per minute (TPM): Limit 0, Used 0, Requested 1", "x" * 9_999]
+)
+def test_a_429_without_a_limit_reports_none(text: str) -> None:
+    assert observed_in_message(text) == []
