@@ -70,10 +70,10 @@ def _counters(redis: TCPValkey, key: Key) -> tuple[int, int]:
     """Return the charged and held slots, all days together."""
     charged = held = 0
     with redis.client() as client:
-        for name in client.scan_iter(match=f"quota:*:{key.id}:*"):
+        for name in client.scan_iter(match=f"quota:*:account:{key.account_id}:[0-9]*"):
             entries = client.hgetall(name)
-            charged += int(entries.pop(b"charged"))
-            held += len(entries) - 1
+            charged += int(entries.get(f"{key.id}:requests".encode(), 0))
+            held += int(entries.get(f"{key.id}:requests:held".encode(), 0))
     return charged, held
 
 

@@ -187,7 +187,7 @@ async def test_the_example_reads_the_verdict_of_an_error_of_any_length() -> None
             ],
         ),
         ("quota", ["QuotaService"]),
-        ("inference", ["InferenceService", "StoredResponseService", "UsageService"]),
+        ("inference", ["IdempotencyService", "InferenceService", "StoredResponseService", "UsageService"]),
     ],
 )
 def test_reflection_lists_every_service(stack: Stack, server: str, services: list[str]) -> None:

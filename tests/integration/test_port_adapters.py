@@ -413,7 +413,7 @@ async def test_the_surface_of_a_request_arrives_in_its_context(adapter: str, is_
 
 @ADAPTERS
 async def test_the_weight_of_the_account_arrives_in_the_context(adapter: str) -> None:
-    completions = ScriptedCompletions([Answer(b"{}", Verdict.CHARGED)])
+    completions = ScriptedCompletions([Answer(b"{}", CHARGED)])
     async with _inference(adapter, completions) as inference:
         for weight in (1, _WEIGHT):
             await inference.complete(replace(_HOLD, principal=replace(_PRINCIPAL, weight=weight)), _CHAT)
