@@ -88,8 +88,9 @@ async def test_the_receipt_of_an_answer_has_the_answers_usage(http: httpx.AsyncC
     microdollars = (usage["prompt_tokens"] - 3) * 0.075 + 3 * 0.0375 + usage["completion_tokens"] * 0.3
     assert receipt["cost_microdollars"] == math.ceil(round(microdollars, 9)) > 0
     assert receipt["cost_usd"] == f"{receipt['cost_microdollars'] / 1e6:.6f}".rstrip("0")
-    (day,) = (await _get(http, key, "/api/v1/usage"))["data"]
-    assert (day["cost_microdollars"], day["cost_usd"]) == (receipt["cost_microdollars"], receipt["cost_usd"])
+    (day,) = (await _get(http, key, "/api/v1/usage"))["data"]  # Of all tests with this key.
+    assert day["cost_microdollars"] >= receipt["cost_microdollars"]
+    assert day["cost_usd"] == f"{day['cost_microdollars'] / 1e6:.6f}".rstrip("0")
     age = datetime.now(UTC) - datetime.fromisoformat(receipt["created_at"])
     assert timedelta(0) <= age < timedelta(seconds=20)
     assert receipt["created_at"].startswith(receipt["day"])
