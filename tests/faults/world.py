@@ -173,7 +173,14 @@ def _running_services() -> Iterator[World]:
         environment = {**_TIMES, **_SECRETS, **urls, **_extra()}
         with stack_folder() as folder:
             valkey = Valkey(folder)
-            stack = Stack(folder, gateways=2, quotas=2, environment=environment, valkey_options=valkey.options)
+            stack = Stack(
+                folder,
+                gateways=2,
+                quotas=2,
+                environment=environment,
+                valkey_options=valkey.options,
+                stores_responses=True,
+            )
             with _started(stack, valkey):
                 yield World(stack, valkey, postgres)
 
@@ -183,7 +190,14 @@ def _running_workers() -> Iterator[World]:
     environment = {**_TIMES, **_SECRETS, **_extra()}
     with stack_folder() as folder:
         valkey = Valkey(folder)
-        stack = Stack(folder, gateways=2, workers=2, environment=environment, valkey_options=valkey.options)
+        stack = Stack(
+            folder,
+            gateways=2,
+            workers=2,
+            environment=environment,
+            valkey_options=valkey.options,
+            stores_responses=True,
+        )
         with _started(stack, valkey):
             yield World(stack, valkey, None)
 
