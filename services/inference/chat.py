@@ -15,6 +15,8 @@ JSONObject = dict[str, Any]
 
 TOKENS_MAX = 10**9
 """Maximum token count in a row: far above any request's usage, and low enough that sums of rows fit into 64 bits."""
+_TOKENS_BESIDE_TEXT_MAX = 150_000
+"""Maximum tokens of an answer, of images and of a model's template; the longest answer has 65,536."""
 
 
 class Outcome(StrEnum):
@@ -111,6 +113,11 @@ class ChatCall:
         """
         bounds = (self.members.get(name) for name in ("max_completion_tokens", "max_tokens"))
         return self.size_bytes // 4 + min(next((bound for bound in bounds if _is_count(bound)), 0), TOKENS_MAX)
+
+    @property
+    def tokens_max(self) -> int:
+        """More tokens than Groq can count for the request. A higher count is wrong, and uses up no allowance."""
+        return self.size_bytes + _TOKENS_BESIDE_TEXT_MAX
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,7 +203,7 @@ class Completions:
             record.upstream_id = (reply.members.get("x_groq") or {}).get("id") or ""
             members = shape_completion(reply.members, completion_id=record.completion_id, model=record.call.model)
             usage = _usage_of(members, record)
-            lease.record_tokens(usage.counted_tokens)
+            lease.record_tokens(min(usage.counted_tokens, record.call.tokens_max))
             return encode(members), usage
 
         return await self._upstream.call(self._models(record), complete, record, deadline=self._deadline(record))
@@ -265,7 +265,8 @@ class _Relay:
                         raise
         if not shaper.has_answer:
             raise UpstreamInvalid
-        lease.record_tokens(shaper.usage(body_bytes=self._record.body_bytes).counted_tokens)
+        usage = shaper.usage(body_bytes=self._record.body_bytes)
+        lease.record_tokens(min(usage.counted_tokens, self._record.call.tokens_max))
         self._put(shaper.finish())
 
     async def _forward(self, batch: list[JSONObject], timer: IdleTimer, lease: KeyLease) -> None:
