@@ -48,6 +48,8 @@ _ENVIRONMENT = {
     # No request waits longer than the first for a key that cools down, and no key cools down for longer than the
     # second: the next request must find both keys unchanged.
     "INFERENCE_QUEUE_SECONDS": "0.4",
+    # The 429s of markers report limits that the stand-in does not have.
+    "INFERENCE_UPSTREAM_LIMITS": '{"*": {"tokens_per_minute": 1000000000, "tokens_per_day": 1000000000}}',
     "INFERENCE_KEY_COOLDOWN_SECONDS_MAX": str(REST_SECONDS),
 }
 _CALM_SECONDS_MAX = 30

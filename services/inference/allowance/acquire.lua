@@ -4,7 +4,7 @@
 -- `is_waiting`, `replica`, `lifetime`.
 -- Returns JSON: [[[position, key], …], seconds]. Positions begin at 0. The demands get one turn each, so that an account
 -- that waits at another replica is not passed over: `seconds` is then POLL_SECONDS.
-local POLL_SECONDS, ACCOUNTS_MAX, ACTIVE = 0.025, 10000, 1 / 6
+local POLL_SECONDS, ACCOUNTS_MAX, ACTIVE, LEFT_STEPS = 0.025, 10000, 1 / 6, 20
 
 local is_waiting, own = {}, {}
 for _, demand in ipairs(ask.demands) do
@@ -51,6 +51,7 @@ for _, demand in ipairs(ask.demands) do
     local best, best_left, soonest
     for _, key in ipairs(demand.keys) do
         local until_usable, left = seconds_until(key, demand.tokens)
+        left = math.floor(left * LEFT_STEPS + 0.5)
         if until_usable == 0 and (not best or left > best_left) then
             best, best_left = key, left
         end

@@ -11,6 +11,8 @@ from services.inference.allowance.shares import RETRY_SPACING, Appointments, Sha
 
 ACTIVE = 1 / 6
 """Part of a minute for which an account that was served counts as competing for the allowance."""
+LEFT_STEPS = 20
+"""In how many steps it is compared what keys have left."""
 _MODELS_MAX = 1_000
 """Maximum number of models, since callers choose the names."""
 _ACCOUNTS_MAX = 1_000
@@ -133,11 +135,16 @@ class OwnView:
         return next((limits for name, limits in self._configured.items() if permits([name], model)), {})
 
     def _best_key(self, model: str, state: _Model, demand: Demand, now: float) -> tuple[float, int]:
-        """Return the time until a key can be used and the key: of those that can be now, the one with most left."""
+        """Return the time until a key can be used and the key: of those that can be now, the one with most left.
+
+        Keys with about the same left take turns.
+        """
         if len(demand.keys) == 1:
             return self._buckets(model, state, demand.keys[0], now).seconds_until(demand.tokens, now), demand.keys[0]
         buckets = [(self._buckets(model, state, key, now), key) for key in demand.keys]
-        ranked = [(one.seconds_until(demand.tokens, now), -one.left(now), key) for one, key in buckets]
+        ranked = [
+            (one.seconds_until(demand.tokens, now), -round(one.left(now) * LEFT_STEPS), key) for one, key in buckets
+        ]
         seconds, _, key = min(ranked, key=lambda rank: rank[:2])
         return seconds, key
 

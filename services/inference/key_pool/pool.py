@@ -35,6 +35,8 @@ _QUARANTINE_SECONDS_MAX = 600.0
 _TRIAL_SECONDS = 5.0
 """Time for which a call that tries a key after its quarantine keeps other calls from using it."""
 _MODEL_REFUSED_SECONDS = 60.0
+_CALL_TOKENS_MAX = 10_000_000
+"""Far more than the context of any model. A higher count would use up a key's limits for hours."""
 _STATES_MAX = 2_000
 """Maximum number of stored key and model states, since callers choose the model names."""
 _FAILURES = frozenset({CallResult.FAILED, CallResult.TIMED_OUT, CallResult.INVALID})
@@ -112,8 +114,8 @@ class KeyLease:
             self.slot.observe(observations)
 
     def record_tokens(self, tokens: int) -> None:
-        """Record the tokens that Groq counts for the call."""
-        if self.slot is not None:
+        """Record the tokens that Groq counts for the call. An implausible count leaves the estimate."""
+        if self.slot is not None and tokens <= _CALL_TOKENS_MAX:
             self.slot.used = tokens
 
     def record_answer(self) -> None:
@@ -185,11 +187,13 @@ class KeyPool:
         return [key for key in usable if not self._is_model_refused(key, model, now)] or usable
 
     def is_failing(self, model: str) -> bool:
-        """Return whether all keys are rejected or fail for a model, rather than being rate limited."""
+        """Return whether all keys are rejected, fail or may not use the model, rather than being rate limited."""
         now = self._clock.monotonic()
         states = [self._states.get((key, model)) for key in range(len(self))]
         return all(
-            self._keys[key].quarantined_until > now or (state is not None and state.breaker.is_open)
+            self._keys[key].quarantined_until > now
+            or self._is_model_refused(key, model, now)
+            or (state is not None and state.breaker.is_open)
             for key, state in enumerate(states)
         )
 

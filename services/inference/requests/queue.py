@@ -62,6 +62,11 @@ class Waiter:
             self._granted = asyncio.get_running_loop().create_future()
         return self._granted
 
+    def refuse(self) -> None:
+        """End the wait without a slot. A caller that has just left is not told."""
+        if not self.granted.done():
+            self.granted.set_result(None)
+
 
 @dataclass(slots=True, eq=False)
 class Slot:
@@ -247,8 +252,7 @@ class UpstreamQueue:
             for waiters in queue.accounts.values():  # Only after a defect or at the end of the process.
                 for waiter in waiters:
                     self._count_waiting(-1)
-                    if not waiter.granted.done():
-                        waiter.granted.set_result(None)
+                    waiter.refuse()
 
     async def _grant(self, model: str, queue: _ModelQueue) -> float:
         """Grant what is possible and return the time until more may be; 0 to try at once."""
@@ -279,7 +283,10 @@ class UpstreamQueue:
         return demands, seconds
 
     def _hand_over(self, model: str, queue: _ModelQueue, demand: Demand, key: int) -> None:
-        waiters = queue.accounts.get(demand.account_id)
+        waiters = queue.accounts.get(demand.account_id, deque())
+        while waiters and waiters[0].granted.done():  # Its caller has just left.
+            waiters.popleft()
+            self._after_removal(model, queue, demand.account_id, waiters)
         if not waiters or not self._has_room(demand.account_id):
             # The request has left, or a call for another model took the permit while the view was asked.
             unused = (model, key, demand.account_id, demand.weight, demand.tokens)
@@ -288,11 +295,10 @@ class UpstreamQueue:
         waiter = waiters.popleft()
         self._after_removal(model, queue, demand.account_id, waiters)
         self._take(demand.account_id)
-        slot = Slot(self, model, key, waiter, self._clock.monotonic())
         if waiter.tokens != demand.tokens:  # The head changed while the view was asked.
             settlement = (model, key, demand.account_id, demand.weight, demand.tokens)
             self._view.settle(Settlement(*settlement, used=waiter.tokens))
-        waiter.granted.set_result(slot)
+        waiter.granted.set_result(Slot(self, model, key, waiter, self._clock.monotonic()))
 
     def _expire(self, model: str, queue: _ModelQueue) -> None:
         now = self._clock.monotonic()
@@ -300,7 +306,7 @@ class UpstreamQueue:
             for waiter in [one for one in waiters if one.deadline <= now]:
                 waiters.remove(waiter)
                 self._after_removal(model, queue, account_id, waiters)
-                waiter.granted.set_result(None)
+                waiter.refuse()
 
     async def _pause(self, queue: _ModelQueue, seconds: float) -> None:
         """Wait for a time, until the first deadline, or until something changes."""
@@ -329,7 +335,7 @@ class UpstreamQueue:
             return False
         dropped = waiters.pop()
         self._after_removal(model, queue, dropped.account_id, waiters)
-        dropped.granted.set_result(None)
+        dropped.refuse()
         return True
 
     def _withdraw(self, model: str, queue: _ModelQueue, waiter: Waiter) -> None:

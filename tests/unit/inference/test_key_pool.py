@@ -1,11 +1,13 @@
 """Which Groq key is used for a call, with a clock controlled by the test."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 
 import pytest
 
 from services.common.errors import DeadlineExceeded, InvalidRequest, ServiceError
+from services.inference.allowance.model import Observation
 from services.inference.groq.errors import (
     CallResult,
     KeyLimited,
@@ -403,3 +405,24 @@ def test_memory_per_model_is_bounded_and_keeps_active_cooldowns() -> None:
 
     assert len(world.pool._states) <= 2_000
     assert world.seconds_until("spent") == 60
+
+
+class CountedSlot:
+    """A slot that keeps what is recorded."""
+
+    def __init__(self) -> None:
+        self.used: int | None = None
+
+    def observe(self, observations: Sequence[Observation]) -> None:
+        """Ignore what Groq reports."""
+
+
+def test_an_implausible_count_of_tokens_does_not_use_up_the_limits() -> None:
+    pool, slot = World(1).pool, CountedSlot()
+
+    with pool.lease("m", ACCOUNT, key=0, slot=slot) as lease:
+        lease.record_tokens(10**9)
+        assert slot.used is None
+        lease.record_tokens(1_200)
+
+    assert slot.used == 1_200

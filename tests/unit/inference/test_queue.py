@@ -10,7 +10,7 @@ from services.common.runtime.clock import SystemClock
 from services.inference.allowance.model import Limits as WindowLimits
 from services.inference.allowance.model import Window
 from services.inference.allowance.own_view import OwnView
-from services.inference.groq.errors import KeyLimited, KeyRefused, UpstreamError
+from services.inference.groq.errors import KeyLimited, KeyRefused, UpstreamBusy, UpstreamError
 from services.inference.key_pool.pool import KeyPool
 from services.inference.requests.queue import Limits, Slot, UpstreamQueue, Waiter
 
@@ -160,6 +160,19 @@ async def test_a_call_that_is_cancelled_while_it_waits_keeps_no_slot(is_granted:
     assert one.is_unused
 
 
+async def test_a_caller_that_leaves_as_its_turn_comes_disturbs_no_other() -> None:
+    one = Calls(calls_max=1)
+    await one.begin("a1", "a2", "a3", "b1")
+
+    one.tasks["a2"].cancel()
+    one.tasks["b1"].cancel()
+    one.slots.pop("a1").release()  # The queue serves the next before the two have noticed.
+    await one.end("a3")
+
+    assert one.begun == ["a1", "a3"]
+    assert one.is_unused
+
+
 async def test_accounts_are_served_by_weight_while_the_allowance_is_short() -> None:
     one = Calls(limits={TPM: 400})  # A minute lasts a second.
     waiting = [f"{account}{number}" for number in range(9) for account in "ab"]
@@ -209,6 +222,7 @@ async def test_a_full_queue_drops_the_newest_call_of_the_longest_queue() -> None
     await one.begin("b1")
 
     assert [name for name, task in one.tasks.items() if task.done()] == ["a1", "a4"]
+    assert isinstance(one.tasks["a4"].exception(), UpstreamBusy)
     assert (await one.refused("a5")).reason == "upstream_busy"
     await one.end("a1", "b1", "a2", "a3")
     assert one.is_unused
