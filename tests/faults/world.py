@@ -45,6 +45,7 @@ _TIMES = {
 _SECRETS = {
     "AUTH_KEY_PEPPER": "a-pepper-for-the-fault-suite-and-nothing-else",
     "STACK_ADMIN_TOKEN": "an-admin-token-for-the-fault-suite",
+    "INFERENCE_RESPONSES_SECRETS": "5ec7e7" * 10 + "5ec7",
 }
 
 
