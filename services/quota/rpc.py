@@ -8,7 +8,7 @@ from operator import attrgetter
 from services.common.errors import InvalidRequest
 from services.common.estimate import Estimate
 from services.common.limits import Limit
-from services.common.rpc.limits import limit_from_values, limit_to_proto
+from services.common.rpc.limits import limit_from_values, limit_to_proto, unit_to_proto, window_to_proto
 from services.common.rpc.types import Context
 from services.common.rpc.verdict import amounts_from_proto, verdict_from_proto
 from services.common.timestamps import timestamp
@@ -233,4 +233,6 @@ def _discrepancy(discrepancy: Discrepancy) -> quota_pb2.Discrepancy:
         charged=entries.charged,
         held=entries.held,
         ledger_charged=discrepancy.ledger_charged,
+        unit=unit_to_proto(entries.counter.unit),
+        window=window_to_proto(entries.counter.window),
     )

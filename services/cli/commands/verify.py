@@ -6,6 +6,8 @@ import click
 
 from services.cli import output
 from services.cli.client import Backends, call
+from services.common.limits import Unit, Window
+from services.common.rpc.limits import unit_from_proto, window_from_proto
 from stack.quota.v1 import quota_pb2
 from stack.quota.v1.quota_pb2_grpc import QuotaServiceStub
 
@@ -72,6 +74,8 @@ def _fields(report: quota_pb2.VerifyResponse) -> dict[str, Any]:
                 "charged": discrepancy.charged,
                 "held": discrepancy.held,
                 "ledger_charged": discrepancy.ledger_charged,
+                "unit": _unit(discrepancy),
+                "window": _window(discrepancy),
             }
             for discrepancy in report.discrepancies
         ],
@@ -95,7 +99,25 @@ def _report_lines(report: quota_pb2.VerifyResponse) -> list[str]:
 def _line(discrepancy: quota_pb2.Discrepancy) -> str:
     counted, meaning = _EXPLANATIONS.get(discrepancy.kind, _UNKNOWN)
     name = discrepancy.key_id or discrepancy.account_id
+    unit, window = _unit(discrepancy), _window(discrepancy)
+    is_requests_of_day = (unit, window) == (Unit.REQUESTS, Window.DAY)
+    what = (
+        f"{name} on {discrepancy.day}"
+        if is_requests_of_day
+        else f"{name}, {unit} of the {window} from {discrepancy.day}"
+    )
+    counted = counted if is_requests_of_day else f"{unit} of {counted}"
     return (
-        f"{name} on {discrepancy.day}: Redis has {discrepancy.charged} charged and {discrepancy.held} in "
+        f"{what}: Redis has {discrepancy.charged} charged and {discrepancy.held} in "
         f"flight, the ledger {discrepancy.ledger_charged} {counted}: {meaning}"
     )
+
+
+def _unit(discrepancy: quota_pb2.Discrepancy) -> Unit:
+    """Return the unit of the counter; an earlier version of quota, which does not send it, counts requests."""
+    return unit_from_proto(discrepancy.unit) or Unit.REQUESTS
+
+
+def _window(discrepancy: quota_pb2.Discrepancy) -> Window:
+    """Return the window of the counter; an earlier version of quota, which does not send it, counts days."""
+    return window_from_proto(discrepancy.window) or Window.DAY

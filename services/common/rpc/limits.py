@@ -69,3 +69,8 @@ def unit_from_proto(value: limits_pb2.Unit.ValueType) -> Unit | None:
 def window_to_proto(window: Window | None) -> limits_pb2.Window.ValueType:
     """Return a window's protobuf value."""
     return _WINDOWS[window]
+
+
+def window_from_proto(value: limits_pb2.Window.ValueType) -> Window | None:
+    """Return the window of a protobuf value; None if it is unspecified, or if only a newer version knows it."""
+    return _WINDOW_OF.get(value)

@@ -14,6 +14,7 @@ from grpc import aio
 from services.common.errors import Unavailable
 from services.common.rpc.interceptors import ServiceInterceptor
 from services.common.rpc.types import Context
+from stack.common.v1 import limits_pb2
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 from tests.e2e.stack import Stack, running_stack, say
 from tests.forked import run_module
@@ -104,6 +105,18 @@ async def test_a_discrepancy_is_one_line_with_both_records_and_its_meaning_and_e
     assert all(one in line for one in words), line
 
 
+async def test_a_discrepancy_of_another_unit_names_it_and_its_window(service: Service) -> None:
+    kind = quota_pb2.DISCREPANCY_KIND_COUNTER_ABOVE_LEDGER
+    service.quota.found(kind, charged=5, held=1, ledger_charged=3)
+    (discrepancy,) = service.quota.report.discrepancies
+    discrepancy.unit, discrepancy.window = limits_pb2.UNIT_COST, limits_pb2.WINDOW_MONTH
+
+    _, printed, _ = await verify(service.target)
+
+    start = "key_1, cost of the month from 2026-11-22: Redis has 5 charged and 1 in flight, the ledger 3 cost of charged rows"
+    assert printed.startswith(start)
+
+
 async def test_discrepancies_as_json_are_listed_and_exit_with_1(service: Service) -> None:
     service.quota.found(quota_pb2.DISCREPANCY_KIND_OVER_LIMIT, charged=5, held=1, ledger_charged=3)
     service.quota.found(99, charged=0, held=0, ledger_charged=0)  # type: ignore[arg-type]
@@ -118,6 +131,8 @@ async def test_discrepancies_as_json_are_listed_and_exit_with_1(service: Service
         "charged": 5,
         "held": 1,
         "ledger_charged": 3,
+        "unit": "requests",
+        "window": "day",
     }
     second = {**first, "kind": "unknown_99", "charged": 0, "held": 0, "ledger_charged": 0}
     assert code == 1
