@@ -100,13 +100,9 @@ def _line(discrepancy: quota_pb2.Discrepancy) -> str:
     counted, meaning = _EXPLANATIONS.get(discrepancy.kind, _UNKNOWN)
     name = discrepancy.key_id or discrepancy.account_id
     unit, window = _unit(discrepancy), _window(discrepancy)
-    is_requests_of_day = (unit, window) == (Unit.REQUESTS, Window.DAY)
-    what = (
-        f"{name} on {discrepancy.day}"
-        if is_requests_of_day
-        else f"{name}, {unit} of the {window} from {discrepancy.day}"
-    )
-    counted = counted if is_requests_of_day else f"{unit} of {counted}"
+    what = f"{name} on {discrepancy.day}"
+    if (unit, window) != (Unit.REQUESTS, Window.DAY):
+        what, counted = f"{name}, {unit} of the {window} from {discrepancy.day}", f"{unit} of {counted}"
     return (
         f"{what}: Redis has {discrepancy.charged} charged and {discrepancy.held} in "
         f"flight, the ledger {discrepancy.ledger_charged} {counted}: {meaning}"

@@ -113,8 +113,8 @@ async def test_a_discrepancy_of_another_unit_names_it_and_its_window(service: Se
 
     _, printed, _ = await verify(service.target)
 
-    start = "key_1, cost of the month from 2026-11-22: Redis has 5 charged and 1 in flight, the ledger 3 cost of charged rows"
-    assert printed.startswith(start)
+    assert printed.startswith("key_1, cost of the month from 2026-11-22: Redis has 5 charged and 1 in flight,")
+    assert "the ledger 3 cost of charged rows" in printed
 
 
 async def test_discrepancies_as_json_are_listed_and_exit_with_1(service: Service) -> None:
