@@ -124,11 +124,10 @@ def charged_sum(counter: usage_pb2.Counter) -> ChargedSum:
     """Convert a counter.
 
     Raises:
-        InvalidRequest: It is not that of a key or an account, or of an unknown unit.
+        InvalidRequest: An id or a day is invalid, or the unit is unknown.
     """
-    check_id("key_id", counter.key_id) if counter.key_id else check_required_id("account_id", counter.account_id)
-    if counter.key_id and counter.account_id:
-        raise InvalidRequest("counters: expected a key or an account, not both")
+    check_id("key_id", counter.key_id)
+    check_required_id("account_id", counter.account_id)
     unit = unit_from_proto(counter.unit)
     if unit not in _SUMMED:
         raise InvalidRequest("counters: expected the unit requests, tokens or cost")

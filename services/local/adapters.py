@@ -316,9 +316,7 @@ class LocalLedger:
         self, counters: Sequence[Counter], excluded: Sequence[str], reserved_before: float | None
     ) -> list[int]:
         sums = [
-            ChargedSum(
-                one.key_id, "" if one.key_id else one.account_id, one.unit, iso_date(one.day), iso_date(one.last_day)
-            )
+            ChargedSum(one.key_id, one.account_id, one.unit, iso_date(one.day), iso_date(one.last_day))
             for one in counters
         ]
         async with _deadline(self._timeout_seconds, "ledger_unavailable"):

@@ -5,10 +5,13 @@ requests from the ledger and retries with it. The store uses that number only if
 are in docs/accounting.md.
 """
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.common.batched import batched
 from services.common.errors import ServiceError, Unavailable
 from services.common.estimate import Estimate
 from services.common.limits import Limit, Unit, Window
@@ -16,6 +19,11 @@ from services.common.verdict import Amounts, Verdict
 from services.quota.days import first_day_of_next_month
 from services.quota.metrics import BATCH_ITEMS, RESERVATIONS, SETTLEMENTS
 
+_MONTH_SECONDS_MAX = 1.0
+"""Longest time for which a sum over an account's month delays the others of its batch."""
+_MONTHS_AT_ONCE = 8
+COUNTERS_MAX = 1_000
+"""Maximum number of counters in one call to the ledger."""
 _INITIALISE_ATTEMPTS = 3
 """An initial count is for the wrong day when midnight passes in between, which cannot happen twice in a row."""
 
@@ -224,6 +232,7 @@ class Holds:
     def __init__(self, store: HoldStore, ledger: Ledger) -> None:
         self._store = store
         self._ledger = ledger
+        self._summing = asyncio.Semaphore(_MONTHS_AT_ONCE)
 
     async def reserve(self, reservations: Sequence[Reservation]) -> list[Held | Denied | CounterUnavailable]:
         """Hold a slot of all its limits for each reservation, independently, and return the outcomes in order.
@@ -298,15 +307,25 @@ class Holds:
         ]
 
     async def _initial_counts(self, counters: set[Counter]) -> InitialCounts:
-        """Return the ledger's counts; empty when the ledger is unavailable, so the counters stay uninitialised."""
+        """Return the ledger's counts; counters that it cannot count now are missing, and stay uninitialised."""
         if not counters:
             return {}
-        ordered = list(counters)
-        await self._take_over(ordered)
-        try:
-            return dict(zip(ordered, await self._ledger.count_charged(ordered), strict=True))
-        except ServiceError:
-            return {}
+        await self._take_over(list(counters))
+        counts: InitialCounts = {}
+        for some in batched([one for one in counters if one.window is Window.DAY], COUNTERS_MAX):
+            with suppress(ServiceError):
+                counts |= zip(some, await self._ledger.count_charged(some), strict=True)
+        async with asyncio.TaskGroup() as tasks:
+            for some in _months(counters):
+                tasks.create_task(self._count_months(some, counts))
+        return counts
+
+    async def _count_months(self, counters: Sequence[Counter], counts: InitialCounts) -> None:
+        """Add the ledger's counts of one account's months, unless that takes too long."""
+        async with self._summing:
+            with suppress(ServiceError, TimeoutError):
+                async with asyncio.timeout(_MONTH_SECONDS_MAX):
+                    counts |= zip(counters, await self._ledger.count_charged(counters), strict=True)
 
     async def _take_over(self, counters: Sequence[Counter]) -> None:
         """Move counters from the previous layout.
@@ -315,3 +334,13 @@ class Holds:
         the holds.
         """
         await self._store.take_over([one for one in counters if one.key_id and one.unit is Unit.REQUESTS])
+
+
+def _months(counters: Collection[Counter]) -> Iterator[Sequence[Counter]]:
+    """Yield the counters of months, those of each account by themselves."""
+    months: dict[str, list[Counter]] = {}
+    for one in counters:
+        if one.window is Window.MONTH:
+            months.setdefault(one.account_id, []).append(one)
+    for some in months.values():
+        yield from batched(some, COUNTERS_MAX)

@@ -52,10 +52,10 @@ class GrpcLedger:
         self, counters: Sequence[Counter], excluded: Sequence[str], reserved_before: float | None
     ) -> list[int]:
         # Requests per day are asked for as in the previous version, which knows no other counters.
-        daily = [one for one in counters if one.unit is Unit.REQUESTS and one.window is Window.DAY]
+        daily = [one for one in counters if _is_daily_requests(one)]
         keys = [one for one in daily if one.key_id]
         accounts = [one for one in daily if not one.key_id]
-        others = [one for one in counters if one not in daily]
+        others = [one for one in counters if not _is_daily_requests(one)]
         request = usage_pb2.CountChargedRequest(
             key_days=[_key_day(counter) for counter in keys],
             account_days=[_account_day(counter) for counter in accounts],
@@ -91,6 +91,10 @@ class GrpcLedger:
         return row_verdicts_from_proto(response.verdicts, response.amounts)
 
 
+def _is_daily_requests(counter: Counter) -> bool:
+    return counter.unit is Unit.REQUESTS and counter.window is Window.DAY
+
+
 def _key_day(counter: Counter) -> usage_pb2.KeyDay:
     return usage_pb2.KeyDay(key_id=counter.key_id, day=iso_date(counter.day))
 
@@ -102,7 +106,7 @@ def _account_day(counter: Counter) -> usage_pb2.AccountDay:
 def _counter(counter: Counter) -> usage_pb2.Counter:
     return usage_pb2.Counter(
         key_id=counter.key_id,
-        account_id="" if counter.key_id else counter.account_id,
+        account_id=counter.account_id,
         unit=unit_to_proto(counter.unit),
         from_day=iso_date(counter.day),
         to_day=iso_date(counter.last_day),

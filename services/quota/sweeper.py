@@ -23,7 +23,7 @@ from services.common.concurrency.batch import run_isolated
 from services.common.errors import ServiceError, Unavailable
 from services.common.limits import Unit, Window
 from services.common.verdict import RowVerdict, Verdict
-from services.quota.holds import Counter, Settlement
+from services.quota.holds import COUNTERS_MAX, Counter, Settlement
 from services.quota.metrics import COUNTERS_REPAIRED, DRIFT, OLDEST_HOLD, ROUNDS_FAILED, SWEPT, VERIFIED_AT
 from services.quota.overdue_holds import OverdueHold, OverdueHolds
 
@@ -31,8 +31,6 @@ _log = logging.getLogger(__name__)
 _OVERDUE_BATCH = 200
 _EXCLUDED_MAX = 1_000
 """Maximum number of excluded requests in one call to the ledger."""
-_COUNTERS_MAX = 1_000
-"""Maximum number of counters in one call to the ledger. An account can have more keys."""
 _DAY_SECONDS = 86_400
 _KEEP_DAYS = 3
 _MONTHS_SECONDS = 3_600.0
@@ -291,12 +289,28 @@ class Sweeper:
         """Return the number of counters that were raised, and what was added to those of requests."""
         raised = restored = 0
         async for batch in self._store.entries(window):
+            if window is Window.MONTH:
+                raised += await self._reconcile_months(batch, reserved_before)
+                continue
             counts = await self._count_charged([one.counter for one in batch], reserved_before)
             for entries, count in zip(batch, counts, strict=True):
                 if count > entries.charged and (added := await self._repair_counter(entries, count, reserved_before)):
                     raised += 1
                     restored += added if entries.counter.unit is Unit.REQUESTS else 0
         return raised, restored
+
+    async def _reconcile_months(self, batch: Sequence[DayEntries], reserved_before: float) -> int:
+        """Raise counters of months, each by itself: a sum that takes too long must not stop the others."""
+        raised = 0
+        for entries in batch:
+            try:
+                (count,) = await self._count_charged([entries.counter], reserved_before)
+            except ServiceError as exc:
+                facts = {"account": entries.counter.account_id, "reason": exc.reason}
+                _log.warning("A counter of a month could not be compared. It is retried in an hour.", extra=facts)
+                continue
+            raised += count > entries.charged and bool(await self._repair_counter(entries, count, reserved_before))
+        return raised
 
     async def _repair_counter(self, entries: DayEntries, count: int, reserved_before: float) -> int:
         """Raise one counter and return the number of charges added. Errors are logged and do not stop the round."""
@@ -359,7 +373,7 @@ class Sweeper:
     async def _count_charged(self, counters: Sequence[Counter], reserved_before: float | None) -> list[int]:
         """Return the ledger's counts, in calls of at most `_COUNTERS_MAX` counters."""
         counts: list[int] = []
-        for some in batched(counters, _COUNTERS_MAX):
+        for some in batched(counters, COUNTERS_MAX):
             counts += await self._ledger.count_charged(some, reserved_before=reserved_before)
         return counts
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from services.common.estimate import Estimate
-from services.common.limits import Scope, parse_limits
+from services.common.limits import Scope, Unit, Window, parse_limits
 from services.common.verdict import Amounts, Verdict
 from services.quota.days import first_day_of_month, first_day_of_next_month
 from services.quota.holds import (
@@ -654,3 +654,35 @@ class HoldStoreContract:
         found = await used(store, item)
         assert list(closed) == [True, False]
         assert (found["key:tokens:day"], found["key:cost:month"]) == ((15, 0), (7, 0))
+
+    async def test_a_limit_that_is_set_again_starts_from_the_ledger(self, world: World) -> None:
+        """While it was not set, requests were charged and not counted."""
+        store = await world.initialised()
+        limits = ["key:tokens:day=1000", "account:cost:month=1000"]
+        item = reserve_item("req_1", limits=limits, estimate=tokens(100, 50, prompt_cost=7))
+        held = await reserve_with_counters(store, item)
+        await reserve(store, reserve_item("req_2"))
+        await store.settle([Settlement("req_1", ACCOUNT, held.status.day, Verdict.CHARGED, Amounts(120, 7))])
+
+        missing = await reserve(store, replace(item, request_id="req_3"))
+
+        assert isinstance(missing, Uninitialised)
+        assert {(one.unit, one.window) for one in missing.counters} == {
+            (Unit.TOKENS, Window.DAY),
+            (Unit.COST, Window.MONTH),
+        }
+        outcome = await reserve(store, replace(item, request_id="req_3"), dict.fromkeys(missing.counters, 500))
+        assert isinstance(outcome, Held)
+        found = await used(store, item)
+        assert (found["key:tokens:day"], found["account:cost:month"]) == ((500, 150), (500, 7))
+
+    async def test_a_clock_that_steps_back_by_a_minute_does_not_start_the_minute_over(self, world: World) -> None:
+        ahead, behind = world.open_at(NOON + 60), world.open_at(NOON)
+        await initialise(ahead, 0)
+        limits = ["key:requests:minute=2"]
+
+        outcomes = []
+        for number, store in enumerate((ahead, behind, ahead, behind, ahead)):
+            outcomes.append(await reserve(store, reserve_item(f"req_{number}", limits=limits)))
+
+        assert [type(outcome) for outcome in outcomes] == [Held, Held, Denied, Denied, Denied]

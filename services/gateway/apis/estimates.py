@@ -2,7 +2,8 @@
 
 A bound that is too low would charge less than was used, so each part is counted high:
 
-- A text has at most as many tokens as bytes. If the model's tokenizer is installed, it counts the tokens.
+- A text has at most as many tokens as bytes. If the model's tokenizer is installed, it counts the tokens. All that is
+  passed on counts as text, except the data of images.
 - The model's chat template adds tokens to each message and tool, and to the prompt as a whole.
 - An image has at most the tokens of the model's largest image.
 - The output has at most `max_completion_tokens`: what the client requests, or the operator's default.
@@ -11,7 +12,8 @@ The systems `groq/compound*` call models several times, so no bound of theirs is
 holds.
 """
 
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from msgspec.json import Encoder
@@ -29,6 +31,12 @@ _PROMPT_TOKENS = 300
 """What the template of a model adds to a prompt, such as gpt-oss' system message."""
 _MESSAGE_TOKENS = 16
 """What a template adds to a message or a tool, in addition to the bytes of its JSON."""
+_OUTPUT_TOKENS_MAX = 1_000_000
+"""More than any model generates; Groq refuses a request for more than the model's maximum."""
+_CHOICES_MAX = 128
+_INLINE_BYTES_MAX = 32_768
+"""Counting the tokens of this many bytes takes a millisecond, and of letters without blanks ten."""
+_THREADS_MAX = 2
 
 
 class Models(Protocol):
@@ -53,47 +61,72 @@ class Estimator:
         self._models = models
         self._prices = prices
         self._default_output_tokens = default_output_tokens
+        self._counting = asyncio.Semaphore(_THREADS_MAX)
 
-    def estimate(self, chat: Chat) -> Estimate:
+    async def estimate(self, chat: Chat) -> Estimate:
         """Return the upper bound of a chat in Groq's form."""
         name = chat.members.get("model") or ""
         facts = self._models.facts.get(name)
         model = served_model(name, facts)
-        prompt_tokens = _prompt_tokens(chat.members, model)
+        images, texts = _prompt_texts(chat.members)
+        prompt_tokens = await self._text_tokens(model, texts) + _IMAGE_TOKENS_MAX * images + _framing(chat.members)
         price = self._prices.find(model) or self._prices.highest
         return Estimate(
             prompt_tokens,
-            self._output_tokens(chat.members, facts) * (chat.members.get("n") or 1),
-            -(-prompt_tokens * price.input // 1_000_000),
+            self._output_tokens(chat.members, facts) * _choices(chat.members),
+            -(-(prompt_tokens * price.input + images * price.image) // 1_000_000),
             price.output,
         )
 
+    async def _text_tokens(self, model: str, texts: Sequence[bytes]) -> int:
+        """Return the number of tokens of texts, at most."""
+        size = sum(map(len, texts))
+        if size <= _INLINE_BYTES_MAX:
+            return _count(model, texts)
+        # A long text takes a tokenizer up to a second. When all threads for that are taken, bytes are the bound.
+        if self._counting.locked():
+            return size
+        async with self._counting:
+            return await asyncio.to_thread(_count, model, texts)
+
     def _output_tokens(self, members: JSONObject, facts: ModelFacts | None) -> int:
         if requested := members.get("max_completion_tokens") or members.get("max_tokens"):
-            return int(requested)
+            return min(int(requested), _OUTPUT_TOKENS_MAX)
         most = facts.max_output_tokens if facts else None
         return min(self._default_output_tokens, most or self._default_output_tokens)
 
 
-def _prompt_tokens(members: JSONObject, model: str) -> int:
-    messages, tools = members.get("messages") or [], members.get("tools") or []
+def _choices(members: JSONObject) -> int:
+    """Return the number of answers that a chat requests."""
+    return min(int(members.get("n") or 1), _CHOICES_MAX)
+
+
+def _count(model: str, texts: Sequence[bytes]) -> int:
+    exact = [exact_tokens(model, text.decode()) for text in texts]
+    return sum(len(text) if tokens is None else tokens for text, tokens in zip(texts, exact, strict=True))
+
+
+def _framing(members: JSONObject) -> int:
+    parts = sum(len(members.get(name) or ()) for name in ("messages", "tools", "functions"))
+    return _PROMPT_TOKENS + _MESSAGE_TOKENS * parts
+
+
+def _prompt_texts(members: JSONObject) -> tuple[int, list[bytes]]:
+    """Return the number of images, and the JSON of everything else: any member may become part of the prompt."""
     images = 0
-    size = 0
-    for part in _prompt_parts(members):
-        if isinstance(part, dict) and part.get("type") == "image_url":
-            images += 1
-        else:
-            text = _encode(part)
-            exact = exact_tokens(model, text.decode())
-            size += len(text) if exact is None else exact
-    framing = _MESSAGE_TOKENS * (len(messages) + len(tools))
-    return size + _IMAGE_TOKENS_MAX * images + framing + _PROMPT_TOKENS
-
-
-def _prompt_parts(members: JSONObject) -> Iterator[object]:
-    """Yield everything that becomes part of the prompt; images separately, since they may be large data URLs."""
+    texts = [_encode({name: value for name, value in members.items() if name != "messages"})]
     for message in members.get("messages") or ():
         content = message.get("content")
-        yield {name: value for name, value in message.items() if name != "content"}
-        yield from content if isinstance(content, list) else (content,)
-    yield {name: members[name] for name in ("tools", "response_format", "documents") if members.get(name)}
+        texts.append(_encode({name: value for name, value in message.items() if name != "content"}))
+        for part in content if isinstance(content, list) else (content,):
+            is_image = isinstance(part, dict) and part.get("type") == "image_url"
+            images += is_image
+            texts.append(_encode(_without_url(part) if is_image else part))
+    return images, texts
+
+
+def _without_url(part: JSONObject) -> JSONObject:
+    """Return an image without its data, which is not text."""
+    image = part.get("image_url")
+    rest = {name: value for name, value in image.items() if name != "url"} if isinstance(image, dict) else {}
+    return {**part, "image_url": rest}

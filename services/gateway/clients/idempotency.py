@@ -6,6 +6,7 @@ from collections.abc import Callable
 import grpc
 from grpc import aio
 
+from services.common.errors import Unavailable
 from services.common.rpc.status import rpc_errors
 from services.gateway.requests.idempotency_types import Claim, ClaimState, IdempotencyKey
 from stack.inference.v1 import idempotency_pb2, idempotency_pb2_grpc
@@ -35,6 +36,7 @@ class GrpcIdempotencyStore:
         self._timeout_seconds = timeout_seconds
         self._monotonic = monotonic
         self._off_until = float("-inf")
+        self._is_supported = False
 
     async def claim(self, key: IdempotencyKey, fingerprint: bytes, request_id: str) -> Claim:
         """Claim a key; see `IdempotencyStore.claim`."""
@@ -72,9 +74,14 @@ class GrpcIdempotencyStore:
             try:
                 response = await call
             except aio.AioRpcError as exc:
-                if exc.code() is grpc.StatusCode.UNIMPLEMENTED:
-                    return _DISABLED  # An inference of the previous version.
-                raise
+                if exc.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                    raise
+                if not self._is_supported:
+                    return _DISABLED
+                # A replica of the previous version does not know the keys that others have claimed.
+                message = "Idempotency keys cannot be used while the service is updated. Try again in a moment."
+                raise Unavailable(message, reason=_REASON) from exc
+        self._is_supported = True
         return Claim(_STATES[response.state], response.request_id, response.content)
 
 

@@ -93,7 +93,7 @@ class RequestHandler:
         invalid_requests: InvalidRequestLimiter,
         idempotent: IdempotentRequests,
         *,
-        estimate: Callable[[Chat], Estimate],
+        estimate: Callable[[Chat], Awaitable[Estimate]],
         new_request_id: Callable[[], str],
         heartbeat_seconds: float,
     ) -> None:
@@ -153,7 +153,7 @@ class RequestHandler:
         with client.watching(request.receive):
             # Before the hold: a handler that is cancelled between the hold and its stream would leave the hold open.
             revocation = await caller.revocation(principal) if parsed.chat.stream else None
-            estimate = self._estimate(parsed.chat) if principal.is_metered else None
+            estimate = await self._estimate(parsed.chat) if principal.is_metered else None
             hold = await self.reserve(principal, request.scope[REQUEST_ID], estimate)
             if claim:
                 await self._rename(claim, hold)

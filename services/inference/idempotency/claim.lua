@@ -41,7 +41,8 @@ for i = FIRST_PAIR, #ARGV, 2 do
             return {'new', request_id, key_id, claimed}  -- The script runs again, since its connection broke.
         end
         if request_id ~= replaced or progress == 'done' then
-            if progress == 'running' and tonumber(lease_end) <= now then
+            -- A request can also end without saying whether it is charged.
+            if (progress == 'running' or progress == 'ended') and tonumber(lease_end) <= now then
                 progress = 'lapsed'
             end
             return {progress, request_id, key_id, claimed}

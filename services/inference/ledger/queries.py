@@ -3,7 +3,21 @@
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Column, Select, String, case, column, false, func, null, select, true, tuple_, values
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Select,
+    String,
+    case,
+    column,
+    false,
+    func,
+    null,
+    select,
+    true,
+    tuple_,
+    values,
+)
 
 from services.common.limits import Unit
 from services.inference.ledger.tables import usage_ledger
@@ -46,21 +60,21 @@ def count_charged(
     return select(owner, func.count()).where(rows).group_by(owner)
 
 
-def sum_charged(
-    owner: Column[str],
-    unit: Unit,
-    days: tuple[str, str],
-    owner_ids: Collection[str],
-    reserved_before: float | None,
-    excluded: Collection[str],
-) -> Select[Any]:
-    """Select (owner id, sum over charged rows) from the first to the last of `days`; see `count_charged`."""
+def charged_rows(
+    days: tuple[str, str], reserved_before: float | None, excluded: Collection[str]
+) -> ColumnElement[bool]:
+    """Return the condition of charged rows from the first to the last of `days`; see `count_charged`."""
     table = usage_ledger.c
-    rows = table.day.between(*days) & owner.in_(owner_ids) & table.charged
+    rows = table.day.between(*days) & table.charged
     if reserved_before is not None:
         rows &= table.reserved_at < reserved_before
     if excluded:
         rows &= table.request_id.not_in(excluded)
+    return rows
+
+
+def sums(owner: Column[str], unit: Unit, rows: ColumnElement[bool]) -> Select[Any]:
+    """Select (owner id, sum over rows)."""
     return select(owner, _SUMS[unit]).where(rows).group_by(owner)
 
 

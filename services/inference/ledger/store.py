@@ -174,9 +174,13 @@ class SQLLedgerStore:
         async with self._transactions.reading() as connection:
             for (is_of_key, unit, *days), members in groups.items():
                 by_owner = {one.key_id or one.account_id: one for one in members}
-                # Rows of accounts that continue the counts of these. Quota never counts such an account by its own id.
-                for owner in (row.key_id,) if is_of_key else (row.account_id, row.quota_account_id):
-                    query = queries.sum_charged(owner, unit, (days[0], days[1]), by_owner, reserved_before, excluded)
+                rows = queries.charged_rows((days[0], days[1]), reserved_before, excluded)
+                if is_of_key:
+                    rows &= row.key_id.in_(by_owner)
+                # Also of accounts that continue the counts of these. Quota never counts such an account by its own id.
+                for account in (row.account_id, row.quota_account_id):
+                    of_accounts = rows & account.in_({one.account_id for one in members})
+                    query = queries.sums(row.key_id if is_of_key else account, unit, of_accounts)
                     for owner_id, total in await connection.execute(query):
                         found[by_owner[owner_id]] += int(total)
         return [found[one] for one in sums]

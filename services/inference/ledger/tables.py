@@ -42,12 +42,13 @@ usage_ledger = Table(
     Column("quota_account_id", String(64), nullable=True),
     # Covering index of CountCharged, from which quota initialises its counters.
     Index("ix_usage_ledger_key_day", "key_id", "day", "charged", "reserved_at"),
-    # Covering index of SummarizeUsage. Reading an account's rows, which are spread over many pages, took thirty times
-    # as long among ten million rows (docs/benchmarks/growth.md).
+    # Covering index of SummarizeUsage, and of the sums of CountCharged. Reading an account's rows, which are spread
+    # over many pages, took thirty times as long among ten million rows (docs/benchmarks/growth.md).
     Index(
         "ix_usage_ledger_account_sums",
         *("account_id", "day", "model", "key_id", "charged"),
-        *("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens", "cost"),
+        *("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens"),
+        *("cost", "charged_tokens", "charged_cost", "reserved_at"),
     ),
     # Index of CountCharged, for the few rows that count under another account.
     Index(

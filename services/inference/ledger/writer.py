@@ -80,7 +80,7 @@ class ChargedSum:
     key_id: str
     """Empty for the sum of an account."""
     account_id: str
-    """Empty for the sum of a key."""
+    """The account under which quota counts."""
     unit: Unit
     from_day: str
     """First day, `YYYY-MM-DD`."""

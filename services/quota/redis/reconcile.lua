@@ -33,4 +33,8 @@ for i = 1, #entries, 2 do
   end
 end
 redis.call('HSET', KEYS[1], counter, count)
+-- The ledger's charges were within the limit at their time, which may have been lowered or removed since.
+if count > tonumber(redis.call('HGET', KEYS[1], counter .. ':limit') or 0) then
+  redis.call('HSET', KEYS[1], counter .. ':limit', count)
+end
 return count - charged

@@ -17,7 +17,7 @@
 --          id: held (1) or denied (0), tokens of output, then for each limit: charged, held}; without request ids, for
 --          each limit: charged, held
 
-local FIELDS, FIRST = 7, 9
+local FIELDS, FIRST, MINUTES_AHEAD_MAX = 7, 9, 10
 local offset_seconds, first_day, last_day = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local hold_ms, account_id, key_id = tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local wanted_output, limits_count = tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -61,6 +61,20 @@ end
 for i = first_id, #ARGV do
   fields[#fields + 1] = ARGV[i]
 end
+-- Counters of limits that are no longer set miss what is charged from now on. They are dropped, and start from the ledger
+-- when their limits are set again.
+local counted, unused = {}, {}
+for i = FIRST, first_id - 1, FIELDS do
+  counted[ARGV[i + 1] .. (ARGV[i] == 'month' and '@month' or '')] = true
+end
+for _, owner in ipairs({key_id, account_id}) do
+  for _, counter in ipairs({owner .. ':tokens', owner .. ':cost', owner .. ':cost@month'}) do
+    if not counted[counter] then
+      unused[#unused + 1] = counter
+      fields[#fields + 1] = counter
+    end
+  end
+end
 local values = redis.call('HMGET', entries, unpack(fields))
 local month_text = month and string.format('%d', month)
 local month_entries = month and KEYS[1] .. ':month:' .. month_text
@@ -92,8 +106,11 @@ for n = 1, limits_count do
     one.charged, one.held = 0, one.held + tonumber(previous_values[previous_at] or 0)
     previous_at = previous_at + 1
   elseif one.window == 'minute' then
-    one.name = one.counter .. '@' .. minute
-    if third ~= minute then
+    -- A clock that steps back by some minutes does not start the minute over.
+    local ahead = (tonumber(third) or 0) - tonumber(minute)
+    one.minute = ahead > 0 and ahead <= MINUTES_AHEAD_MAX and third or minute
+    one.name = one.counter .. '@' .. one.minute
+    if third ~= one.minute then
       one.charged, one.held = 0, 0
       one.is_new = true
     end
@@ -121,6 +138,14 @@ for n = 1, limits_count do
 end
 if is_missing then
   return missing
+end
+for n, counter in ipairs(unused) do
+  if values[at + #ARGV - first_id + n] then
+    local name, suffix = string.match(counter, '^([^@]+)(@?%l*)$')
+    local hash = suffix == '' and entries or KEYS[1] .. ':month:' .. string.format('%d', month_of(day))
+    redis.call('HDEL', hash, name, name .. ':held', name .. ':limit')
+    redis.call('HDEL', entries, counter)
+  end
 end
 
 -- The largest output that fits into what a limit has left; negative if not even the base does.
@@ -189,7 +214,7 @@ if next(held_ids) then
       one.changes[#one.changes + 1] = one.counter
       one.changes[#one.changes + 1] = 0
       one.changes[#one.changes + 1] = one.counter .. ':minute'
-      one.changes[#one.changes + 1] = minute
+      one.changes[#one.changes + 1] = one.minute
     end
   end
 end
@@ -198,5 +223,13 @@ if #changes > 0 then
 end
 if #month_changes > 0 then
   redis.call('HSET', month_entries, unpack(month_changes))
+end
+if next(held_ids) and month then
+  -- The day's entries say that its requests are counted in the month.
+  for _, one in ipairs(limits) do
+    if one.window == 'month' then
+      redis.call('HSET', entries, one.counter .. '@month', 1)
+    end
+  end
 end
 return answer

@@ -60,10 +60,15 @@ for name, counts in pairs(changes) do
     local values = redis.call('HMGET', name, unpack(fields))
     local set = {}
     for i, field in ipairs(fields) do
-      set[2 * i - 1] = field
-      set[2 * i] = string.format('%d', tonumber(values[i] or 0) + counts[field])
+      -- A counter that was dropped since the reserve starts from the ledger.
+      if values[i] then
+        set[#set + 1] = field
+        set[#set + 1] = string.format('%d', tonumber(values[i]) + counts[field])
+      end
     end
-    redis.call('HSET', name, unpack(set))
+    if #set > 0 then
+      redis.call('HSET', name, unpack(set))
+    end
   end
 end
 return answer

@@ -105,6 +105,11 @@ class ScriptedInference:
             await asyncio.Event().wait()
 
 
+async def no_estimate(chat: Chat) -> Estimate:
+    """Return the estimate of a chat whose key has no limit of tokens."""
+    return Estimate(1, 1, 0, 0)
+
+
 class World:
     """A request handler over scripted services."""
 
@@ -119,7 +124,7 @@ class World:
             RequestBodies(ByteBudget(total_max=1, share_max=1), bytes_max=1),
             InvalidRequestLimiter(SystemClock(), per_second=1),
             cast(Any, None),
-            estimate=lambda _: Estimate(1, 1, 0, 0),
+            estimate=no_estimate,
             new_request_id=lambda: f"req_{next(numbers)}",
             heartbeat_seconds=1,
         )

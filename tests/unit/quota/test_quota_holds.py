@@ -1,13 +1,16 @@
 """Holds: counters initialised from the ledger, on a real server and with a scripted ledger."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from prometheus_client import REGISTRY
 
 from services.common import errors
+from services.common.limits import Scope, Window, parse_limits
 from services.common.verdict import Verdict
+from services.quota import holds
 from services.quota.holds import (
     Counter,
     CounterUnavailable,
@@ -158,3 +161,39 @@ async def test_a_settle_reports_whether_there_was_a_hold(store: RedisHoldStore) 
 
     assert await holds.settle([settlement, settlement]) == [True, False]
     assert await holds.status([KeyRef(ACCOUNT, KEY)]) == [DayStatus(held.status.day, 1, 0, held.status.reset_at)]
+
+
+async def test_more_counters_than_fit_in_one_call_are_counted_in_several(store: RedisHoldStore) -> None:
+    """Before, a batch of many new accounts failed as a whole, and again whenever it was repeated."""
+    limits = parse_limits(
+        f"{scope}:{unit}:{window}=1000" for scope in Scope for unit, window in (("tokens", "day"), ("cost", "day"))
+    )
+    items = [
+        replace(reserve_item(key_id=f"key_{number}"), account_id=f"acc_{number}", limits=limits)
+        for number in range(200)
+    ]
+    ledger = ScriptedLedger()
+
+    outcomes = await Holds(store, ledger).reserve(items)
+
+    assert {type(outcome) for outcome in outcomes} == {Held}
+    assert sum(len(some) for some in ledger.asked) == 200 * 6
+    assert max(len(some) for some in ledger.asked) <= 1_000
+
+
+async def test_a_month_that_cannot_be_counted_in_time_stops_only_its_account(
+    store: RedisHoldStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SlowForOne(ScriptedLedger):
+        async def count_charged(self, counters: Sequence[Counter]) -> list[int]:
+            if any(one.window is Window.MONTH and one.account_id == "acc_heavy" for one in counters):
+                await asyncio.Event().wait()
+            return await super().count_charged(counters)
+
+    monkeypatch.setattr(holds, "_MONTH_SECONDS_MAX", 0.1)
+    limits = parse_limits(["account:cost:month=1000"])
+    items = [replace(reserve_item(), account_id=one, limits=limits) for one in ("acc_heavy", "acc_light")]
+
+    outcomes = await Holds(store, SlowForOne()).reserve(items)
+
+    assert [type(outcome) for outcome in outcomes] == [CounterUnavailable, Held]

@@ -89,7 +89,7 @@ class Counter(_message.Message):
     key_id: _builtins.str
     """Public id of the key; empty means all keys that the account ever had."""
     account_id: _builtins.str
-    """Id of the account; empty if there is a key."""
+    """Id of the account under which quota counts."""
     unit: _limits_pb2.Unit.ValueType
     """What to sum: requests, tokens or cost."""
     from_day: _builtins.str

@@ -1,4 +1,4 @@
-"""Add the cost to the covering index for an account's usage summary.
+"""Add cost and charged amounts to the covering index of sums: usage, and what counts against limits.
 
 Revision ID: 0006
 """
@@ -12,15 +12,16 @@ depends_on = None
 
 _OWNER = ["account_id", "day", "model", "key_id", "charged"]
 _TOKENS = ["prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens"]
+_CHARGED = ["cost", "charged_tokens", "charged_cost"]
 
 
 def upgrade() -> None:
-    """Replace the index. The previous version of the service can use the new index too.
+    """Replace the index. The previous version of the service can use the new one too.
 
-    While Postgres builds it, reads use the old index and rows wait, as in revision 0003: the service keeps them in
+    While Postgres builds it, reads use the old one and rows wait, as in revision 0003: the service keeps them in
     memory and still answers. `CREATE INDEX CONCURRENTLY` is impossible in the transaction that all migrations share.
     """
-    op.create_index("ix_usage_ledger_account_sums", "usage_ledger", [*_OWNER, *_TOKENS, "cost"])
+    op.create_index("ix_usage_ledger_account_sums", "usage_ledger", [*_OWNER, *_TOKENS, *_CHARGED, "reserved_at"])
     op.drop_index("ix_usage_ledger_account_usage", "usage_ledger")
 
 
