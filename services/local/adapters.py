@@ -388,6 +388,7 @@ def _principal(key: Key) -> Principal:
         quota_account_id=key.quota_account_id or "",
         key_name=key.name,
         plan=key.plan,
+        deduplicate_retries=key.deduplicate_retries,
     )
 
 

@@ -233,6 +233,7 @@ class Stack:
         daily_limit: int | None = None,
         models: Sequence[str] = (),
         limits: Sequence[str] = (),
+        deduplicate_retries: bool = False,
         at: str = "",
     ) -> Key:
         """Create a key of the test account, at any auth or at the one named by `at`. Limits are texts."""
@@ -244,6 +245,7 @@ class Stack:
                 daily_limit=daily_limit,
                 models=models,
                 limits=map(limit_to_proto, parse_limits(limits)),
+                deduplicate_retries=deduplicate_retries,
             )
             response = await keys.CreateKey(request, metadata=self.admin_metadata, timeout=5)
         return Key(response.key.id, response.secret, response.key.account_id)

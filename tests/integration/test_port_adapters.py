@@ -586,7 +586,7 @@ async def test_a_key_is_authenticated_with_all_of_its_permissions(adapter: str) 
     expires_at = utc_now(SystemClock()).replace(microsecond=250_000)
     limits = parse_limits(["account:concurrent_requests=20", "key:cost:month=$5"])
     more: dict[str, Any] = {"models": ("a", "b*"), "limits": limits, "weight": 4, "quota_account_id": "acc_old"}
-    more["plan"] = "pro"
+    more |= {"plan": "pro", "deduplicate_retries": True}
     async with _auth(adapter, ScriptedVerifier(_key(expires_at=expires_at, **more))) as auth:
         found = await auth.authenticate("sk_stk_1")
     assert found.principal is not None

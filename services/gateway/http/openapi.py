@@ -173,6 +173,11 @@ def _paths() -> dict[str, Any]:
                     plan={"type": ["string", "null"]},
                     models={"type": "array", "items": _STRING},
                     expires_at={"type": ["string", "null"], "format": "date-time"},
+                    deduplicate_retries={
+                        "type": "boolean",
+                        "description": "Whether an automatic retry of an SDK gets the answer of the request that it "
+                        "retries, and is not charged.",
+                    },
                     limits={"type": "array", "items": _object(**_LIMIT)},
                     limit=_INTEGER,
                     used=_INTEGER,

@@ -87,6 +87,23 @@ def test_a_limit_is_set_and_reset_to_the_plans(stackctl: Stackctl) -> None:
     assert "daily_limit  7" in stackctl("keys", "set-limit", key, "7").stdout
 
 
+def test_a_keys_deduplication_is_set_shown_and_kept_by_a_rotation(stackctl: Stackctl) -> None:
+    def deduplicate_retries() -> list[bool]:
+        listed = stackctl("keys", "list", "--email", "retries@example.com", "--json").stdout
+        return [key["deduplicate_retries"] for key in json.loads(listed)["keys"]]
+
+    key = str(new_key(stackctl, "retries@example.com")["id"])
+    on = ("keys", "create", "--email", "retries@example.com", "--name", "x", "--deduplicate-retries")
+    assert stackctl(*on).exit_code == 0
+    assert deduplicate_retries() == [False, True]
+    assert "deduplicate_retries  True" in stackctl("keys", "set-deduplication", key, "on").stdout
+    assert stackctl("keys", "rotate", key).exit_code == 0
+    assert deduplicate_retries() == [True, True, True]
+    assert (
+        json.loads(stackctl("keys", "set-deduplication", key, "off", "--json").stdout)["deduplicate_retries"] is False
+    )
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -95,6 +112,7 @@ def test_a_limit_is_set_and_reset_to_the_plans(stackctl: Stackctl) -> None:
         ("keys", "set-limit", "key_1", "5", "--plan"),
         ("keys", "set-limit", "key_1", "5", "--limit", "key:tokens:day=5"),
         ("keys", "set-limit", "key_1", "many"),
+        ("keys", "set-deduplication", "key_1", "maybe"),
         ("keys", "create", "--email", "a@example.com", "--name", "x", "--daily-limit", "-1"),
         ("usage", "key_1", "--days", "0"),
         ("nonsense",),
