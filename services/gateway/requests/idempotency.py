@@ -20,9 +20,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from services.common.concurrency.byte_budget import ByteBudget
-from services.common.errors import ErrorDetails, InvalidRequest, ServiceError, Unavailable
+from services.common.errors import ErrorDetails, InvalidRequest, ServiceError, Throttled, Unavailable
 from services.common.verdict import Verdict
 from services.gateway.http.middleware import FAILURE, REQUEST_ID
+from services.gateway.metrics import UNRECORDED_REQUESTS
 from services.gateway.requests.idempotency_types import (
     HEADER,
     Claim,
@@ -42,6 +43,11 @@ _CHARACTERS_MAX = 255
 _FINISH_SECONDS = 1.0
 """Maximum time that the end of a response waits for its answer to be stored. Then it is stored in the background."""
 
+_IMPLICIT_CLAIM_SECONDS = 1.0
+"""Maximum time that a request without an `Idempotency-Key` waits for the storage."""
+_RETRY_COUNT = b"x-stainless-retry-count"
+"""How often an SDK that Stainless generates, such as OpenAI's and Anthropic's, has sent a request before."""
+
 Run = Callable[[], Awaitable[Response]]
 """Runs the request of a claimed key: reserves its slot and returns its response."""
 
@@ -52,7 +58,10 @@ class KeyedRequest:
     Attributes:
         fingerprint: SHA-256 of its path and body; empty before the body is read.
         claim: The claim of its key; None while it has none, and if keys are not supported.
+        replaces: Whether it claims its key even if an earlier request has claimed it.
     """
+
+    replaces = False
 
     def __init__(self, scope: Scope, values: list[bytes]) -> None:
         self.scope = scope
@@ -94,6 +103,26 @@ def keyed_request(scope: Scope) -> KeyedRequest | None:
     return None
 
 
+class UnkeyedRequest(KeyedRequest):
+    """A request without the header, whose API key deduplicates the automatic retries of SDKs.
+
+    Its implicit key is a digest of its path and body. A first request always runs, and claims the key from an earlier
+    identical one. An automatic retry finds the claim of the last first request.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        super().__init__(scope, [])
+        self.replaces = not _is_retry(scope)
+
+    def key(self, principal: Principal) -> IdempotencyKey:
+        """Return the implicit key, which is never an explicit one."""
+        digest = _digest(b"implicit", principal.key_id.encode(), self.fingerprint)
+        return IdempotencyKey(principal.account_id, principal.key_id, digest, is_implicit=True)
+
+    def _check(self) -> None:
+        """There is no header to check."""
+
+
 class IdempotentRequests:
     """Runs requests with an idempotency key, and repeats their answers."""
 
@@ -121,7 +150,7 @@ class IdempotentRequests:
             Unavailable: The storage cannot be used.
         """
         key, scope = request.key(principal), request.scope
-        claim = await self._claim(key, request.fingerprint, scope[REQUEST_ID])
+        claim = await (self._claim_implicit if key.is_implicit else self._claim)(key, request)
         match claim.state:
             case ClaimState.DISABLED:
                 return await run()
@@ -131,10 +160,10 @@ class IdempotentRequests:
             case ClaimState.MISMATCHED:
                 raise IdempotencyKeyReused
             case ClaimState.RUNNING:
-                raise IdempotentRequestRunning(claim.request_id)
+                raise IdempotentRequestRunning(claim.request_id, is_retry=key.is_implicit)
         answer = RecordedAnswer.decode(claim.content) if claim.content else None
         if answer is None:
-            raise IdempotentAnswerGone(claim.request_id)
+            raise IdempotentAnswerGone(claim.request_id, is_retry=key.is_implicit)
         scope[REQUEST_ID] = claim.request_id
         return ReplayedResponse(answer)
 
@@ -143,9 +172,10 @@ class IdempotentRequests:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_seconds)
 
-    async def _claim(self, key: IdempotencyKey, fingerprint: bytes, request_id: str) -> Claim:
+    async def _claim(self, key: IdempotencyKey, request: KeyedRequest) -> Claim:
+        request_id = request.scope[REQUEST_ID]
         try:
-            return await self._store.claim(key, fingerprint, request_id)
+            return await self._store.claim(key, request.fingerprint, request_id)
         except Unavailable as exc:
             # The claim may have been stored, without an answer.
             ClaimedKey(self._store, key, request_id, self._tasks).release_later()
@@ -154,6 +184,23 @@ class IdempotentRequests:
                 "without Idempotency-Key.",
                 reason="idempotency_unavailable",
             ) from exc
+
+    async def _claim_implicit(self, key: IdempotencyKey, request: KeyedRequest) -> Claim:
+        """Claim an implicit key. Without storage or room for it, the request runs unrecorded.
+
+        Its client did not ask for the promise of a key, so it prefers an answer to an error.
+        """
+        request_id = request.scope[REQUEST_ID]
+        try:
+            async with asyncio.timeout(_IMPLICIT_CLAIM_SECONDS):
+                return await self._store.claim(key, request.fingerprint, request_id, replaces=request.replaces)
+        except Throttled:
+            UNRECORDED_REQUESTS.labels("too_many").inc()
+        except (ServiceError, TimeoutError):
+            UNRECORDED_REQUESTS.labels("unavailable").inc()
+            # The claim may have been stored: without an answer, retries would wait for it.
+            ClaimedKey(self._store, key, request_id, self._tasks).release_later()
+        return Claim(ClaimState.DISABLED)
 
     async def _first(self, claimed: "ClaimedKey", run: Run) -> Response:
         try:
@@ -196,11 +243,19 @@ class ClaimedKey:
         """Store the id of a request whose reserve was repeated under a new one.
 
         Raises:
-            ServiceError: It could not be stored, so the request must not run.
+            ServiceError: It could not be stored, so the request must not run. The claim of an implicit key is given up
+                instead.
         """
-        if request_id != self._request_id:
+        if request_id == self._request_id:
+            return
+        try:
             await self._store.rename(self._key, self._request_id, request_id)
-            self._request_id = request_id
+        except ServiceError:
+            if not self._key.is_implicit:
+                raise
+            for one in (self._request_id, request_id):  # It may have been renamed.
+                self._spawn(self._release(one))
+        self._request_id = request_id
 
     async def finish(self, scope: Scope, answer: RecordedAnswer | None) -> None:
         """Keep the answer of a request that is charged, and free the key of one that is not."""
@@ -214,20 +269,20 @@ class ClaimedKey:
 
     async def release(self) -> None:
         """Free the key."""
-        await self._wait(self._release())
+        await self._wait(self._release(self._request_id))
 
     def release_later(self) -> None:
         """Free the key in the background."""
-        self._spawn(self._release())
+        self._spawn(self._release(self._request_id))
 
     def abandon(self) -> None:
         """Leave it to the ledger whether a repeat runs, unless the request has been finished."""
         if not self._is_finished:
             self._spawn(self._end())
 
-    async def _release(self) -> None:
+    async def _release(self, request_id: str) -> None:
         with suppress(ServiceError):  # Then the ledger decides.
-            await self._store.release(self._key, self._request_id)
+            await self._store.release(self._key, request_id)
 
     async def _keep(self, content: bytes) -> None:
         try:
@@ -274,6 +329,12 @@ class _RecordedResponse(Response):
                 self._claimed.abandon()
         if recorder.stall is not None:
             raise recorder.stall
+
+
+def _is_retry(scope: Scope) -> bool:
+    """Return whether an SDK has sent the request before. An invalid count is ignored."""
+    counts = [value for name, value in scope["headers"] if name == _RETRY_COUNT]
+    return len(counts) == 1 and counts[0].isdigit() and bool(counts[0].strip(b"0"))
 
 
 def _digest(*parts: bytes) -> bytes:

@@ -14,8 +14,7 @@ depends_on = None
 
 def upgrade() -> None:
     """Add a column with a default, which the previous version neither reads nor writes."""
-    off = sa.Column("deduplicate_retries", sa.Boolean(), nullable=False, server_default=sa.false())
-    op.add_column("api_keys", off)
+    op.add_column("api_keys", sa.Column("deduplicate_retries", sa.Boolean(), nullable=False, server_default=sa.false()))
 
 
 def downgrade() -> None:
