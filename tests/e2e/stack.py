@@ -256,6 +256,13 @@ class Stack:
             keys = keys_pb2_grpc.KeyServiceStub(channel)
             await keys.RevokeKey(keys_pb2.RevokeKeyRequest(key_id=key.id), metadata=self.admin_metadata, timeout=5)
 
+    async def set_deduplication(self, key_id: str, *, deduplicate_retries: bool) -> None:
+        """Set whether automatic retries of a key are deduplicated."""
+        async with open_channel(self.settings.auth_listen) as channel:
+            request = keys_pb2.SetKeyDeduplicationRequest(key_id=key_id, deduplicate_retries=deduplicate_retries)
+            keys = keys_pb2_grpc.KeyServiceStub(channel)
+            await keys.SetKeyDeduplication(request, metadata=self.admin_metadata, timeout=5)
+
     async def set_plan(
         self, name: str, *, daily_limit: int, account_daily_limit: int, limits: Sequence[str] = ()
     ) -> None:

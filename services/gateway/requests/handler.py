@@ -37,15 +37,11 @@ from services.gateway.http.request_bodies import RequestBodies
 from services.gateway.http.responses import json_response
 from services.gateway.keys.revocation import Revocation
 from services.gateway.metrics import ADMISSION_SECONDS
+from services.gateway.requests.claimed_key import ClaimedKey
 from services.gateway.requests.disconnect import DisconnectMonitor
-from services.gateway.requests.idempotency import (
-    ClaimedKey,
-    IdempotentRequests,
-    KeyedRequest,
-    UnkeyedRequest,
-    keyed_request,
-)
+from services.gateway.requests.idempotency import IdempotentRequests
 from services.gateway.requests.invalid_requests import InvalidRequestLimiter
+from services.gateway.requests.keyed_requests import KeyedRequest, UnkeyedRequest, keyed_request
 from services.gateway.requests.ports import Inference, Quota
 from services.gateway.requests.settlement import SettledStream, Settlements
 from services.gateway.requests.streaming import begin_stream

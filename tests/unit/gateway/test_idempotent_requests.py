@@ -18,8 +18,8 @@ from services.gateway.http.middleware import FAILURE, REQUEST_ID
 from services.gateway.http.responses import json_response
 from services.gateway.http_server.write_flow import ClientStalled
 from services.gateway.metrics import UNRECORDED_REQUESTS
-from services.gateway.requests import idempotency
-from services.gateway.requests.idempotency import IdempotentRequests, KeyedRequest, UnkeyedRequest, keyed_request
+from services.gateway.requests import claimed_key, idempotency
+from services.gateway.requests.idempotency import IdempotentRequests
 from services.gateway.requests.idempotency_types import (
     Claim,
     ClaimState,
@@ -27,6 +27,7 @@ from services.gateway.requests.idempotency_types import (
     IdempotentAnswerGone,
     IdempotentRequestRunning,
 )
+from services.gateway.requests.keyed_requests import KeyedRequest, UnkeyedRequest, keyed_request
 from services.gateway.requests.recording import RecordedAnswer
 from services.gateway.requests.surface import SurfaceRequest
 from services.gateway.requests.types import Chat, Principal
@@ -224,7 +225,7 @@ async def test_a_stream_is_recorded_byte_for_byte_and_replayed() -> None:
 
 
 async def test_the_events_of_a_stream_do_not_wait_for_a_store_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(idempotency, "_FINISH_SECONDS", 0.2)
+    monkeypatch.setattr(claimed_key, "_FINISH_SECONDS", 0.2)
     client, store = Client(), ScriptedStore(_CLAIMED, hangs=True)
     requests = _requests(store)
     sending = asyncio.create_task(_respond(requests, Stream(b"one", b"two"), client))
