@@ -1,6 +1,7 @@
 """Automatic retries of SDKs with keys that deduplicate them: charged once, in both layouts with a real Valkey."""
 
 import asyncio
+import re
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -23,8 +24,8 @@ MODEL = "openai/gpt-oss-20b"
 CHAT = "/v1/chat/completions"
 COUNT = "x-stainless-retry-count"
 _REQUEST_SECONDS = 4
-_SLOW: Any = [{"role": "user", "content": "[[standin:slow headers_ms=1500]] one"}]
-_SLOW_STREAM: Any = [{"role": "user", "content": "[[standin:slow headers_ms=1500]] [[standin:tokens count=20]]"}]
+_SLOW: Any = [{"role": "user", "content": "[[standin:slow headers_ms=2500]] one"}]
+_SLOW_STREAM: Any = [{"role": "user", "content": "[[standin:slow headers_ms=2500]] [[standin:tokens count=20]]"}]
 """SDKs repeat the request of a stream only before its first event."""
 
 
@@ -90,9 +91,9 @@ async def _charges(stack: Stack, key: Key) -> list[int]:
 async def test_openais_package_gets_the_answer_of_the_request_that_timed_out(
     running: Stack, key: Key, stream: bool
 ) -> None:
-    """Its first retry gets a 409, and the second one, after `retry-after`, the answer."""
+    """A retry while the request runs gets a 409, and the next one, after `retry-after`, the answer."""
     sent, calls = Sent(openai.DefaultAsyncHttpxClient), len(await running.journal())
-    async with _openai(running.base_url, key, sent, timeout=0.7, max_retries=2) as gpt:
+    async with _openai(running.base_url, key, sent, timeout=1, max_retries=5) as gpt:
         if stream:
             events = await gpt.chat.completions.create(model=MODEL, messages=_SLOW_STREAM, stream=True)
             tokens = [event.choices[0].delta.content async for event in events if event.choices]
@@ -100,7 +101,7 @@ async def test_openais_package_gets_the_answer_of_the_request_that_timed_out(
         else:
             answer = await gpt.chat.completions.create(model=MODEL, messages=_SLOW)
             assert answer.choices[0].message.content
-    assert sent.counts == ["0", "1", "2"]
+    assert sent.counts[:2] == ["0", "1"]
     assert len(await running.journal()) == calls + 1
     assert await _charges(running, key) == [1]
 
@@ -108,19 +109,19 @@ async def test_openais_package_gets_the_answer_of_the_request_that_timed_out(
 async def test_anthropics_package_gets_the_answer_of_the_request_that_timed_out(running: Stack, key: Key) -> None:
     sent, calls = Sent(anthropic.DefaultAsyncHttpxClient), len(await running.journal())
     claude = anthropic.AsyncAnthropic(
-        base_url=running.base_url, api_key=key.secret, http_client=sent.http, timeout=0.7, max_retries=2
+        base_url=running.base_url, api_key=key.secret, http_client=sent.http, timeout=1, max_retries=5
     )
     async with claude:
         answer = await claude.messages.create(model=MODEL, messages=_SLOW, max_tokens=100)
     assert answer.content
-    assert sent.counts == ["0", "1", "2"]
+    assert sent.counts[:2] == ["0", "1"]
     assert len(await running.journal()) == calls + 1
     assert await _charges(running, key) == [1]
 
 
 async def test_without_the_property_each_retry_runs_and_is_charged(running: Stack) -> None:
     key, sent = await running.create_key(), Sent(openai.DefaultAsyncHttpxClient)
-    async with _openai(running.base_url, key, sent, timeout=0.7, max_retries=1) as gpt:
+    async with _openai(running.base_url, key, sent, timeout=1, max_retries=1) as gpt:
         with pytest.raises(openai.APITimeoutError):
             await gpt.chat.completions.create(model=MODEL, messages=_SLOW)
     assert sent.counts == ["0", "1"]
@@ -242,8 +243,18 @@ async def test_records_and_answers_are_deleted_with_their_account(running: Stack
                     await asyncio.sleep(0.05)
             added = set(redis.keys("retries:*")) - before
             assert len(added) >= 4
+            asked = await _ask_playground(browser, facts["id"])
+            assert (asked.status_code, "idempotent-replayed" in asked.headers) == (200, False)
+            assert set(redis.keys("retries:*")) - before == added
             assert "deleted" in (await browser.submit("/account", "/account/delete", {"password": PASSWORD})).text
             assert set(redis.keys("retries:*")) & added <= {b"retries:accounts"}
+
+
+async def _ask_playground(browser: Browser, key_id: str) -> httpx.Response:
+    csrf = re.search(r'data-csrf="(\w+)"', (await browser.get("/playground")).text)
+    assert csrf
+    headers = {"x-csrf-token": csrf[1], "stack-key-id": key_id, "origin": browser.origin}
+    return await browser.client.post("/playground/chat", headers=headers, json=say("two", stream=True))
 
 
 async def test_without_stored_responses_the_property_has_no_effect(stack: Stack, http: httpx.AsyncClient) -> None:

@@ -41,7 +41,7 @@ from services.gateway.requests.claimed_key import ClaimedKey
 from services.gateway.requests.disconnect import DisconnectMonitor
 from services.gateway.requests.idempotency import IdempotentRequests
 from services.gateway.requests.invalid_requests import InvalidRequestLimiter
-from services.gateway.requests.keyed_requests import KeyedRequest, UnkeyedRequest, keyed_request
+from services.gateway.requests.keyed_requests import ImplicitlyKeyedRequest, KeyedRequest, keyed_request
 from services.gateway.requests.ports import Inference, Quota
 from services.gateway.requests.settlement import SettledStream, Settlements
 from services.gateway.requests.streaming import begin_stream
@@ -134,7 +134,7 @@ class RequestHandler:
         with tracing.span("authenticate"):
             principal = await caller.authenticate()
         if keyed is None and principal.deduplicate_retries:
-            keyed = UnkeyedRequest(request.scope)
+            keyed = ImplicitlyKeyedRequest(request.scope)
         parsed = await self.read(request, principal, parse if keyed is None else keyed.reading(parse))
         if time.monotonic() - started > _PRINCIPAL_SECONDS_MAX:
             principal = await caller.authenticate_again(principal)

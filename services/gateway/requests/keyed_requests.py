@@ -66,7 +66,7 @@ def keyed_request(scope: Scope) -> KeyedRequest | None:
     return None
 
 
-class UnkeyedRequest(KeyedRequest):
+class ImplicitlyKeyedRequest(KeyedRequest):
     """A request without the header, whose API key deduplicates the automatic retries of SDKs.
 
     Its implicit key is a digest of its path and body. A first request always runs, and claims the key from an earlier

@@ -27,7 +27,7 @@ from services.gateway.requests.idempotency_types import (
     IdempotentAnswerGone,
     IdempotentRequestRunning,
 )
-from services.gateway.requests.keyed_requests import KeyedRequest, UnkeyedRequest, keyed_request
+from services.gateway.requests.keyed_requests import ImplicitlyKeyedRequest, KeyedRequest, keyed_request
 from services.gateway.requests.recording import RecordedAnswer
 from services.gateway.requests.surface import SurfaceRequest
 from services.gateway.requests.types import Chat, Principal
@@ -352,10 +352,10 @@ async def test_an_unreadable_answer_is_gone() -> None:
         assert RecordedAnswer.decode(content) is None
 
 
-def _retried(*counts: bytes, path: str = "/api/v1/chat") -> UnkeyedRequest:
+def _retried(*counts: bytes, path: str = "/api/v1/chat") -> ImplicitlyKeyedRequest:
     scope = _scope(path=path)
     scope["headers"] += [(b"x-stainless-retry-count", count) for count in counts]
-    return UnkeyedRequest(scope)
+    return ImplicitlyKeyedRequest(scope)
 
 
 @pytest.mark.parametrize(
