@@ -38,6 +38,7 @@ def principal(key: Key) -> auth_pb2.Principal:
         quota_account_id=key.quota_account_id or "",
         key_name=key.name,
         plan=key.plan,
+        deduplicate_retries=key.deduplicate_retries,
     )
 
 
@@ -56,6 +57,7 @@ def key(source: Key) -> keys_pb2.Key:
         replaced_by=source.replaced_by or "",
         limits=map(limit_to_proto, source.limits),
         quota_account_id=source.quota_account_id or "",
+        deduplicate_retries=source.deduplicate_retries,
     )
 
 

@@ -35,6 +35,11 @@ ABANDONED = Gauge(
     "stack_gateway_requests_abandoned",
     "Requests without a client or a verdict that wait for their ledger row to settle their hold.",
 )
+UNRECORDED_REQUESTS = Counter(
+    "stack_gateway_requests_unrecorded_total",
+    "Requests of API keys that deduplicate retries which ran without a record, by reason: unavailable or too_many.",
+    ["reason"],
+)
 UNSETTLED = Counter("stack_gateway_holds_left_total", "Holds without a verdict, left to quota's sweeper.")
 
 

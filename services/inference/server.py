@@ -16,7 +16,7 @@ from services.common.telemetry import metrics
 from services.inference.allowance.wiring import open_view
 from services.inference.catalogue import Catalogue
 from services.inference.groq.provider import GroqProvider, open_groq
-from services.inference.idempotency.keys import StoredIdempotencyKeys
+from services.inference.idempotency.keys import KeysByKind, StoredIdempotencyKeys
 from services.inference.idempotency.model import IdempotencyKeys
 from services.inference.idempotency.rpc import IdempotencyService
 from services.inference.key_pool.check import KeyCheck
@@ -172,12 +172,14 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
     return Parts(completions, catalogue, key_check, ledger, store, responses, _idempotency(settings, stores, store))
 
 
-def _idempotency(
-    settings: InferenceSettings, stores: Stores | None, ledger: SQLLedgerStore
-) -> StoredIdempotencyKeys | None:
-    if stores is None or not settings.idempotency_seconds:
+def _idempotency(settings: InferenceSettings, stores: Stores | None, ledger: SQLLedgerStore) -> KeysByKind | None:
+    if stores is None:
         return None
-    return StoredIdempotencyKeys(stores.records, stores.answers, ledger)
+    explicit = StoredIdempotencyKeys(stores.records, stores.answers, ledger)
+    implicit = StoredIdempotencyKeys(stores.retried_records, stores.retried_answers, ledger)
+    return KeysByKind(
+        explicit if settings.idempotency_seconds else None, implicit if settings.deduplication_seconds else None
+    )
 
 
 async def _open_ledger(settings: InferenceSettings, stack: AsyncExitStack) -> SQLLedgerStore:

@@ -171,6 +171,10 @@ class InferenceSettings(ServiceSettings):
     """Maximum bytes of an account's answers to requests with `Idempotency-Key`, compressed. The oldest ones are
     dropped, and repeats of their requests get 410."""
 
+    deduplication_seconds: int = Field(default=600, ge=0, le=86_400)
+    """How long answers are kept for automatic retries of SDKs, whose API keys deduplicate them, after
+    `REQUEST_TIMEOUT_SECONDS`; 0 keeps none. At most `idempotency_keys_per_account_max` of an account."""
+
     @field_validator("groq_api_key", "groq_api_keys")
     @classmethod
     def _check_key(cls, value: SecretStr) -> SecretStr:

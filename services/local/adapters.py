@@ -266,12 +266,13 @@ class LocalIdempotencyStore:
         self._keys = keys
         self._timeout_seconds = timeout_seconds
 
-    async def claim(self, key: IdempotencyKey, fingerprint: bytes, request_id: str) -> Claim:
+    async def claim(self, key: IdempotencyKey, fingerprint: bytes, request_id: str, *, replaces: bool = False) -> Claim:
         """Claim a key; see `IdempotencyStore.claim`."""
         if self._keys is None:
             return Claim(ClaimState.DISABLED)
+        claimant = Claimant(request_id, key.key_id, fingerprint, replaces=replaces)
         async with self._deadline():
-            claim = await self._keys.claim(_claimed_key(key), Claimant(request_id, key.key_id, fingerprint))
+            claim = await self._keys.claim(_claimed_key(key), claimant)
         return Claim(ClaimState(claim.state.value), claim.request_id, claim.content)
 
     async def rename(self, key: IdempotencyKey, request_id: str, new_request_id: str) -> None:
@@ -386,11 +387,12 @@ def _principal(key: Key) -> Principal:
         quota_account_id=key.quota_account_id or "",
         key_name=key.name,
         plan=key.plan,
+        deduplicate_retries=key.deduplicate_retries,
     )
 
 
 def _claimed_key(key: IdempotencyKey) -> ClaimedKey:
-    return ClaimedKey(key.account_id, key.digest)
+    return ClaimedKey(key.account_id, key.digest, is_implicit=key.is_implicit)
 
 
 def _watch_event(event: ChangeEvent) -> WatchEvent:

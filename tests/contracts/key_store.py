@@ -114,6 +114,37 @@ class KeyStoreContract(LongDeadlines):
         listed = await stores.keys.of_account(EMAIL)
         assert [key.limits for key in listed] == [parse_limits(["key:tokens:minute=7"])] * 2
 
+    async def test_a_keys_deduplication_is_off_by_default_can_be_changed_and_moves_to_its_successor(
+        self, stores: Stores
+    ) -> None:
+        await stores.account()
+        minted = await stores.key()
+        other = await stores.key(name="other")
+        assert (await stores.keys.get(minted.key.id)).deduplicate_retries is False
+
+        changed = await stores.keys.set_deduplication(minted.key.id, deduplicate_retries=True, by=OPERATOR, at=NOW)
+        assert changed.deduplicate_retries is True
+        changes = (await stores.changes.changes_after(2)).changes
+        assert [(change.key_id, change.revision) for change in changes] == [(minted.key.id, 3)]
+
+        successor = new_key()
+        await stores.keys.rotate(minted.key.id, successor.key, ends_at=NOW, by=OPERATOR)
+        found = (await stores.keys.find(successor.key.digest)).key
+        assert found == await stores.keys.get(successor.key.id)
+        listed = {key.id: key.deduplicate_retries for key in await stores.keys.of_account(EMAIL)}
+        assert listed == {minted.key.id: True, other.key.id: False, successor.key.id: True}
+        off = await stores.keys.set_deduplication(successor.key.id, deduplicate_retries=False, by=OPERATOR, at=NOW)
+        assert off.deduplicate_retries is False
+
+    async def test_a_key_is_created_with_its_deduplication(self, stores: Stores) -> None:
+        await stores.account()
+        minted = mint("a", daily_limit=None, pepper=PEPPER, clock=SystemClock(), deduplicate_retries=True)
+
+        key = await stores.keys.add(EMAIL, minted.key, by=OPERATOR)
+
+        assert key.deduplicate_retries is True
+        assert key == await stores.keys.get(minted.key.id)
+
     async def test_a_change_of_a_keys_limits_is_a_change_of_the_key_and_a_refused_one_is_not(
         self, stores: Stores
     ) -> None:
@@ -260,6 +291,7 @@ class KeyStoreContract(LongDeadlines):
             stores.keys.revoke(KeyId("key_none"), by=OPERATOR, at=NOW),
             stores.keys.set_limit(KeyId("key_none"), 1, by=OPERATOR, at=NOW),
             stores.keys.change_limits(KeyId("key_none"), LimitChanges(), by=OPERATOR, at=NOW),
+            stores.keys.set_deduplication(KeyId("key_none"), deduplicate_retries=True, by=OPERATOR, at=NOW),
         ):
             with pytest.raises(NotFound, match="key_none"):
                 await attempt

@@ -233,6 +233,7 @@ class Stack:
         daily_limit: int | None = None,
         models: Sequence[str] = (),
         limits: Sequence[str] = (),
+        deduplicate_retries: bool = False,
         at: str = "",
     ) -> Key:
         """Create a key of the test account, at any auth or at the one named by `at`. Limits are texts."""
@@ -244,6 +245,7 @@ class Stack:
                 daily_limit=daily_limit,
                 models=models,
                 limits=map(limit_to_proto, parse_limits(limits)),
+                deduplicate_retries=deduplicate_retries,
             )
             response = await keys.CreateKey(request, metadata=self.admin_metadata, timeout=5)
         return Key(response.key.id, response.secret, response.key.account_id)
@@ -253,6 +255,13 @@ class Stack:
         async with open_channel(self.socket(at) if at else self.settings.auth_listen) as channel:
             keys = keys_pb2_grpc.KeyServiceStub(channel)
             await keys.RevokeKey(keys_pb2.RevokeKeyRequest(key_id=key.id), metadata=self.admin_metadata, timeout=5)
+
+    async def set_deduplication(self, key_id: str, *, deduplicate_retries: bool) -> None:
+        """Set whether automatic retries of a key are deduplicated."""
+        async with open_channel(self.settings.auth_listen) as channel:
+            request = keys_pb2.SetKeyDeduplicationRequest(key_id=key_id, deduplicate_retries=deduplicate_retries)
+            keys = keys_pb2_grpc.KeyServiceStub(channel)
+            await keys.SetKeyDeduplication(request, metadata=self.admin_metadata, timeout=5)
 
     async def set_plan(
         self, name: str, *, daily_limit: int, account_daily_limit: int, limits: Sequence[str] = ()

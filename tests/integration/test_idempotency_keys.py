@@ -17,7 +17,7 @@ from services.common.db import database
 from services.common.errors import FailedPrecondition, Throttled, Unavailable
 from services.common.runtime.clock import SystemClock
 from services.inference.chat import Outcome
-from services.inference.idempotency.keys import StoredIdempotencyKeys
+from services.inference.idempotency.keys import KeysByKind, StoredIdempotencyKeys
 from services.inference.idempotency.model import Claimant, ClaimedKey, State
 from services.inference.idempotency.store import RecordLimits, RedisRecordStore
 from services.inference.ledger.store import SQLLedgerStore
@@ -56,13 +56,17 @@ async def open_keys(server: ValkeyServer, ledger: SQLLedgerStore) -> AsyncIterat
     async with AsyncExitStack() as stack:
 
         def open_one(
-            *secrets: str, records: RecordLimits = _RECORDS, answers: Limits = _ANSWERS
+            *secrets: str,
+            records: RecordLimits = _RECORDS,
+            answers: Limits = _ANSWERS,
+            prefix: str = "idempotency",
         ) -> StoredIdempotencyKeys:
             client = connect(server.url)
             stack.push_async_callback(client.aclose)
             cipher = Cipher(secrets or ["a secret of the tests"])
-            answer_store = RedisResponseStore(client, cipher, answers, SystemClock(), prefix="idempotency")
-            return StoredIdempotencyKeys(RedisRecordStore(client, cipher, records), answer_store, ledger)
+            answer_store = RedisResponseStore(client, cipher, answers, SystemClock(), prefix=prefix)
+            record_store = RedisRecordStore(client, cipher, records, prefix=prefix)
+            return StoredIdempotencyKeys(record_store, answer_store, ledger)
 
         yield open_one
 
@@ -84,6 +88,11 @@ def _key(name: str = "a", account: str = ACCOUNT) -> ClaimedKey:
 
 def _claimant(request_id: str, body: str = "body") -> Claimant:
     return Claimant(request_id, "key_1", hashlib.sha256(body.encode()).digest())
+
+
+def _first(request_id: str) -> Claimant:
+    """Return a first request with an implicit key."""
+    return replace(_claimant(request_id), replaces=True)
 
 
 async def _record(ledger: SQLLedgerStore, request_id: str, *, charged: bool) -> None:
@@ -112,6 +121,87 @@ async def test_of_claims_at_once_by_two_replicas_one_runs(open_keys: Any) -> Non
     )
     assert Counter(claim.state for claim in claims) == {State.CLAIMED: 1, State.RUNNING: 99}
     assert len({claim.request_id for claim in claims}) == 1
+
+
+async def test_a_first_request_with_an_implicit_key_always_runs_and_a_retry_finds_the_last_one(
+    keys: StoredIdempotencyKeys,
+) -> None:
+    for number in range(3):
+        assert (await keys.claim(_key(), _first(f"req_{number}"))).state is State.CLAIMED
+    retry = await keys.claim(_key(), _claimant("req_3"))
+    assert (retry.state, retry.request_id) == (State.RUNNING, "req_2")
+    # A request whose record was replaced changes nothing of it.
+    await keys.complete(_key(), "req_1", b"another answer")
+    await keys.release(_key(), "req_0")
+    await keys.complete(_key(), "req_2", ANSWER)
+    retry = await keys.claim(_key(), _claimant("req_4"))
+    assert (retry.state, retry.request_id, retry.content) == (State.COMPLETED, "req_2", ANSWER)
+    assert (await keys.claim(_key(), _first("req_5"))).state is State.CLAIMED
+    await keys.release(_key(), "req_5")
+    assert (await keys.claim(_key(), _claimant("req_6"))).state is State.CLAIMED
+
+
+async def test_first_requests_at_once_all_run_and_leave_one_record(open_keys: Any, server: ValkeyServer) -> None:
+    replicas = [open_keys(), open_keys()]
+    claims = await asyncio.gather(
+        *(replicas[number % 2].claim(_key(), _first(f"req_{number}")) for number in range(50))
+    )
+    assert Counter(claim.state for claim in claims) == {State.CLAIMED: 50}
+    with Redis.from_url(server.url) as client:
+        assert client.hlen("idempotency:{acc_1}:records") == 1
+        assert client.zcard("idempotency:{acc_1}:expiries") == 1
+
+
+async def test_a_first_request_replaces_a_record_of_a_previous_secret(open_keys: Any) -> None:
+    await open_keys("the old secret").claim(_key(), _claimant("req_1"))
+    rotated = open_keys("the new secret", "the old secret")
+    assert (await rotated.claim(_key(), _first("req_2"))).state is State.CLAIMED
+    assert (await rotated.claim(_key(), _claimant("req_3"))).request_id == "req_2"
+
+
+async def test_implicit_keys_take_no_room_of_explicit_ones(open_keys: Any, server: ValkeyServer) -> None:
+    limits = replace(_RECORDS, records=2)
+    keys = KeysByKind(open_keys(records=limits), open_keys(records=limits, prefix="retries"))
+    for name in ("a", "b"):
+        for is_implicit in (False, True):
+            claim = await keys.claim(replace(_key(name), is_implicit=is_implicit), _claimant(f"req_{name}"))
+            assert claim.state is State.CLAIMED
+    for is_implicit in (False, True):
+        with pytest.raises(Throttled):
+            await keys.claim(replace(_key("c"), is_implicit=is_implicit), _claimant("req_c"))
+    # Replacing a record needs no room.
+    again = await keys.claim(replace(_key("a"), is_implicit=True), _first("req_d"))
+    assert again.state is State.CLAIMED
+    await keys.complete(replace(_key("a"), is_implicit=True), "req_d", ANSWER)
+    assert (await keys.claim(_key("a"), _claimant("req_e"))).state is State.RUNNING
+    with Redis.from_url(server.url) as client:
+        assert client.exists("retries:{acc_1}:records", "retries:{acc_1}:one:req_d") == 2
+
+
+@pytest.mark.parametrize("is_implicit", [False, True])
+async def test_each_kind_of_keys_can_be_disabled(keys: StoredIdempotencyKeys, is_implicit: bool) -> None:
+    by_kind = KeysByKind(keys if is_implicit else None, None if is_implicit else keys)
+    key = replace(_key(), is_implicit=is_implicit)
+    assert (await by_kind.claim(key, _first("req_1"))).state is State.DISABLED
+    with pytest.raises(FailedPrecondition):
+        await by_kind.release(key, "req_1")
+    other = replace(key, is_implicit=not is_implicit)
+    assert (await by_kind.claim(other, _first("req_1"))).state is State.CLAIMED
+
+
+async def test_implicit_keys_expire_and_leave_nothing(open_keys: Any, server: ValkeyServer) -> None:
+    seconds = {"seconds": 1}
+    keys = open_keys(records=replace(_RECORDS, **seconds), answers=replace(_ANSWERS, **seconds), prefix="retries")
+    await keys.claim(_key(account="acc_2"), _first("req_1"))
+    await keys.complete(_key(account="acc_2"), "req_1", ANSWER)
+    await asyncio.sleep(1.1)
+    await keys.claim(_key(), _first("req_2"))
+    with Redis.from_url(server.url) as client:
+        assert sorted(client.keys("*")) == [
+            b"retries:accounts",
+            b"retries:{acc_1}:expiries",
+            b"retries:{acc_1}:records",
+        ]
 
 
 async def test_a_released_key_can_be_claimed_with_another_body(keys: StoredIdempotencyKeys) -> None:

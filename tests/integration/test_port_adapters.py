@@ -47,6 +47,7 @@ from services.gateway.requests.types import Chat, Departure, Hold, JSONObject, L
 from services.inference.catalogue import Catalogue
 from services.inference.chat import CallContext, ChatCall, Outcome
 from services.inference.idempotency import model
+from services.inference.idempotency.keys import KeysByKind
 from services.inference.idempotency.rpc import IdempotencyService
 from services.inference.key_pool.check import KeyCheck
 from services.inference.ledger.writer import LedgerStore
@@ -586,7 +587,7 @@ async def test_a_key_is_authenticated_with_all_of_its_permissions(adapter: str) 
     expires_at = utc_now(SystemClock()).replace(microsecond=250_000)
     limits = parse_limits(["account:concurrent_requests=20", "key:cost:month=$5"])
     more: dict[str, Any] = {"models": ("a", "b*"), "limits": limits, "weight": 4, "quota_account_id": "acc_old"}
-    more["plan"] = "pro"
+    more |= {"plan": "pro", "deduplicate_retries": True}
     async with _auth(adapter, ScriptedVerifier(_key(expires_at=expires_at, **more))) as auth:
         found = await auth.authenticate("sk_stk_1")
     assert found.principal is not None
@@ -829,7 +830,7 @@ KEY_CALLS = pytest.mark.parametrize("call", _KEY_CALLS, ids=["claim", "rename", 
 
 @asynccontextmanager
 async def _idempotency(
-    adapter: str, domain: ScriptedKeys | None, *, timeout_seconds: float = _SECONDS
+    adapter: str, domain: model.IdempotencyKeys | None, *, timeout_seconds: float = _SECONDS
 ) -> AsyncIterator[IdempotencyStore]:
     if adapter == "local":
         yield LocalIdempotencyStore(domain, timeout_seconds=timeout_seconds)
@@ -856,6 +857,36 @@ async def test_calls_to_idempotency_keys_arrive(adapter: str) -> None:
         ("complete", key, "req_1", _CONTENT),
         ("release", key, "req_1"),
     ]
+
+
+@ADAPTERS
+async def test_calls_to_implicit_keys_arrive(adapter: str) -> None:
+    domain, key = ScriptedKeys(), replace(_KEY, is_implicit=True)
+    async with _idempotency(adapter, domain) as store:
+        for replaces in (True, False):
+            claim = await store.claim(key, _FINGERPRINT, "req_1", replaces=replaces)
+            assert claim == Claim(ClaimState.CLAIMED, "req_1")
+        await store.rename(key, "req_1", "req_2")
+        await store.complete(key, "req_1", _CONTENT)
+        await store.release(key, "req_1")
+    claimed = model.ClaimedKey("acc_1", _DIGEST, is_implicit=True)
+    assert domain.calls == [
+        ("claim", claimed, model.Claimant("req_1", "key_1", _FINGERPRINT, replaces=True)),
+        ("claim", claimed, model.Claimant("req_1", "key_1", _FINGERPRINT)),
+        ("rename", claimed, "req_1", "req_2"),
+        ("complete", claimed, "req_1", _CONTENT),
+        ("release", claimed, "req_1"),
+    ]
+
+
+@ADAPTERS
+async def test_one_kind_of_keys_that_is_off_does_not_switch_off_the_other(adapter: str) -> None:
+    domain = KeysByKind(ScriptedKeys(), None)
+    async with _idempotency(adapter, domain) as store:
+        for _ in range(2):
+            implicit = replace(_KEY, is_implicit=True)
+            assert await store.claim(implicit, _FINGERPRINT, "req_1", replaces=True) == Claim(ClaimState.DISABLED)
+            assert await store.claim(_KEY, _FINGERPRINT, "req_1") == Claim(ClaimState.CLAIMED, "req_1")
 
 
 @ADAPTERS
@@ -902,9 +933,11 @@ async def test_idempotency_keys_that_do_not_answer_in_time_are_unavailable(
 async def test_an_inference_of_the_previous_version_ignores_idempotency_keys() -> None:
     async with _serving(lambda server: None) as channel:
         store = GrpcIdempotencyStore(channel, timeout_seconds=_SECONDS)
-        assert await store.claim(_KEY, _FINGERPRINT, "req_1") == Claim(ClaimState.DISABLED)
+        for key in (_KEY, replace(_KEY, is_implicit=True)):
+            assert await store.claim(key, _FINGERPRINT, "req_1") == Claim(ClaimState.DISABLED)
 
 
+@pytest.mark.parametrize("is_implicit", [False, True])
 @pytest.mark.parametrize(
     ("key", "fingerprint", "request_id"),
     [
@@ -917,8 +950,8 @@ async def test_an_inference_of_the_previous_version_ignores_idempotency_keys() -
     ],
 )
 async def test_claims_with_invalid_ids_or_digests_are_refused(
-    key: IdempotencyKey, fingerprint: bytes, request_id: str
+    key: IdempotencyKey, fingerprint: bytes, request_id: str, is_implicit: bool
 ) -> None:
     async with _idempotency("grpc", ScriptedKeys()) as store:
         with pytest.raises(InvalidRequest):
-            await store.claim(key, fingerprint, request_id)
+            await store.claim(replace(key, is_implicit=is_implicit), fingerprint, request_id)

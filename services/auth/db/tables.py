@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    false,
     text,
 )
 
@@ -165,6 +167,8 @@ api_keys = Table(
     Column("replaced_by", String(30), nullable=True),
     # Limits of the key that override its plan's, as in `plans.limits`; null means none.
     Column("limits", Text, nullable=True),
+    # Whether automatic retries of SDKs get the answer of the request that they retry.
+    Column("deduplicate_retries", Boolean, nullable=False, server_default=false()),
     # Revision of the key's latest change, read by WatchKeys.
     Column("revision", BigInteger, nullable=False, index=True),
 )

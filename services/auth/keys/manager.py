@@ -35,6 +35,7 @@ class KeyManager:
         expires_at: datetime | None = None,
         models: Sequence[str] = (),
         limits: Iterable[Limit] = (),
+        deduplicate_retries: bool = False,
         bounds: Bounds | None = None,
         proof: Proof | None = None,
     ) -> tuple[Key, str]:
@@ -50,6 +51,7 @@ class KeyManager:
             expires_at=expires_at,
             models=models,
             limits=limits,
+            deduplicate_retries=deduplicate_retries,
         )
         key = await self.store.add(account, minted.key, by=by, bounds=bounds, proof=proof)
         self._feed.notify()
@@ -102,6 +104,13 @@ class KeyManager:
         """
         checked_key_limits(changes.to_set)
         key = await self.store.change_limits(key_id, changes, by=by, at=utc_now(self._clock))
+        self._feed.notify()
+        return key
+
+    async def set_deduplication(self, key_id: KeyId, *, deduplicate_retries: bool, by: Actor) -> Key:
+        """Set whether automatic retries of SDKs are deduplicated. Raises the exceptions of the store's method."""
+        at = utc_now(self._clock)
+        key = await self.store.set_deduplication(key_id, deduplicate_retries=deduplicate_retries, by=by, at=at)
         self._feed.notify()
         return key
 

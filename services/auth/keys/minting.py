@@ -32,6 +32,7 @@ def mint(
     expires_at: datetime | None = None,
     models: Sequence[str] = (),
     limits: Iterable[Limit] = (),
+    deduplicate_retries: bool = False,
 ) -> MintedKey:
     """Return a new key that is not stored yet.
 
@@ -43,6 +44,7 @@ def mint(
         expires_at: Expiry time; None means never.
         models: Allowed models, by name or as patterns with `*`; empty allows all.
         limits: Limits that override the plan's.
+        deduplicate_retries: Whether automatic retries of SDKs are deduplicated.
 
     Raises:
         InvalidRequest: The name, a limit, the expiry or a model is invalid.
@@ -60,12 +62,15 @@ def mint(
         expires_at=_checked_expiry(expires_at, now),
         models=_checked_models(models),
         limits=checked_key_limits(limits),
+        deduplicate_retries=deduplicate_retries,
     )
     return MintedKey(key, secret)
 
 
 def mint_successor(key: Key, *, pepper: Pepper, clock: Clock) -> MintedKey:
-    """Return a replacement for `key` that is not stored yet. The store copies the key's own limits.
+    """Return a replacement for `key` that is not stored yet.
+
+    The store copies the key's own limits and its deduplication of retries.
 
     Raises:
         FailedPrecondition: The key is no longer active.

@@ -48,6 +48,8 @@ class Key:
     """Name of the account's plan."""
     quota_account_id: AccountId | None = None
     """Id under which quota counts the account, if it continues the counts of a deleted one; None means its own id."""
+    deduplicate_retries: bool = False
+    """Whether an automatic retry of an SDK gets the answer of the request that it retries."""
 
     def is_active(self, now: datetime) -> bool:
         """Return whether the key is neither revoked nor expired at `now`."""
@@ -71,6 +73,7 @@ class NewKey:
     models: tuple[str, ...] = ()
     limits: tuple[Limit, ...] = ()
     """The key's own limits, which override its plan's."""
+    deduplicate_retries: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +181,9 @@ class KeyStore(Protocol):
             InvalidRequest: The key has no such limit of its own to remove.
         """
 
+    async def set_deduplication(self, key_id: KeyId, *, deduplicate_retries: bool, by: Actor, at: datetime) -> Key:
+        """Set whether automatic retries of SDKs are deduplicated. Raises `NotFound` if there is no such key."""
+
     async def rotate(
         self,
         key_id: KeyId,
@@ -190,7 +196,7 @@ class KeyStore(Protocol):
     ) -> tuple[Key, Key]:
         """Store `key` as the replacement of `key_id`, and return the new and the old key.
 
-        The new key gets the old key's own limits. The old key expires at `ends_at`.
+        The new key gets the old key's own limits and its deduplication of retries. The old key expires at `ends_at`.
 
         Raises:
             NotFound: There is no such key.

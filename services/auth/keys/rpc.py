@@ -28,6 +28,7 @@ class KeyService(keys_pb2_grpc.KeyServiceServicer):
             expires_at=messages.moment(request, "expires_at"),
             models=request.models,
             limits=messages.limits(request.limits),
+            deduplicate_retries=request.deduplicate_retries,
         )
         return keys_pb2.CreateKeyResponse(key=messages.key(key), secret=secret)
 
@@ -71,6 +72,16 @@ class KeyService(keys_pb2_grpc.KeyServiceServicer):
             raise InvalidRequest("There is no limit to change. Set limits or removed_limits.", reason="invalid_limit")
         key = await self._key_manager.change_limits(key_id, changes, by=operator)
         return keys_pb2.ChangeKeyLimitsResponse(key=messages.key(key))
+
+    async def SetKeyDeduplication(
+        self, request: keys_pb2.SetKeyDeduplicationRequest, context: Context
+    ) -> keys_pb2.SetKeyDeduplicationResponse:
+        """Set whether automatic retries of SDKs are deduplicated."""
+        operator = self._admin_token.require(context)
+        key = await self._key_manager.set_deduplication(
+            messages.key_id(request.key_id), deduplicate_retries=request.deduplicate_retries, by=operator
+        )
+        return keys_pb2.SetKeyDeduplicationResponse(key=messages.key(key))
 
     async def RotateKey(self, request: keys_pb2.RotateKeyRequest, context: Context) -> keys_pb2.RotateKeyResponse:
         """Replace a key with a new one. Only this response contains its secret."""

@@ -43,6 +43,7 @@ _KEY_COLUMNS = (
     api_keys.c.models,
     api_keys.c.replaced_by,
     api_keys.c.limits.label("own_limits"),
+    api_keys.c.deduplicate_retries,
     plans.c.limits.label("plan_limits"),
     plans.c.weight,
     accounts.c.quota_account_id,
@@ -195,6 +196,24 @@ class SQLKeyStore:
             return await _change(connection, key_id, limits=to_json(limits), revision=revision)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def set_deduplication(self, key_id: KeyId, *, deduplicate_retries: bool, by: Actor, at: datetime) -> Key:
+        """Set whether retries are deduplicated. See `KeyStore.set_deduplication`."""
+        async with self._transactions.writing() as connection:
+            revision = await take_revisions(connection)
+            key = await _read(connection, key_id)
+            details = {"deduplicate_retries": str(deduplicate_retries).lower()}
+            await record(
+                connection,
+                "key.deduplication_set",
+                by=by,
+                at=at,
+                account_id=key.account_id,
+                target=key_id,
+                details=details,
+            )
+            return await _change(connection, key_id, deduplicate_retries=deduplicate_retries, revision=revision)
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def rotate(
         self,
         key_id: KeyId,
@@ -214,7 +233,7 @@ class SQLKeyStore:
                 raise FailedPrecondition(
                     f"Key {key_id} was already replaced or revoked. Create a new one.", reason="key_not_active"
                 )
-            successor = await _with_own_limits_of(connection, old.id, key)
+            successor = await _with_settings_of(connection, old.id, key)
             replaced = await _change(connection, key_id, expires_at=ends_at, replaced_by=key.id, revision=revision - 1)
             if bounds is not None:
                 await _check_key_limits(connection, old.account_id, bounds, now=key.created_at)
@@ -301,6 +320,7 @@ async def _insert(
         "expires_at": key.expires_at,
         "models": json.dumps(key.models) if key.models else None,
         "limits": to_json(key.limits),
+        "deduplicate_retries": key.deduplicate_retries,
         "revision": revision,
     }
     await connection.execute(insert(api_keys).values(values))
@@ -309,16 +329,23 @@ async def _insert(
         details["daily_limit"] = key.daily_limit
     if key.limits:
         details["limits"] = ", ".join(map(str, key.limits))
+    if key.deduplicate_retries:
+        details["deduplicate_retries"] = "true"
     await record(
         connection, "key.created", by=by, at=key.created_at, account_id=account_id, target=key.id, details=details
     )
 
 
-async def _with_own_limits_of(connection: AsyncConnection, key_id: KeyId, key: NewKey) -> NewKey:
-    """Return `key` with the limits that the key `key_id` has of its own."""
-    own = await connection.execute(select(api_keys.c.daily_limit, api_keys.c.limits).where(api_keys.c.id == key_id))
-    row = own.one()
-    return replace(key, daily_limit=row.daily_limit, limits=from_json(row.limits))
+async def _with_settings_of(connection: AsyncConnection, key_id: KeyId, key: NewKey) -> NewKey:
+    """Return `key` with the limits that the key `key_id` has of its own, and its deduplication of retries."""
+    columns = (api_keys.c.daily_limit, api_keys.c.limits, api_keys.c.deduplicate_retries)
+    row = (await connection.execute(select(*columns).where(api_keys.c.id == key_id))).one()
+    return replace(
+        key,
+        daily_limit=row.daily_limit,
+        limits=from_json(row.limits),
+        deduplicate_retries=row.deduplicate_retries,
+    )
 
 
 def _is_active(now: datetime) -> ColumnElement[bool]:
@@ -402,6 +429,7 @@ def _key(row: Row[Any], account_daily_limit: int | None = None) -> Key:
         weight=WEIGHT_DEFAULT if row.weight is None else row.weight,
         quota_account_id=row.quota_account_id,
         plan=row.plan,
+        deduplicate_retries=row.deduplicate_retries,
     )
 
 

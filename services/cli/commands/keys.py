@@ -47,6 +47,11 @@ def keys() -> None:
     help="Model that the key may use, or a pattern with `*`. Can be repeated. Defaults to all models.",
 )
 @_LIMITS_OPTION
+@click.option(
+    "--deduplicate-retries",
+    is_flag=True,
+    help="Give automatic retries of SDKs the answer of the request that they retry, and do not charge them.",
+)
 @output.as_json_option
 @click.pass_obj
 def create(
@@ -58,6 +63,7 @@ def create(
     expires: datetime | None,
     models: tuple[str, ...],
     limits: tuple[Limit, ...],
+    deduplicate_retries: bool,
     as_json: bool,
 ) -> None:
     """Create a key. Its secret is shown only once."""
@@ -68,6 +74,7 @@ def create(
         expires_at=output.timestamp(expires),
         models=models,
         limits=map(limit_to_proto, limits),
+        deduplicate_retries=deduplicate_retries,
     )
     created = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).CreateKey, request)
     fields = {
@@ -178,6 +185,18 @@ def set_limit(
     _show(key, as_json=as_json)
 
 
+@keys.command("set-deduplication")
+@click.argument("key_id", type=Id(Kind.KEY))
+@click.argument("state", type=click.Choice(["on", "off"]))
+@output.as_json_option
+@click.pass_obj
+def set_deduplication(backends: Backends, key_id: str, state: str, *, as_json: bool) -> None:
+    """Set whether automatic retries of SDKs get the answer of the request that they retry, and are not charged."""
+    request = keys_pb2.SetKeyDeduplicationRequest(key_id=key_id, deduplicate_retries=state == "on")
+    answer = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).SetKeyDeduplication, request)
+    _show(answer.key, as_json=as_json)
+
+
 def get(backends: Backends, key_id: str) -> keys_pb2.Key:
     """Return a key."""
     request = keys_pb2.GetKeyRequest(key_id=key_id)
@@ -227,6 +246,7 @@ def _fields(key: keys_pb2.Key) -> dict[str, Any]:
         "models": list(key.models),
         "replaced_by": key.replaced_by or None,
         "limits": [str(limit) for limit in limits_from_proto(key.limits)],
+        "deduplicate_retries": key.deduplicate_retries,
     }
 
 

@@ -168,6 +168,7 @@ class Receipts:
             "plan": principal.plan or None,
             "models": principal.models,
             "expires_at": None if principal.expires_at is None else iso_time(principal.expires_at),
+            "deduplicate_retries": principal.deduplicate_retries,
             "limits": [limit_body(limit) for limit in limits_of(principal)],
             "limit": today.limit,
             "used": today.charged,

@@ -60,4 +60,5 @@ def principal_of(principal: auth_pb2.Principal) -> Principal:
         quota_account_id=principal.quota_account_id,
         key_name=principal.key_name,
         plan=principal.plan,
+        deduplicate_retries=principal.deduplicate_retries,
     )

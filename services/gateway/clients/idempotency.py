@@ -1,7 +1,8 @@
 """gRPC client of idempotency keys."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import grpc
 from grpc import aio
@@ -12,7 +13,7 @@ from services.gateway.requests.idempotency_types import Claim, ClaimState, Idemp
 from stack.inference.v1 import idempotency_pb2, idempotency_pb2_grpc
 
 _OFF_SECONDS = 10.0
-"""How long it is remembered that keys are not supported."""
+"""How long it is remembered that explicit or implicit keys are not supported."""
 _REASON = "inference_unavailable"
 _STATES = {
     idempotency_pb2.CLAIM_STATE_CLAIMED: ClaimState.CLAIMED,
@@ -35,19 +36,23 @@ class GrpcIdempotencyStore:
         self._stub = idempotency_pb2_grpc.IdempotencyServiceStub(channel)
         self._timeout_seconds = timeout_seconds
         self._monotonic = monotonic
-        self._off_until = float("-inf")
+        self._off_until = {False: float("-inf"), True: float("-inf")}
         self._is_supported = False
 
-    async def claim(self, key: IdempotencyKey, fingerprint: bytes, request_id: str) -> Claim:
+    async def claim(self, key: IdempotencyKey, fingerprint: bytes, request_id: str, *, replaces: bool = False) -> Claim:
         """Claim a key; see `IdempotencyStore.claim`."""
-        if self._monotonic() < self._off_until:
+        if self._monotonic() < self._off_until[key.is_implicit]:
             return _DISABLED
-        request = idempotency_pb2.ClaimRequest(
-            key=_key(key), key_id=key.key_id, fingerprint=fingerprint, request_id=request_id
-        )
-        claim = await self._claimed(request)
+        fields: dict[str, Any] = {"key_id": key.key_id, "fingerprint": fingerprint, "request_id": request_id}
+        if key.is_implicit:
+            implicit = idempotency_pb2.ClaimImplicitRequest(key=_key(key), replaces=replaces, **fields)
+            call = self._stub.ClaimImplicit(implicit, timeout=self._timeout_seconds)
+            claim = await self._claimed(call, implicit=True)
+        else:
+            explicit = idempotency_pb2.ClaimRequest(key=_key(key), **fields)
+            claim = await self._claimed(self._stub.Claim(explicit, timeout=self._timeout_seconds), implicit=False)
         if claim.state is ClaimState.DISABLED:
-            self._off_until = self._monotonic() + _OFF_SECONDS
+            self._off_until[key.is_implicit] = self._monotonic() + _OFF_SECONDS
         return claim
 
     async def rename(self, key: IdempotencyKey, request_id: str, new_request_id: str) -> None:
@@ -68,15 +73,16 @@ class GrpcIdempotencyStore:
         with rpc_errors(unavailable_reason=_REASON):
             await self._stub.Release(request, timeout=self._timeout_seconds)
 
-    async def _claimed(self, request: idempotency_pb2.ClaimRequest) -> Claim:
-        call = self._stub.Claim(request, timeout=self._timeout_seconds)
+    async def _claimed(
+        self, call: Awaitable[idempotency_pb2.ClaimResponse | idempotency_pb2.ClaimImplicitResponse], *, implicit: bool
+    ) -> Claim:
         with rpc_errors(unavailable_reason=_REASON):
             try:
                 response = await call
             except aio.AioRpcError as exc:
                 if exc.code() is not grpc.StatusCode.UNIMPLEMENTED:
                     raise
-                if not self._is_supported:
+                if implicit or not self._is_supported:
                     return _DISABLED
                 # A replica of the previous version does not know the keys that others have claimed.
                 message = "Idempotency keys cannot be used while the service is updated. Try again in a moment."
@@ -86,4 +92,4 @@ class GrpcIdempotencyStore:
 
 
 def _key(key: IdempotencyKey) -> idempotency_pb2.IdempotencyKey:
-    return idempotency_pb2.IdempotencyKey(account_id=key.account_id, digest=key.digest)
+    return idempotency_pb2.IdempotencyKey(account_id=key.account_id, digest=key.digest, is_implicit=key.is_implicit)

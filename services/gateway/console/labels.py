@@ -80,6 +80,7 @@ _ACTIONS = {
     "key.revoked": "API key revoked",
     "key.rotated": "API key rotated",
     "key.limit_set": "API key limit changed",
+    "key.deduplication_set": "Deduplication of retries changed",
     "session.opened": "Logged in",
     "session.ended": "Session ended",
     "token.verify_email": "Confirmation e-mail sent",

@@ -40,8 +40,10 @@ _LIMIT: dict[str, Schema] = {
     "limit": {"type": "integer", "description": "Costs are in microdollars."},
 }
 _KEY_ERRORS = {
-    "409": "The first request with this `Idempotency-Key` is still running. Repeat it after `retry-after` seconds.",
-    "410": "The first request with this `Idempotency-Key` was charged, but its answer is no longer available.",
+    "409": "The first request with this `Idempotency-Key`, or the one that this request retries, is still running. "
+    "Repeat it after `retry-after` seconds.",
+    "410": "The first request with this `Idempotency-Key`, or the one that this request retries, was charged, but its "
+    "answer is no longer available.",
     "422": "This `Idempotency-Key` was used for a request with another path or body.",
 }
 """Additional errors of the operations that call a model. Repeats are not counted."""
@@ -52,9 +54,17 @@ _IDEMPOTENCY_KEY = {
     "hours, you get the same answer, and are not charged again. Ignored unless the operator supports it.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
 }
+_RETRY_COUNT = {
+    "name": "x-stainless-retry-count",
+    "in": "header",
+    "description": "How often an SDK has sent this request before. If the API key has `deduplicate_retries` and the "
+    "count is above 0, you get the answer of the request that this one retries, and are not charged again.",
+    "schema": {"type": "string"},
+}
 _IDEMPOTENT_REPLAYED = {
-    "idempotent-replayed": "`true` if this is the answer to an earlier request with the same `Idempotency-Key`, "
-    "`false` if it is that of the first one; absent if the request has no key or the operator does not support keys.",
+    "idempotent-replayed": "`true` if this is the answer to an earlier request with the same `Idempotency-Key`, or to "
+    "the one that this request retries; `false` if it is that of the first one; absent if the request has no key and "
+    "its API key does not deduplicate retries, or the operator does not support it.",
 }
 _REFERENCE = "#/components/schemas/{name}"
 _STORAGE = (
@@ -173,6 +183,11 @@ def _paths() -> dict[str, Any]:
                     plan={"type": ["string", "null"]},
                     models={"type": "array", "items": _STRING},
                     expires_at={"type": ["string", "null"], "format": "date-time"},
+                    deduplicate_retries={
+                        "type": "boolean",
+                        "description": "Whether an automatic retry of an SDK gets the answer of the request that it "
+                        "retries, and is not charged.",
+                    },
                     limits={"type": "array", "items": _object(**_LIMIT)},
                     limit=_INTEGER,
                     used=_INTEGER,
@@ -315,7 +330,7 @@ def _surface_operation(answer: str, summary: str) -> dict[str, Any]:
 def _model_operation(summary: str, *, error: str = "Error") -> dict[str, Any]:
     """Return an operation that calls a model, and may have an idempotency key."""
     operation = _operation(summary, sorted([*_ERRORS, *_KEY_ERRORS]), error=error)
-    return {**operation, "parameters": [_IDEMPOTENCY_KEY]}
+    return {**operation, "parameters": [_IDEMPOTENCY_KEY, _RETRY_COUNT]}
 
 
 def _answer_headers() -> dict[str, Any]:

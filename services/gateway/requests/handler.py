@@ -4,7 +4,8 @@ Every HTTP surface and the console's playground pass through `RequestHandler.han
 
     authenticate  Return the caller's principal, from the cache or from auth. A refusal costs nothing.
     read          Read and check the body. A refusal costs nothing.
-    claim         Only with an `Idempotency-Key`: a repeat gets the first request's answer (idempotency.py).
+    claim         Only with an `Idempotency-Key`, or if the API key deduplicates retries: a repeat gets the first
+                  request's answer (idempotency.py).
     reserve       Hold one request of the key's daily limit under the request's id, or answer 429.
     infer         Make one call. Inference answers, writes the ledger row and returns the verdict. The surface renders
                   the answer.
@@ -36,9 +37,11 @@ from services.gateway.http.request_bodies import RequestBodies
 from services.gateway.http.responses import json_response
 from services.gateway.keys.revocation import Revocation
 from services.gateway.metrics import ADMISSION_SECONDS
+from services.gateway.requests.claimed_key import ClaimedKey
 from services.gateway.requests.disconnect import DisconnectMonitor
-from services.gateway.requests.idempotency import ClaimedKey, IdempotentRequests, KeyedRequest, keyed_request
+from services.gateway.requests.idempotency import IdempotentRequests
 from services.gateway.requests.invalid_requests import InvalidRequestLimiter
+from services.gateway.requests.keyed_requests import ImplicitlyKeyedRequest, KeyedRequest, keyed_request
 from services.gateway.requests.ports import Inference, Quota
 from services.gateway.requests.settlement import SettledStream, Settlements
 from services.gateway.requests.streaming import begin_stream
@@ -130,6 +133,8 @@ class RequestHandler:
         keyed = keyed_request(request.scope)
         with tracing.span("authenticate"):
             principal = await caller.authenticate()
+        if keyed is None and principal.deduplicate_retries:
+            keyed = ImplicitlyKeyedRequest(request.scope)
         parsed = await self.read(request, principal, parse if keyed is None else keyed.reading(parse))
         if time.monotonic() - started > _PRINCIPAL_SECONDS_MAX:
             principal = await caller.authenticate_again(principal)

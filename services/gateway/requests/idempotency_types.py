@@ -36,7 +36,9 @@ class IdempotencyKey:
     account_id: str
     key_id: str
     digest: bytes
-    """SHA-256 of the id of the API key and the value of the header."""
+    """SHA-256 of the id of the API key and the value of the header; of an implicit key, of the id, path and body."""
+    is_implicit: bool = False
+    """Whether it is the key of a request without the header, whose API key deduplicates automatic retries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +58,14 @@ class IdempotencyStore(Protocol):
     All calls raise `Unavailable` while the storage or the ledger cannot be used.
     """
 
-    async def claim(self, key: IdempotencyKey, fingerprint: bytes, request_id: str) -> Claim:
+    async def claim(self, key: IdempotencyKey, fingerprint: bytes, request_id: str, *, replaces: bool = False) -> Claim:
         """Claim a key for a request, or return what became of the request that has claimed it.
 
         Args:
             key: The idempotency key.
             fingerprint: SHA-256 of the path and the body of the request.
             request_id: Id of the request.
+            replaces: Whether the request claims an implicit key even if an earlier one has claimed it.
 
         Raises:
             Throttled: The account has too many keys.
@@ -96,9 +99,9 @@ class IdempotencyKeyReused(InvalidRequest):
 class IdempotentRequestRunning(FailedPrecondition):
     """The first request with the key is still running: 409 with `retry-after`."""
 
-    def __init__(self, request_id: str) -> None:
+    def __init__(self, request_id: str, *, is_retry: bool = False) -> None:
         super().__init__(
-            f"The request {request_id} with this Idempotency-Key is still running. Repeat the request later to get its "
+            f"The request {request_id} {_relation(is_retry)} is still running. Repeat the request later to get its "
             "answer.",
             reason="idempotent_request_running",
             details=ErrorDetails(retry_after_seconds=_RETRY_SECONDS),
@@ -108,9 +111,14 @@ class IdempotentRequestRunning(FailedPrecondition):
 class IdempotentAnswerGone(FailedPrecondition):
     """The first request with the key was charged, and its answer is not available: 410."""
 
-    def __init__(self, request_id: str) -> None:
+    def __init__(self, request_id: str, *, is_retry: bool = False) -> None:
+        remedy = "send it without x-stainless-retry-count" if is_retry else "send a new key"
         super().__init__(
-            f"The request {request_id} with this Idempotency-Key was answered and charged, but its answer is no longer "
-            f"available. GET /v1/usage/{request_id} returns its receipt. To run the request again, send a new key.",
+            f"The request {request_id} {_relation(is_retry)} was answered and charged, but its answer is no longer "
+            f"available. GET /v1/usage/{request_id} returns its receipt. To run the request again, {remedy}.",
             reason="idempotent_answer_gone",
         )
+
+
+def _relation(is_retry: bool) -> str:
+    return "that this one retries" if is_retry else "with this Idempotency-Key"

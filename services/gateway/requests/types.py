@@ -39,6 +39,8 @@ class Principal:
     """Name of the key; empty if auth is of a version that does not send it."""
     plan: str = ""
     """Name of the account's plan; empty likewise."""
+    deduplicate_retries: bool = False
+    """Whether an automatic retry of an SDK gets the answer of the request that it retries."""
 
     def __post_init__(self) -> None:
         if not self.quota_account_id:

@@ -5,15 +5,16 @@
 -- secrets are found, and new ones use the first. A sorted set has the time at which each record expires. Neither key
 -- has a time to live, so that a policy such as `volatile-lru` never evicts them: a lost record would let a repeat run.
 -- A third set has the last of these times of each account, so that accounts without further claims are removed here.
+-- Explicit and implicit keys have a prefix of their own, so that neither takes the other's room.
 --
 -- KEYS: the account's hash and sorted set, the sorted set of accounts.
 -- ARGV: account id, lifetime in ms, lease in ms, most records, request id, key id, id of the request whose record is
---       replaced (or empty), then the pairs.
+--       replaced (empty for none, `*` for any), prefix of the names of keys, then the pairs.
 -- Returns progress, request id, key id, time of the claim; or `full` and the ms until a record expires.
 local records, expiries, accounts = KEYS[1], KEYS[2], KEYS[3]
 local account, lifetime, lease, records_max = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local request, key, replaced = ARGV[5], ARGV[6], ARGV[7]
-local FIRST_PAIR, EXPIRED_MAX, ACCOUNTS_MAX = 8, 100, 10
+local request, key, replaced, prefix = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+local FIRST_PAIR, EXPIRED_MAX, ACCOUNTS_MAX = 9, 100, 10
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -24,7 +25,7 @@ if #expired > 0 then
     redis.call('ZREM', expiries, unpack(expired))
 end
 for _, idle in ipairs(redis.call('ZRANGE', accounts, '-inf', now, 'BYSCORE', 'LIMIT', 0, ACCOUNTS_MAX)) do
-    redis.call('UNLINK', 'idempotency:{' .. idle .. '}:records', 'idempotency:{' .. idle .. '}:expiries')
+    redis.call('UNLINK', prefix .. ':{' .. idle .. '}:records', prefix .. ':{' .. idle .. '}:expiries')
     redis.call('ZREM', accounts, idle)
 end
 
@@ -40,7 +41,7 @@ for i = FIRST_PAIR, #ARGV, 2 do
         if request_id == request then
             return {'new', request_id, key_id, claimed}  -- The script runs again, since its connection broke.
         end
-        if request_id ~= replaced or progress == 'done' then
+        if replaced ~= '*' and (request_id ~= replaced or progress == 'done') then
             -- A request can also end without saying whether it is charged.
             if (progress == 'running' or progress == 'ended') and tonumber(lease_end) <= now then
                 progress = 'lapsed'

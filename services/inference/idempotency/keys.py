@@ -14,11 +14,13 @@ from services.inference.idempotency.model import (
     Claim,
     Claimant,
     ClaimedKey,
+    IdempotencyKeys,
     Progress,
     Record,
     RecordStore,
     State,
     Verdicts,
+    enabled,
 )
 from services.inference.responses.store import RedisResponseStore
 
@@ -109,3 +111,32 @@ class StoredIdempotencyKeys:
         context = CallContext(record.request_id, key.account_id, record.key_id, day, record.claimed_at)
         (closed,) = await self._ledger.close_unknown([context])
         return closed.verdict
+
+
+class KeysByKind:
+    """Explicit and implicit idempotency keys, which are stored apart."""
+
+    def __init__(self, explicit: IdempotencyKeys | None, implicit: IdempotencyKeys | None) -> None:
+        """Create the keys; None disables those of one kind."""
+        self._explicit = explicit
+        self._implicit = implicit
+
+    async def claim(self, key: ClaimedKey, claimant: Claimant) -> Claim:
+        """Claim a key; see `IdempotencyKeys.claim`."""
+        keys = self._of(key)
+        return Claim(State.DISABLED) if keys is None else await keys.claim(key, claimant)
+
+    async def rename(self, key: ClaimedKey, request_id: str, new_request_id: str) -> None:
+        """Change the id of a request; see `IdempotencyKeys.rename`."""
+        await enabled(self._of(key)).rename(key, request_id, new_request_id)
+
+    async def complete(self, key: ClaimedKey, request_id: str, content: bytes) -> None:
+        """End a request; see `IdempotencyKeys.complete`."""
+        await enabled(self._of(key)).complete(key, request_id, content)
+
+    async def release(self, key: ClaimedKey, request_id: str) -> None:
+        """Free a key; see `IdempotencyKeys.release`."""
+        await enabled(self._of(key)).release(key, request_id)
+
+    def _of(self, key: ClaimedKey) -> IdempotencyKeys | None:
+        return self._implicit if key.is_implicit else self._explicit

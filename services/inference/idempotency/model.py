@@ -33,7 +33,9 @@ class ClaimedKey:
 
     account_id: str
     digest: bytes
-    """SHA-256 of the id of the API key and the value of the header."""
+    """SHA-256 of the id of the API key and the value of the header; of an implicit key, of the id, path and body."""
+    is_implicit: bool = False
+    """Whether it is the key of a request without the header, whose API key deduplicates automatic retries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class Claimant:
     key_id: str
     fingerprint: bytes
     """SHA-256 of its path and body."""
+    replaces: bool = False
+    """Whether it replaces the record of an earlier request, whatever became of that one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """gRPC servicer of idempotency keys."""
 
 import re
+from dataclasses import replace
 
 from services.common.errors import InvalidRequest
 from services.common.rpc.types import Context
@@ -37,6 +38,19 @@ class IdempotencyService(idempotency_pb2_grpc.IdempotencyServiceServicer):
             state=_STATES[claim.state], request_id=claim.request_id, content=claim.content
         )
 
+    async def ClaimImplicit(
+        self, request: idempotency_pb2.ClaimImplicitRequest, context: Context
+    ) -> idempotency_pb2.ClaimImplicitResponse:
+        """Claim an implicit key."""
+        key = replace(_checked(request.key, request.request_id), is_implicit=True)
+        _check_id("key_id", request.key_id)
+        _check_digest("fingerprint", request.fingerprint)
+        claimant = Claimant(request.request_id, request.key_id, request.fingerprint, replaces=request.replaces)
+        claim = Claim(State.DISABLED) if self._keys is None else await self._keys.claim(key, claimant)
+        return idempotency_pb2.ClaimImplicitResponse(
+            state=_STATES[claim.state], request_id=claim.request_id, content=claim.content
+        )
+
     async def Rename(self, request: idempotency_pb2.RenameRequest, context: Context) -> idempotency_pb2.RenameResponse:
         """Change the id of the request that has claimed a key."""
         _check_id("new_request_id", request.new_request_id)
@@ -69,7 +83,7 @@ def _checked(key: idempotency_pb2.IdempotencyKey, request_id: str) -> ClaimedKey
     _check_id("key.account_id", key.account_id)
     _check_id("request_id", request_id)
     _check_digest("key.digest", key.digest)
-    return ClaimedKey(key.account_id, key.digest)
+    return ClaimedKey(key.account_id, key.digest, is_implicit=key.is_implicit)
 
 
 def _check_digest(field: str, digest: bytes) -> None:

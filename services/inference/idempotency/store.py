@@ -11,7 +11,12 @@ from services.inference.idempotency.model import Claimant, ClaimedKey, Progress,
 from services.inference.responses.encryption import Cipher
 from services.inference.responses.store import calling
 
-_ACCOUNTS = "idempotency:accounts"
+IDEMPOTENCY_PREFIX = "idempotency"
+"""Beginning of the names of Redis' keys for explicit idempotency keys."""
+IMPLICIT_PREFIX = "retries"
+"""Beginning of the names of Redis' keys for implicit idempotency keys."""
+_ANY = "*"
+"""In place of a request id: the record of any request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +34,21 @@ class RecordLimits:
 class RedisRecordStore:
     """Stores records in Redis 7 or Valkey."""
 
-    def __init__(self, client: "Redis", cipher: Cipher, limits: RecordLimits) -> None:
+    def __init__(
+        self, client: "Redis", cipher: Cipher, limits: RecordLimits, *, prefix: str = IDEMPOTENCY_PREFIX
+    ) -> None:
         """Create a store.
 
         Args:
             client: Client of the Redis of stored responses.
             cipher: Makes keyed digests.
             limits: What is remembered of one account.
+            prefix: Beginning of the names of the store's keys.
         """
         self._client = client
         self._cipher = cipher
         self._limits = limits
+        self._prefix = prefix
         self._claim, self._change = (
             client.register_script((Path(__file__).parent / f"{name}.lua").read_text(encoding="utf-8"))
             for name in ("claim", "change")
@@ -54,10 +63,11 @@ class RedisRecordStore:
         lease = round(limits.lease_seconds * 1000)
         with calling("claim"):
             first, *rest = await self._claim(
-                keys=[*_names(account_id), _ACCOUNTS],
+                keys=[*self._names(account_id), f"{self._prefix}:accounts"],
                 args=[
                     *(account_id, limits.seconds * 1000, lease, limits.records),
-                    *(claimant.request_id, claimant.key_id, replaced, *pairs),
+                    *(claimant.request_id, claimant.key_id, _ANY if claimant.replaces else replaced),
+                    *(self._prefix, *pairs),
                 ],
             )
         if first == b"full":
@@ -84,22 +94,21 @@ class RedisRecordStore:
             Unavailable: Redis cannot be reached.
         """
         with calling("delete_account"):
-            await self._client.unlink(*_names(account_id))
+            await self._client.unlink(*self._names(account_id))
 
     async def _changed(self, key: ClaimedKey, request_id: str, progress: str, new_request_id: str) -> bool:
         fields = self._digests(key, b"idempotency key " + key.digest)
         with calling("finish"):
             changed = await self._change(
-                keys=_names(key.account_id), args=[request_id, progress, new_request_id, *fields]
+                keys=self._names(key.account_id), args=[request_id, progress, new_request_id, *fields]
             )
         return bool(changed)
 
     def _digests(self, key: ClaimedKey, content: bytes) -> list[str]:
         return self._cipher.digests(content, account_id=key.account_id)
 
-
-def _names(account_id: str) -> list[str]:
-    return [f"idempotency:{{{account_id}}}:{name}" for name in ("records", "expiries")]
+    def _names(self, account_id: str) -> list[str]:
+        return [f"{self._prefix}:{{{account_id}}}:{name}" for name in ("records", "expiries")]
 
 
 def _too_many(count: int, *, milliseconds: int) -> Throttled:

@@ -1,5 +1,6 @@
 """The stores of responses and of idempotency keys from inference's settings."""
 
+import math
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
@@ -7,7 +8,7 @@ from services.common.db.database import is_sqlite
 from services.common.errors import StartError
 from services.common.runtime import secret_file
 from services.common.runtime.clock import SystemClock
-from services.inference.idempotency.store import RecordLimits, RedisRecordStore
+from services.inference.idempotency.store import IDEMPOTENCY_PREFIX, IMPLICIT_PREFIX, RecordLimits, RedisRecordStore
 from services.inference.responses.encryption import Cipher
 from services.inference.responses.store import Limits, RedisResponseStore, connect
 from services.inference.settings import InferenceSettings
@@ -26,6 +27,9 @@ class Stores:
     answers: RedisResponseStore
     """Answers of requests with an idempotency key."""
     records: RedisRecordStore
+    retried_answers: RedisResponseStore
+    """Answers of requests with an implicit key."""
+    retried_records: RedisRecordStore
 
 
 def open_stores(settings: InferenceSettings, stack: AsyncExitStack) -> Stores | None:
@@ -39,10 +43,26 @@ def open_stores(settings: InferenceSettings, stack: AsyncExitStack) -> Stores | 
     client = connect(settings.responses_redis)
     stack.push_async_callback(client.aclose)
     cipher, clock = Cipher(_secrets(settings)), SystemClock()
-    answers = RedisResponseStore(client, cipher, _answer_limits(settings), clock, prefix="idempotency")
-    records = RedisRecordStore(client, cipher, _record_limits(settings))
-    responses = RedisResponseStore(client, cipher, _limits(settings), clock, deleted_with=(answers, records))
-    return Stores(responses, answers, records)
+    answers, retried_answers = (
+        RedisResponseStore(client, cipher, _answer_limits(settings, seconds), clock, prefix=prefix)
+        for seconds, prefix in _kinds(settings)
+    )
+    records, retried_records = (
+        RedisRecordStore(client, cipher, _record_limits(settings, seconds), prefix=prefix)
+        for seconds, prefix in _kinds(settings)
+    )
+    kept = (answers, records, retried_answers, retried_records)
+    responses = RedisResponseStore(client, cipher, _limits(settings), clock, deleted_with=kept)
+    return Stores(responses, *kept)
+
+
+def _kinds(settings: InferenceSettings) -> tuple[tuple[int, str], tuple[int, str]]:
+    """Return lifetime and prefix of explicit and of implicit keys.
+
+    An SDK may retry only when its own time-out is over, so answers are kept after the longest request.
+    """
+    retried_seconds = settings.deduplication_seconds + math.ceil(_lease_seconds(settings))
+    return (settings.idempotency_seconds, IDEMPOTENCY_PREFIX), (retried_seconds, IMPLICIT_PREFIX)
 
 
 def _limits(settings: InferenceSettings) -> Limits:
@@ -54,21 +74,25 @@ def _limits(settings: InferenceSettings) -> Limits:
     )
 
 
-def _answer_limits(settings: InferenceSettings) -> Limits:
+def _answer_limits(settings: InferenceSettings, seconds: int) -> Limits:
     return replace(
         _limits(settings),
-        seconds=settings.idempotency_seconds,
+        seconds=seconds,
         responses=settings.idempotency_keys_per_account_max,
         size_bytes=settings.idempotency_bytes_per_account_max,
     )
 
 
-def _record_limits(settings: InferenceSettings) -> RecordLimits:
+def _record_limits(settings: InferenceSettings, seconds: int) -> RecordLimits:
     return RecordLimits(
-        seconds=settings.idempotency_seconds,
+        seconds=seconds,
         records=settings.idempotency_keys_per_account_max,
-        lease_seconds=settings.request_timeout_seconds + _LEASE_MARGIN_SECONDS,
+        lease_seconds=_lease_seconds(settings),
     )
+
+
+def _lease_seconds(settings: InferenceSettings) -> float:
+    return settings.request_timeout_seconds + _LEASE_MARGIN_SECONDS
 
 
 def _secrets(settings: InferenceSettings) -> list[str]:

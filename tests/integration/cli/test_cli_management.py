@@ -1,6 +1,7 @@
 """`stackctl` against a real auth service: what each command does and prints, and how it fails."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,7 +85,24 @@ def test_a_limit_is_set_and_reset_to_the_plans(stackctl: Stackctl) -> None:
 
     assert json.loads(stackctl("keys", "set-limit", key, "5", "--json").stdout)["daily_limit"] == 5
     assert json.loads(stackctl("keys", "set-limit", key, "--plan", "--json").stdout)["daily_limit"] == 1000
-    assert "daily_limit  7" in stackctl("keys", "set-limit", key, "7").stdout
+    assert re.search(r"^daily_limit +7$", stackctl("keys", "set-limit", key, "7").stdout, re.MULTILINE)
+
+
+def test_a_keys_deduplication_is_set_shown_and_kept_by_a_rotation(stackctl: Stackctl) -> None:
+    def deduplicate_retries() -> list[bool]:
+        listed = stackctl("keys", "list", "--email", "retries@example.com", "--json").stdout
+        return [key["deduplicate_retries"] for key in json.loads(listed)["keys"]]
+
+    key = str(new_key(stackctl, "retries@example.com")["id"])
+    on = ("keys", "create", "--email", "retries@example.com", "--name", "x", "--deduplicate-retries")
+    assert stackctl(*on).exit_code == 0
+    assert deduplicate_retries() == [False, True]
+    assert "deduplicate_retries  True" in stackctl("keys", "set-deduplication", key, "on").stdout
+    assert stackctl("keys", "rotate", key).exit_code == 0
+    assert deduplicate_retries() == [True, True, True]
+    assert (
+        json.loads(stackctl("keys", "set-deduplication", key, "off", "--json").stdout)["deduplicate_retries"] is False
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,6 +113,7 @@ def test_a_limit_is_set_and_reset_to_the_plans(stackctl: Stackctl) -> None:
         ("keys", "set-limit", "key_1", "5", "--plan"),
         ("keys", "set-limit", "key_1", "5", "--limit", "key:tokens:day=5"),
         ("keys", "set-limit", "key_1", "many"),
+        ("keys", "set-deduplication", "key_1", "maybe"),
         ("keys", "create", "--email", "a@example.com", "--name", "x", "--daily-limit", "-1"),
         ("usage", "key_1", "--days", "0"),
         ("nonsense",),

@@ -10,16 +10,24 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from services.common.concurrency.byte_budget import ByteBudget
-from services.common.errors import InvalidRequest, Unavailable
+from services.common.errors import InvalidRequest, ServiceError, Throttled, Unavailable
 from services.common.surface import Surface
 from services.common.verdict import Verdict
 from services.gateway.apis.chat_completions.surface import ChatRenderer
 from services.gateway.http.middleware import FAILURE, REQUEST_ID
 from services.gateway.http.responses import json_response
 from services.gateway.http_server.write_flow import ClientStalled
-from services.gateway.requests import idempotency
-from services.gateway.requests.idempotency import IdempotentRequests, KeyedRequest, keyed_request
-from services.gateway.requests.idempotency_types import Claim, ClaimState, IdempotencyKey
+from services.gateway.metrics import UNRECORDED_REQUESTS
+from services.gateway.requests import claimed_key, idempotency
+from services.gateway.requests.idempotency import IdempotentRequests
+from services.gateway.requests.idempotency_types import (
+    Claim,
+    ClaimState,
+    IdempotencyKey,
+    IdempotentAnswerGone,
+    IdempotentRequestRunning,
+)
+from services.gateway.requests.keyed_requests import ImplicitlyKeyedRequest, KeyedRequest, keyed_request
 from services.gateway.requests.recording import RecordedAnswer
 from services.gateway.requests.surface import SurfaceRequest
 from services.gateway.requests.types import Chat, Principal
@@ -32,16 +40,30 @@ _OTHER_HEADERS = [(f"x-{number}".encode(), b"value") for number in range(12)]
 class ScriptedStore:
     """Returns a claim, and records the other calls."""
 
-    def __init__(self, claim: Claim | None = None, *, fails: bool = False, hangs: bool = False) -> None:
+    def __init__(
+        self,
+        claim: Claim | None = None,
+        *,
+        fails: bool = False,
+        hangs: bool = False,
+        refusal: ServiceError | None = None,
+    ) -> None:
         self._claim = claim
+        self._refusal = refusal
         self._fails = fails
         self._hangs = hangs
         self.claimed: list[tuple[IdempotencyKey, bytes, str]] = []
+        self.replaced: list[bool] = []
         self.completed: list[tuple[str, bytes]] = []
         self.released: list[str] = []
 
-    async def claim(self, key: IdempotencyKey, fingerprint: bytes, request_id: str) -> Claim:
+    async def claim(self, key: IdempotencyKey, fingerprint: bytes, request_id: str, *, replaces: bool = False) -> Claim:
         self.claimed.append((key, fingerprint, request_id))
+        self.replaced.append(replaces)
+        if self._refusal is not None:
+            raise self._refusal
+        if self._claim is None and self._hangs:
+            await asyncio.Event().wait()
         if self._claim is None:
             raise Unavailable("The storage is away.")
         return self._claim
@@ -203,7 +225,7 @@ async def test_a_stream_is_recorded_byte_for_byte_and_replayed() -> None:
 
 
 async def test_the_events_of_a_stream_do_not_wait_for_a_store_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(idempotency, "_FINISH_SECONDS", 0.2)
+    monkeypatch.setattr(claimed_key, "_FINISH_SECONDS", 0.2)
     client, store = Client(), ScriptedStore(_CLAIMED, hangs=True)
     requests = _requests(store)
     sending = asyncio.create_task(_respond(requests, Stream(b"one", b"two"), client))
@@ -328,3 +350,123 @@ async def test_a_renamed_request_is_completed_under_its_new_id() -> None:
 async def test_an_unreadable_answer_is_gone() -> None:
     for content in (b"", b"not an answer", b"\x93\x01"):
         assert RecordedAnswer.decode(content) is None
+
+
+def _retried(*counts: bytes, path: str = "/api/v1/chat") -> ImplicitlyKeyedRequest:
+    scope = _scope(path=path)
+    scope["headers"] += [(b"x-stainless-retry-count", count) for count in counts]
+    return ImplicitlyKeyedRequest(scope)
+
+
+@pytest.mark.parametrize(
+    ("counts", "is_retry"),
+    [
+        ([], False),
+        ([b"0"], False),
+        ([b"00"], False),
+        ([b"1"], True),
+        ([b"10"], True),
+        ([b"9" * 10_000], True),
+        ([b""], False),
+        ([b"-1"], False),
+        ([b"1.5"], False),
+        ([b"one"], False),
+        ([b"\xb2"], False),
+        ([b"1", b"1"], False),
+    ],
+)
+async def test_only_a_valid_retry_count_above_zero_makes_a_retry(counts: list[bytes], is_retry: bool) -> None:
+    store = ScriptedStore(_CLAIMED)
+    request = _retried(*counts)
+    await _read(request)
+    await _requests(store).respond(request, _PRINCIPAL, _running(Response()))
+    assert store.replaced == [not is_retry]
+
+
+async def test_an_implicit_key_is_of_one_api_key_path_and_body_and_never_an_explicit_one() -> None:
+    async def key(body: bytes = b"{}", path: str = "/api/v1/chat", principal: Principal = _PRINCIPAL) -> IdempotencyKey:
+        request = _retried(path=path)
+        await _read(request, body)
+        return request.key(principal)
+
+    one = await key()
+    others = [
+        await key(b"{ }"),
+        await key(path="/api/v1/messages"),
+        await key(principal=Principal("key_2", "acc_1", 10, None)),
+    ]
+    assert one == await key()
+    assert len({one.digest, *(other.digest for other in others)}) == 4
+    assert one.is_implicit
+    # What a client can send as a header is another key, whatever it is.
+    fingerprint = _retried()
+    await _read(fingerprint)
+    for value in (fingerprint.fingerprint, b"implicit\0key_1\0" + fingerprint.fingerprint):
+        assert _keyed(_scope(value)).key(_PRINCIPAL).digest != one.digest
+
+
+@pytest.mark.parametrize(
+    ("store", "reason"),
+    [
+        (ScriptedStore(refusal=Throttled("Too many.")), "too_many"),
+        (ScriptedStore(refusal=Unavailable("Away.")), "unavailable"),
+        (ScriptedStore(hangs=True), "unavailable"),
+    ],
+)
+@pytest.mark.parametrize("count", [b"0", b"1"])
+async def test_without_storage_or_room_a_request_with_an_implicit_key_runs_unrecorded(
+    monkeypatch: pytest.MonkeyPatch, store: ScriptedStore, reason: str, count: bytes
+) -> None:
+    monkeypatch.setattr(idempotency, "_IMPLICIT_CLAIM_SECONDS", 0.05)
+    store.released.clear()
+    before = UNRECORDED_REQUESTS.labels(reason)._value.get()
+    request = _retried(count)
+    await _read(request)
+    requests, response = _requests(store), Response()
+    assert await requests.respond(request, _PRINCIPAL, _running(response)) is response
+    assert request.claim is None
+    await requests.drain(timeout_seconds=1)
+    # A claim that may have been stored is released, so that no retry waits for it.
+    assert store.released == ([] if reason == "too_many" else ["req_1"])
+    assert UNRECORDED_REQUESTS.labels(reason)._value.get() == before + 1
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "hint"),
+    [
+        (ClaimState.RUNNING, IdempotentRequestRunning, "req_0 that this one retries is still running"),
+        (ClaimState.GONE, IdempotentAnswerGone, "send it without x-stainless-retry-count"),
+    ],
+)
+async def test_a_retry_names_the_request_that_it_retries(
+    state: ClaimState, error: type[ServiceError], hint: str
+) -> None:
+    request = _retried(b"1")
+    await _read(request)
+    with pytest.raises(error, match=hint) as raised:
+        await _requests(ScriptedStore(Claim(state, "req_0"))).respond(request, _PRINCIPAL, _running(Response()))
+    assert "Idempotency-Key" not in raised.value.message
+
+
+async def test_a_request_with_an_implicit_key_runs_even_if_its_new_id_cannot_be_stored() -> None:
+    store = ScriptedStore(_CLAIMED, fails=True)
+    requests, request = _requests(store), _retried()
+    await _read(request)
+
+    async def run() -> Response:
+        assert request.claim is not None
+        await request.claim.rename("req_2")
+        return json_response(b"{}")
+
+    await _respond_to(requests, request, run)
+    await requests.drain(timeout_seconds=1)
+    assert sorted(store.released) == ["req_1", "req_2"]
+
+
+async def _respond_to(
+    requests: IdempotentRequests, request: KeyedRequest, run: Callable[[], Awaitable[Response]]
+) -> None:
+    client = Client()
+    response = await requests.respond(request, _PRINCIPAL, run)
+    await response(request.scope, client.receive, client.send)
+    assert client.body == b"{}"

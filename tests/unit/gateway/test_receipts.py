@@ -52,6 +52,7 @@ PRINCIPAL = Principal(
     limits=parse_limits(["account:concurrent_requests=20", "key:cost:month=$5"]),
     quota_account_id="acc_old",
     key_name="laptop",
+    deduplicate_retries=True,
     plan="free",
 )
 
@@ -201,6 +202,7 @@ async def test_a_key_can_read_its_own_day(world: World) -> None:
         "plan": "free",
         "models": ["llama*"],
         "expires_at": "2027-01-01T00:00:00Z",
+        "deduplicate_retries": True,
         "limits": [
             {"scope": "key", "unit": "requests", "window": "day", "limit": 10},
             {"scope": "account", "unit": "requests", "window": "day", "limit": 30},

@@ -15,8 +15,8 @@ from services.common.surface import Surface
 from services.common.verdict import CHARGED, RELEASED, RowVerdict, Verdict
 from services.gateway.apis.chat_completions.surface import ChatRenderer
 from services.gateway.http.request_bodies import RequestBodies
+from services.gateway.requests.claimed_key import ClaimedKey
 from services.gateway.requests.handler import RequestHandler
-from services.gateway.requests.idempotency import ClaimedKey
 from services.gateway.requests.idempotency_types import IdempotencyKey
 from services.gateway.requests.invalid_requests import InvalidRequestLimiter
 from services.gateway.requests.settlement import SettledStream, Settlements

@@ -168,10 +168,8 @@ async def test_more_counters_than_fit_in_one_call_are_counted_in_several(store: 
     limits = parse_limits(
         f"{scope}:{unit}:{window}=1000" for scope in Scope for unit, window in (("tokens", "day"), ("cost", "day"))
     )
-    items = [
-        replace(reserve_item(key_id=f"key_{number}"), account_id=f"acc_{number}", limits=limits)
-        for number in range(200)
-    ]
+    names = [(f"key_{number}", f"acc_{number}") for number in range(200)]
+    items = [replace(reserve_item(key_id=key), account_id=account, limits=limits) for key, account in names]
     ledger = ScriptedLedger()
 
     outcomes = await Holds(store, ledger).reserve(items)

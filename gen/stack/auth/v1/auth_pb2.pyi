@@ -124,6 +124,7 @@ class Principal(_message.Message):
     QUOTA_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     KEY_NAME_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
+    DEDUPLICATE_RETRIES_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """Public id of the key, `key_…`."""
     account_id: _builtins.str
@@ -140,6 +141,8 @@ class Principal(_message.Message):
     """Name of the key, given by its owner."""
     plan: _builtins.str
     """Name of the account's plan."""
+    deduplicate_retries: _builtins.bool
+    """Whether an automatic retry of an SDK gets the answer of the request that it retries; see Key."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
         """Expiry time of the key; absent means never."""
@@ -166,10 +169,11 @@ class Principal(_message.Message):
         quota_account_id: _builtins.str = ...,
         key_name: _builtins.str = ...,
         plan: _builtins.str = ...,
+        deduplicate_retries: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_account_daily_limit", b"_account_daily_limit", "account_daily_limit", b"account_daily_limit", "expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_account_daily_limit", b"_account_daily_limit", "account_daily_limit", b"account_daily_limit", "account_id", b"account_id", "daily_limit", b"daily_limit", "expires_at", b"expires_at", "key_id", b"key_id", "key_name", b"key_name", "limits", b"limits", "models", b"models", "plan", b"plan", "quota_account_id", b"quota_account_id", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_account_daily_limit", b"_account_daily_limit", "account_daily_limit", b"account_daily_limit", "account_id", b"account_id", "daily_limit", b"daily_limit", "deduplicate_retries", b"deduplicate_retries", "expires_at", b"expires_at", "key_id", b"key_id", "key_name", b"key_name", "limits", b"limits", "models", b"models", "plan", b"plan", "quota_account_id", b"quota_account_id", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__account_daily_limit: _TypeAlias = _typing.Literal["account_daily_limit"]  # noqa: Y015
     _WhichOneofArgType__account_daily_limit: _TypeAlias = _typing.Literal["_account_daily_limit", b"_account_daily_limit"]  # noqa: Y015

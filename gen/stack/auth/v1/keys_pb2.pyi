@@ -38,6 +38,7 @@ class Key(_message.Message):
     REPLACED_BY_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     QUOTA_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    DEDUPLICATE_RETRIES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Public id, `key_…`."""
     account_id: _builtins.str
@@ -52,6 +53,10 @@ class Key(_message.Message):
     """Id of the key that replaced it in a rotation; empty if it was not rotated."""
     quota_account_id: _builtins.str
     """Id under which quota counts the account, if it continues the counts of a deleted one; empty means `account_id`."""
+    deduplicate_retries: _builtins.bool
+    """Whether an automatic retry of an SDK (`x-stainless-retry-count` above 0) gets the answer of the request that it
+    retries, and is not charged.
+    """
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """Creation time."""
@@ -87,10 +92,11 @@ class Key(_message.Message):
         replaced_by: _builtins.str = ...,
         limits: _abc.Iterable[_limits_pb2.Limit] | None = ...,
         quota_account_id: _builtins.str = ...,
+        deduplicate_retries: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "revoked_at", b"revoked_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "created_at", b"created_at", "daily_limit", b"daily_limit", "expires_at", b"expires_at", "id", b"id", "limits", b"limits", "models", b"models", "name", b"name", "prefix", b"prefix", "quota_account_id", b"quota_account_id", "replaced_by", b"replaced_by", "revoked_at", b"revoked_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "created_at", b"created_at", "daily_limit", b"daily_limit", "deduplicate_retries", b"deduplicate_retries", "expires_at", b"expires_at", "id", b"id", "limits", b"limits", "models", b"models", "name", b"name", "prefix", b"prefix", "quota_account_id", b"quota_account_id", "replaced_by", b"replaced_by", "revoked_at", b"revoked_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -108,12 +114,15 @@ class CreateKeyRequest(_message.Message):
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    DEDUPLICATE_RETRIES_FIELD_NUMBER: _builtins.int
     email: _builtins.str
     """E-mail address of the account that owns the key."""
     name: _builtins.str
     """Name of the key, 1 to 100 characters."""
     daily_limit: _builtins.int
     """Requests per UTC day, 0 or more; absent means the plan's limit."""
+    deduplicate_retries: _builtins.bool
+    """Whether automatic retries of SDKs are deduplicated; see Key."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
         """Expiry time, in the future; absent means never."""
@@ -135,10 +144,11 @@ class CreateKeyRequest(_message.Message):
         expires_at: _timestamp_pb2.Timestamp | None = ...,
         models: _abc.Iterable[_builtins.str] | None = ...,
         limits: _abc.Iterable[_limits_pb2.Limit] | None = ...,
+        deduplicate_retries: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_daily_limit", b"_daily_limit", "daily_limit", b"daily_limit", "expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_daily_limit", b"_daily_limit", "daily_limit", b"daily_limit", "email", b"email", "expires_at", b"expires_at", "limits", b"limits", "models", b"models", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_daily_limit", b"_daily_limit", "daily_limit", b"daily_limit", "deduplicate_retries", b"deduplicate_retries", "email", b"email", "expires_at", b"expires_at", "limits", b"limits", "models", b"models", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__daily_limit: _TypeAlias = _typing.Literal["daily_limit"]  # noqa: Y015
     _WhichOneofArgType__daily_limit: _TypeAlias = _typing.Literal["_daily_limit", b"_daily_limit"]  # noqa: Y015
@@ -429,6 +439,56 @@ class ChangeKeyLimitsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChangeKeyLimitsResponse: _TypeAlias = ChangeKeyLimitsResponse  # noqa: Y015
+
+@_typing.final
+class SetKeyDeduplicationRequest(_message.Message):
+    """SetKeyDeduplicationRequest contains a key and the new value."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    DEDUPLICATE_RETRIES_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """Public id of the key."""
+    deduplicate_retries: _builtins.bool
+    """Whether automatic retries of SDKs are deduplicated; see Key."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        deduplicate_retries: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deduplicate_retries", b"deduplicate_retries", "key_id", b"key_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetKeyDeduplicationRequest: _TypeAlias = SetKeyDeduplicationRequest  # noqa: Y015
+
+@_typing.final
+class SetKeyDeduplicationResponse(_message.Message):
+    """SetKeyDeduplicationResponse contains the changed key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> Global___Key:
+        """The key."""
+
+    def __init__(
+        self,
+        *,
+        key: Global___Key | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetKeyDeduplicationResponse: _TypeAlias = SetKeyDeduplicationResponse  # noqa: Y015
 
 @_typing.final
 class RotateKeyRequest(_message.Message):

@@ -66,6 +66,11 @@ class KeyServiceStub:
                 request_serializer=stack_dot_auth_dot_v1_dot_keys__pb2.ChangeKeyLimitsRequest.SerializeToString,
                 response_deserializer=stack_dot_auth_dot_v1_dot_keys__pb2.ChangeKeyLimitsResponse.FromString,
                 _registered_method=True)
+        self.SetKeyDeduplication = channel.unary_unary(
+                '/stack.auth.v1.KeyService/SetKeyDeduplication',
+                request_serializer=stack_dot_auth_dot_v1_dot_keys__pb2.SetKeyDeduplicationRequest.SerializeToString,
+                response_deserializer=stack_dot_auth_dot_v1_dot_keys__pb2.SetKeyDeduplicationResponse.FromString,
+                _registered_method=True)
         self.RotateKey = channel.unary_unary(
                 '/stack.auth.v1.KeyService/RotateKey',
                 request_serializer=stack_dot_auth_dot_v1_dot_keys__pb2.RotateKeyRequest.SerializeToString,
@@ -124,8 +129,15 @@ class KeyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetKeyDeduplication(self, request, context):
+        """SetKeyDeduplication sets whether automatic retries of SDKs are deduplicated. NOT_FOUND if the key does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RotateKey(self, request, context):
-        """RotateKey creates a key with the name, models, expiry and limits of an old one, which stops working after a grace
+        """RotateKey creates a key with the name, models, expiry, limits and deduplication of an old one, which stops working after a grace
         period. NOT_FOUND if the key does not exist, FAILED_PRECONDITION if it was revoked or has expired.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -164,6 +176,11 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.ChangeKeyLimits,
                     request_deserializer=stack_dot_auth_dot_v1_dot_keys__pb2.ChangeKeyLimitsRequest.FromString,
                     response_serializer=stack_dot_auth_dot_v1_dot_keys__pb2.ChangeKeyLimitsResponse.SerializeToString,
+            ),
+            'SetKeyDeduplication': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetKeyDeduplication,
+                    request_deserializer=stack_dot_auth_dot_v1_dot_keys__pb2.SetKeyDeduplicationRequest.FromString,
+                    response_serializer=stack_dot_auth_dot_v1_dot_keys__pb2.SetKeyDeduplicationResponse.SerializeToString,
             ),
             'RotateKey': grpc.unary_unary_rpc_method_handler(
                     servicer.RotateKey,
@@ -335,6 +352,33 @@ class KeyService:
             '/stack.auth.v1.KeyService/ChangeKeyLimits',
             stack_dot_auth_dot_v1_dot_keys__pb2.ChangeKeyLimitsRequest.SerializeToString,
             stack_dot_auth_dot_v1_dot_keys__pb2.ChangeKeyLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetKeyDeduplication(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.auth.v1.KeyService/SetKeyDeduplication',
+            stack_dot_auth_dot_v1_dot_keys__pb2.SetKeyDeduplicationRequest.SerializeToString,
+            stack_dot_auth_dot_v1_dot_keys__pb2.SetKeyDeduplicationResponse.FromString,
             options,
             channel_credentials,
             insecure,

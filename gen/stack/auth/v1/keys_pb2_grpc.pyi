@@ -38,8 +38,10 @@ class KeyServiceStub:
     """ChangeKeyLimits changes a key's own limits other than requests per day, which override its plan's. NOT_FOUND if the
     key does not exist, INVALID_ARGUMENT if it has no such limit of its own to remove.
     """
+    SetKeyDeduplication: _aio.UnaryUnaryMultiCallable[_keys_pb2.SetKeyDeduplicationRequest, _keys_pb2.SetKeyDeduplicationResponse]
+    """SetKeyDeduplication sets whether automatic retries of SDKs are deduplicated. NOT_FOUND if the key does not exist."""
     RotateKey: _aio.UnaryUnaryMultiCallable[_keys_pb2.RotateKeyRequest, _keys_pb2.RotateKeyResponse]
-    """RotateKey creates a key with the name, models, expiry and limits of an old one, which stops working after a grace
+    """RotateKey creates a key with the name, models, expiry, limits and deduplication of an old one, which stops working after a grace
     period. NOT_FOUND if the key does not exist, FAILED_PRECONDITION if it was revoked or has expired.
     """
 
@@ -105,12 +107,20 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def SetKeyDeduplication(
+        self,
+        request: _keys_pb2.SetKeyDeduplicationRequest,
+        context: _aio.ServicerContext[_keys_pb2.SetKeyDeduplicationRequest, _abc.Awaitable[_keys_pb2.SetKeyDeduplicationResponse]],
+    ) -> _abc.Awaitable[_keys_pb2.SetKeyDeduplicationResponse]:
+        """SetKeyDeduplication sets whether automatic retries of SDKs are deduplicated. NOT_FOUND if the key does not exist."""
+
+    @_abc_1.abstractmethod
     def RotateKey(
         self,
         request: _keys_pb2.RotateKeyRequest,
         context: _aio.ServicerContext[_keys_pb2.RotateKeyRequest, _abc.Awaitable[_keys_pb2.RotateKeyResponse]],
     ) -> _abc.Awaitable[_keys_pb2.RotateKeyResponse]:
-        """RotateKey creates a key with the name, models, expiry and limits of an old one, which stops working after a grace
+        """RotateKey creates a key with the name, models, expiry, limits and deduplication of an old one, which stops working after a grace
         period. NOT_FOUND if the key does not exist, FAILED_PRECONDITION if it was revoked or has expired.
         """
 

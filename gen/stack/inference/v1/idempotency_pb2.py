@@ -24,33 +24,37 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$stack/inference/v1/idempotency.proto\x12\x12stack.inference.v1\"4\n\x0eIdempotencyKey\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"x\n\x0c\x43laimRequest\x12/\n\x03key\x18\x01 \x01(\x0b\x32\".stack.inference.v1.IdempotencyKey\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x0c\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"c\n\rClaimResponse\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.stack.inference.v1.ClaimState\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\"l\n\rRenameRequest\x12/\n\x03key\x18\x01 \x01(\x0b\x32\".stack.inference.v1.IdempotencyKey\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x16\n\x0enew_request_id\x18\x03 \x01(\t\"\x10\n\x0eRenameResponse\"g\n\x0f\x43ompleteRequest\x12/\n\x03key\x18\x01 \x01(\x0b\x32\".stack.inference.v1.IdempotencyKey\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\"\x12\n\x10\x43ompleteResponse\"U\n\x0eReleaseRequest\x12/\n\x03key\x18\x01 \x01(\x0b\x32\".stack.inference.v1.IdempotencyKey\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x11\n\x0fReleaseResponse*\xc2\x01\n\nClaimState\x12\x1b\n\x17\x43LAIM_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43LAIM_STATE_CLAIMED\x10\x01\x12\x18\n\x14\x43LAIM_STATE_DISABLED\x10\x02\x12\x17\n\x13\x43LAIM_STATE_RUNNING\x10\x03\x12\x1a\n\x16\x43LAIM_STATE_MISMATCHED\x10\x04\x12\x19\n\x15\x43LAIM_STATE_COMPLETED\x10\x05\x12\x14\n\x10\x43LAIM_STATE_GONE\x10\x06\x32\xde\x02\n\x12IdempotencyService\x12L\n\x05\x43laim\x12 .stack.inference.v1.ClaimRequest\x1a!.stack.inference.v1.ClaimResponse\x12O\n\x06Rename\x12!.stack.inference.v1.RenameRequest\x1a\".stack.inference.v1.RenameResponse\x12U\n\x08\x43omplete\x12#.stack.inference.v1.CompleteRequest\x1a$.stack.inference.v1.CompleteResponse\x12R\n\x07Release\x12\".stack.inference.v1.ReleaseRequest\x1a#.stack.inference.v1.ReleaseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$stack/inference/v1/idempotency.proto\x12\x12stack.inference.v1\"I\n\x0eIdempotencyKey\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x13\n\x0bis_implicit\x18\x03 \x01(\x08\"x\n\x0c\x43laimRequest\x12/\n\x03key\x18\x01 \x01(\x0b\x32\".stack.inference.v1.IdempotencyKey\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x0c\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"c\n\rClaimResponse\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.stack.inference.v1.ClaimState\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\"\x92\x01\n\x14\x43laimImplicitRequest\x12/\n\x03key\x18\x01 \x01(\x0b\x32\".stack.inference.v1.IdempotencyKey\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\x0c\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x10\n\x08replaces\x18\x05 \x01(\x08\"k\n\x15\x43laimImplicitResponse\x12-\n\x05state\x18\x01 \x01(\x0e\x32\x1e.stack.inference.v1.ClaimState\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\"l\n\rRenameRequest\x12/\n\x03key\x18\x01 \x01(\x0b\x32\".stack.inference.v1.IdempotencyKey\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x16\n\x0enew_request_id\x18\x03 \x01(\t\"\x10\n\x0eRenameResponse\"g\n\x0f\x43ompleteRequest\x12/\n\x03key\x18\x01 \x01(\x0b\x32\".stack.inference.v1.IdempotencyKey\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x03 \x01(\x0c\"\x12\n\x10\x43ompleteResponse\"U\n\x0eReleaseRequest\x12/\n\x03key\x18\x01 \x01(\x0b\x32\".stack.inference.v1.IdempotencyKey\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"\x11\n\x0fReleaseResponse*\xc2\x01\n\nClaimState\x12\x1b\n\x17\x43LAIM_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43LAIM_STATE_CLAIMED\x10\x01\x12\x18\n\x14\x43LAIM_STATE_DISABLED\x10\x02\x12\x17\n\x13\x43LAIM_STATE_RUNNING\x10\x03\x12\x1a\n\x16\x43LAIM_STATE_MISMATCHED\x10\x04\x12\x19\n\x15\x43LAIM_STATE_COMPLETED\x10\x05\x12\x14\n\x10\x43LAIM_STATE_GONE\x10\x06\x32\xc4\x03\n\x12IdempotencyService\x12L\n\x05\x43laim\x12 .stack.inference.v1.ClaimRequest\x1a!.stack.inference.v1.ClaimResponse\x12\x64\n\rClaimImplicit\x12(.stack.inference.v1.ClaimImplicitRequest\x1a).stack.inference.v1.ClaimImplicitResponse\x12O\n\x06Rename\x12!.stack.inference.v1.RenameRequest\x1a\".stack.inference.v1.RenameResponse\x12U\n\x08\x43omplete\x12#.stack.inference.v1.CompleteRequest\x1a$.stack.inference.v1.CompleteResponse\x12R\n\x07Release\x12\".stack.inference.v1.ReleaseRequest\x1a#.stack.inference.v1.ReleaseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stack.inference.v1.idempotency_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CLAIMSTATE']._serialized_start=697
-  _globals['_CLAIMSTATE']._serialized_end=891
+  _globals['_CLAIMSTATE']._serialized_start=976
+  _globals['_CLAIMSTATE']._serialized_end=1170
   _globals['_IDEMPOTENCYKEY']._serialized_start=60
-  _globals['_IDEMPOTENCYKEY']._serialized_end=112
-  _globals['_CLAIMREQUEST']._serialized_start=114
-  _globals['_CLAIMREQUEST']._serialized_end=234
-  _globals['_CLAIMRESPONSE']._serialized_start=236
-  _globals['_CLAIMRESPONSE']._serialized_end=335
-  _globals['_RENAMEREQUEST']._serialized_start=337
-  _globals['_RENAMEREQUEST']._serialized_end=445
-  _globals['_RENAMERESPONSE']._serialized_start=447
-  _globals['_RENAMERESPONSE']._serialized_end=463
-  _globals['_COMPLETEREQUEST']._serialized_start=465
-  _globals['_COMPLETEREQUEST']._serialized_end=568
-  _globals['_COMPLETERESPONSE']._serialized_start=570
-  _globals['_COMPLETERESPONSE']._serialized_end=588
-  _globals['_RELEASEREQUEST']._serialized_start=590
-  _globals['_RELEASEREQUEST']._serialized_end=675
-  _globals['_RELEASERESPONSE']._serialized_start=677
-  _globals['_RELEASERESPONSE']._serialized_end=694
-  _globals['_IDEMPOTENCYSERVICE']._serialized_start=894
-  _globals['_IDEMPOTENCYSERVICE']._serialized_end=1244
+  _globals['_IDEMPOTENCYKEY']._serialized_end=133
+  _globals['_CLAIMREQUEST']._serialized_start=135
+  _globals['_CLAIMREQUEST']._serialized_end=255
+  _globals['_CLAIMRESPONSE']._serialized_start=257
+  _globals['_CLAIMRESPONSE']._serialized_end=356
+  _globals['_CLAIMIMPLICITREQUEST']._serialized_start=359
+  _globals['_CLAIMIMPLICITREQUEST']._serialized_end=505
+  _globals['_CLAIMIMPLICITRESPONSE']._serialized_start=507
+  _globals['_CLAIMIMPLICITRESPONSE']._serialized_end=614
+  _globals['_RENAMEREQUEST']._serialized_start=616
+  _globals['_RENAMEREQUEST']._serialized_end=724
+  _globals['_RENAMERESPONSE']._serialized_start=726
+  _globals['_RENAMERESPONSE']._serialized_end=742
+  _globals['_COMPLETEREQUEST']._serialized_start=744
+  _globals['_COMPLETEREQUEST']._serialized_end=847
+  _globals['_COMPLETERESPONSE']._serialized_start=849
+  _globals['_COMPLETERESPONSE']._serialized_end=867
+  _globals['_RELEASEREQUEST']._serialized_start=869
+  _globals['_RELEASEREQUEST']._serialized_end=954
+  _globals['_RELEASERESPONSE']._serialized_start=956
+  _globals['_RELEASERESPONSE']._serialized_end=973
+  _globals['_IDEMPOTENCYSERVICE']._serialized_start=1173
+  _globals['_IDEMPOTENCYSERVICE']._serialized_end=1625
 # @@protoc_insertion_point(module_scope)

@@ -65,19 +65,25 @@ class IdempotencyKey(_message.Message):
 
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    IS_IMPLICIT_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     """Id of the account, `acc_…`."""
     digest: _builtins.bytes
-    """SHA-256 of the id of the API key and the value of the header. The service stores only a keyed digest of it."""
+    """SHA-256 of the id of the API key and the value of the header; of an implicit key, of the id and the request's path
+    and body. The service stores only a keyed digest of it.
+    """
+    is_implicit: _builtins.bool
+    """Whether it is an implicit key: that of a request without the header, whose API key deduplicates automatic retries."""
     def __init__(
         self,
         *,
         account_id: _builtins.str = ...,
         digest: _builtins.bytes = ...,
+        is_implicit: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "digest", b"digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "digest", b"digest", "is_implicit", b"is_implicit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -148,6 +154,76 @@ class ClaimResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ClaimResponse: _TypeAlias = ClaimResponse  # noqa: Y015
+
+@_typing.final
+class ClaimImplicitRequest(_message.Message):
+    """ClaimImplicitRequest describes a request with an implicit key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REPLACES_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """Id of the API key, `key_…`."""
+    fingerprint: _builtins.bytes
+    """SHA-256 of the path and the body of the request."""
+    request_id: _builtins.str
+    """Id of the request, `req_…`."""
+    replaces: _builtins.bool
+    """Whether the request replaces the record of an earlier one, as a first request does and an automatic retry does not."""
+    @_builtins.property
+    def key(self) -> Global___IdempotencyKey:
+        """The implicit key."""
+
+    def __init__(
+        self,
+        *,
+        key: Global___IdempotencyKey | None = ...,
+        key_id: _builtins.str = ...,
+        fingerprint: _builtins.bytes = ...,
+        request_id: _builtins.str = ...,
+        replaces: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "key", b"key", "key_id", b"key_id", "replaces", b"replaces", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClaimImplicitRequest: _TypeAlias = ClaimImplicitRequest  # noqa: Y015
+
+@_typing.final
+class ClaimImplicitResponse(_message.Message):
+    """ClaimImplicitResponse says whether the request must run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    state: Global___ClaimState.ValueType
+    """What the claim found; never MISMATCHED."""
+    request_id: _builtins.str
+    """As in ClaimResponse."""
+    content: _builtins.bytes
+    """As in ClaimResponse."""
+    def __init__(
+        self,
+        *,
+        state: Global___ClaimState.ValueType = ...,
+        request_id: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "request_id", b"request_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClaimImplicitResponse: _TypeAlias = ClaimImplicitResponse  # noqa: Y015
 
 @_typing.final
 class RenameRequest(_message.Message):

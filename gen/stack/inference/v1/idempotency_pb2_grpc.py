@@ -42,6 +42,11 @@ class IdempotencyServiceStub:
                 request_serializer=stack_dot_inference_dot_v1_dot_idempotency__pb2.ClaimRequest.SerializeToString,
                 response_deserializer=stack_dot_inference_dot_v1_dot_idempotency__pb2.ClaimResponse.FromString,
                 _registered_method=True)
+        self.ClaimImplicit = channel.unary_unary(
+                '/stack.inference.v1.IdempotencyService/ClaimImplicit',
+                request_serializer=stack_dot_inference_dot_v1_dot_idempotency__pb2.ClaimImplicitRequest.SerializeToString,
+                response_deserializer=stack_dot_inference_dot_v1_dot_idempotency__pb2.ClaimImplicitResponse.FromString,
+                _registered_method=True)
         self.Rename = channel.unary_unary(
                 '/stack.inference.v1.IdempotencyService/Rename',
                 request_serializer=stack_dot_inference_dot_v1_dot_idempotency__pb2.RenameRequest.SerializeToString,
@@ -68,6 +73,15 @@ class IdempotencyServiceServicer:
     def Claim(self, request, context):
         """Claim claims an idempotency key for a request, or returns what became of the request that has claimed it.
         RESOURCE_EXHAUSTED if the account has too many keys.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClaimImplicit(self, request, context):
+        """ClaimImplicit claims the implicit key of a request without `Idempotency-Key`, whose API key deduplicates automatic
+        retries. A first request always claims it, and replaces the record of an earlier one. RESOURCE_EXHAUSTED if the
+        account has too many.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,6 +116,11 @@ def add_IdempotencyServiceServicer_to_server(servicer, server):
                     servicer.Claim,
                     request_deserializer=stack_dot_inference_dot_v1_dot_idempotency__pb2.ClaimRequest.FromString,
                     response_serializer=stack_dot_inference_dot_v1_dot_idempotency__pb2.ClaimResponse.SerializeToString,
+            ),
+            'ClaimImplicit': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClaimImplicit,
+                    request_deserializer=stack_dot_inference_dot_v1_dot_idempotency__pb2.ClaimImplicitRequest.FromString,
+                    response_serializer=stack_dot_inference_dot_v1_dot_idempotency__pb2.ClaimImplicitResponse.SerializeToString,
             ),
             'Rename': grpc.unary_unary_rpc_method_handler(
                     servicer.Rename,
@@ -149,6 +168,33 @@ class IdempotencyService:
             '/stack.inference.v1.IdempotencyService/Claim',
             stack_dot_inference_dot_v1_dot_idempotency__pb2.ClaimRequest.SerializeToString,
             stack_dot_inference_dot_v1_dot_idempotency__pb2.ClaimResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClaimImplicit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.inference.v1.IdempotencyService/ClaimImplicit',
+            stack_dot_inference_dot_v1_dot_idempotency__pb2.ClaimImplicitRequest.SerializeToString,
+            stack_dot_inference_dot_v1_dot_idempotency__pb2.ClaimImplicitResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -23,6 +23,11 @@ class IdempotencyServiceStub:
     """Claim claims an idempotency key for a request, or returns what became of the request that has claimed it.
     RESOURCE_EXHAUSTED if the account has too many keys.
     """
+    ClaimImplicit: _aio.UnaryUnaryMultiCallable[_idempotency_pb2.ClaimImplicitRequest, _idempotency_pb2.ClaimImplicitResponse]
+    """ClaimImplicit claims the implicit key of a request without `Idempotency-Key`, whose API key deduplicates automatic
+    retries. A first request always claims it, and replaces the record of an earlier one. RESOURCE_EXHAUSTED if the
+    account has too many.
+    """
     Rename: _aio.UnaryUnaryMultiCallable[_idempotency_pb2.RenameRequest, _idempotency_pb2.RenameResponse]
     """Rename changes the id of the request that has claimed a key, before the request runs. FAILED_PRECONDITION if it has
     not claimed it.
@@ -46,6 +51,17 @@ class IdempotencyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_idempotency_pb2.ClaimResponse]:
         """Claim claims an idempotency key for a request, or returns what became of the request that has claimed it.
         RESOURCE_EXHAUSTED if the account has too many keys.
+        """
+
+    @_abc_1.abstractmethod
+    def ClaimImplicit(
+        self,
+        request: _idempotency_pb2.ClaimImplicitRequest,
+        context: _aio.ServicerContext[_idempotency_pb2.ClaimImplicitRequest, _abc.Awaitable[_idempotency_pb2.ClaimImplicitResponse]],
+    ) -> _abc.Awaitable[_idempotency_pb2.ClaimImplicitResponse]:
+        """ClaimImplicit claims the implicit key of a request without `Idempotency-Key`, whose API key deduplicates automatic
+        retries. A first request always claims it, and replaces the record of an earlier one. RESOURCE_EXHAUSTED if the
+        account has too many.
         """
 
     @_abc_1.abstractmethod

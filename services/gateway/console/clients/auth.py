@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -168,7 +169,8 @@ class GrpcOwnerClient:
         request = owner_pb2.GetOwnPrincipalRequest(key_id=key_id)
         with _auth_errors():
             answer = await self._stub.GetOwnPrincipal(request, metadata=self._metadata, timeout=self._timeout_seconds)
-        return principal_of(answer.principal)
+        # A browser repeats no request by itself, and the button that stops an answer must end the request.
+        return replace(principal_of(answer.principal), deduplicate_retries=False)
 
     async def plan(self) -> Plans:
         """Return the account's plan."""
