@@ -177,3 +177,32 @@ def test_failed_calls_are_priced_by_their_own_model_and_the_sum_is_rounded_once(
 
     assert (row.outcome, row.usage.prompt_tokens, row.cost) == (Outcome.ANSWERED, 2, 1), "0.6 + 0.3 microdollars"
     assert unpriced.cost is None
+
+
+@pytest.mark.parametrize(
+    ("held", "charged"),
+    [((10_000, 5_000), (None, None)), ((3, 5_000), (3, None)), ((10_000, 1), (None, 1))],
+    ids=["enough", "too few tokens", "too little cost"],
+)
+async def test_no_more_is_charged_than_is_held(
+    upstream: Upstream, tmp_path: Path, held: tuple[int, int], charged: tuple[int | None, int | None]
+) -> None:
+    request = whole("held", "req_1", model=OSS)
+    request.context.held.tokens, request.context.held.cost = held
+    async with running(upstream.url, tmp_path) as inference:
+        answer = await inference.create(request)
+        row = await inference.row("req_1")
+
+    assert (row.charged_tokens, row.charged_cost) == charged
+    assert (answer.amounts.tokens, answer.amounts.cost) == (row.amounts.tokens, row.amounts.cost)
+    assert row.amounts.tokens == min(row.usage.total_tokens, held[0])
+
+
+async def test_an_unknown_cost_is_charged_as_it_is_held(upstream: Upstream, tmp_path: Path) -> None:
+    request = whole("held", "req_1", model=OSS)
+    request.context.held.tokens, request.context.held.cost = 10_000, 77
+    async with running(upstream.url, tmp_path, prices=Prices({})) as inference:
+        await inference.create(request)
+        row = await inference.row("req_1")
+
+    assert (row.cost, row.charged_cost, row.amounts.cost) == (None, 77, 77)

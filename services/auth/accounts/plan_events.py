@@ -1,6 +1,6 @@
 """Plan events: signed messages of a payment provider that move an account to a plan."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Protocol
@@ -57,8 +57,11 @@ class PlanEventStore(Protocol):
         """
 
 
-class _Body(msgspec.Struct):
+class _Type(msgspec.Struct):
     type: str
+
+
+class _Body(msgspec.Struct):
     timestamp: Annotated[datetime, msgspec.Meta(tz=True)]
     data: msgspec.Raw = msgspec.Raw(b"{}")
 
@@ -96,13 +99,13 @@ class PlanEvents:
         event = _parse(message)
         if event is None:
             return PlanEventStatus.IGNORED
-        # An event of the future would make later events stale.
         if not _EARLIEST <= event.at <= now + timedelta(seconds=TOLERANCE_SECONDS):
             raise InvalidRequest(
                 "The event's timestamp is in the future, or before 2000. Send the time at which the plan changed.",
                 reason="invalid_timestamp",
             )
-        status = await self._store.apply(event, by=by, at=now)
+        # An event of a clock that is ahead would make later events stale.
+        status = await self._store.apply(replace(event, at=min(event.at, now)), by=by, at=now)
         if status is PlanEventStatus.APPLIED:
             self._feed.notify()
         return status
@@ -115,9 +118,9 @@ def _parse(message: SignedMessage) -> PlanEvent | None:
         InvalidRequest: The body is not a plan event.
     """
     try:
-        body = msgspec.json.decode(message.body, type=_Body)
-        if body.type != EVENT_TYPE:
+        if msgspec.json.decode(message.body, type=_Type).type != EVENT_TYPE:
             return None
+        body = msgspec.json.decode(message.body, type=_Body)
         data = msgspec.json.decode(body.data, type=_Data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
         raise InvalidRequest(f"The body is not a plan event: {exc}.", reason="invalid_event") from exc

@@ -23,6 +23,9 @@ _EXPOSED_HEADERS = (
     "x-ratelimit-limit-requests",
     "x-ratelimit-remaining-requests",
     "x-ratelimit-reset-requests",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-tokens",
 )
 """Headers that scripts of other origins may read. Browsers hide all others."""
 _METHODS = ("GET", "POST", "DELETE")

@@ -33,7 +33,7 @@ from services.common.errors import (
     Unauthenticated,
     Unavailable,
 )
-from services.gateway.http.rate_limits import Refusal, refusal
+from services.gateway.http.rate_limits import RETRIED_SECONDS_MAX, Refusal, refusal
 from services.gateway.requests.idempotency_types import IdempotencyKeyReused, IdempotentAnswerGone
 from services.gateway.requests.types import LimitReached
 
@@ -95,6 +95,8 @@ def http_error(error: ServiceError, *, now: float) -> HTTPError:
             return HTTPError(413, error.message, "invalid_request_error", code=error.reason)
         case Throttled():
             headers = _retry_after(error)
+            if error.details.retry_after_seconds > RETRIED_SECONDS_MAX:
+                headers["x-should-retry"] = "false"
             return HTTPError(429, error.message, "rate_limit_exceeded", code=error.reason, headers=headers)
         case Unavailable():
             status = 502 if error.reason in _BAD_GATEWAY else 503

@@ -8,7 +8,7 @@ from services.gateway.requests.types import Hold, LimitReached, RateLimit
 
 _DAY_SECONDS = 86_400
 _MONTH_SECONDS = 31 * _DAY_SECONDS
-_RETRIED_SECONDS_MAX = 60
+RETRIED_SECONDS_MAX = 60
 """OpenAI's and Groq's clients wait up to a minute before they send a refused request again."""
 _NAMES = {
     (Unit.REQUESTS, Window.MINUTE): "requests per minute (RPM)",
@@ -45,7 +45,10 @@ def refusal(error: LimitReached, *, now: float) -> Refusal:
         for name, amount in (("Limit", limit.limit), ("Used", limit.charged), ("In use", limit.held))
     )
     used = f"{used}, Requested {'at least ' if limit.unit in _ESTIMATED else ''}{_amount(limit.unit, requested)}."
-    if requested > limit.limit and limit.limit:
+    if not limit.limit:
+        message = f"{start}: Limit 0. It allows no requests. Ask the operator of this service for a higher limit."
+        return Refusal(message, code, headers | {"x-should-retry": "false"}, limit.reset_at)
+    if requested > limit.limit:
         message = f"{start}: {used} The request is larger than the limit. Shorten the prompt."
         return Refusal(message, code, headers | {"x-should-retry": "false"}, limit.reset_at)
     if limit.charged + requested <= limit.limit or limit.window is None:
@@ -56,7 +59,7 @@ def refusal(error: LimitReached, *, now: float) -> Refusal:
         return Refusal(message, code, headers | {"retry-after": "1"})
     wait = _rounded_up(limit.reset_at - now, _MONTH_SECONDS)
     headers["retry-after"] = str(wait)
-    if wait > _RETRIED_SECONDS_MAX:
+    if wait > RETRIED_SECONDS_MAX:
         # Without this header, the OpenAI and Groq clients retry each rejected call twice.
         headers["x-should-retry"] = "false"
     at = "" if limit.window is Window.MINUTE else " at 00:00 UTC,"

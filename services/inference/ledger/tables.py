@@ -35,7 +35,8 @@ usage_ledger = Table(
     # outcome is unknown, and in rows of versions that did not record it.
     Column("cost", BigInteger, nullable=True),
     Column("queue_ms", BigInteger, nullable=True),
-    # What counts against limits, where Groq counted more than was held. Null means all tokens, and the cost.
+    # What counts against limits, where Groq counted more than was held or the cost is not known. Null means all tokens,
+    # and the cost.
     Column("charged_tokens", BigInteger, nullable=True),
     Column("charged_cost", BigInteger, nullable=True),
     # Account under which quota counts the request: a deleted one whose counts `account_id` continues. Usually null.

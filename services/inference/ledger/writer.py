@@ -62,7 +62,7 @@ class LedgerRow:
     charged_tokens: int | None = None
     """Tokens that count against limits, where Groq counted more than quota held; None means all."""
     charged_cost: int | None = None
-    """Cost that counts against limits, where it is more than quota held; None means all."""
+    """Cost that counts against limits, where it is not known or more than quota held; None means all."""
     quota_account_id: str | None = None
     """Account under which quota counts the request; None if it is `account_id`."""
 

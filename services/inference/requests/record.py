@@ -175,7 +175,7 @@ class RequestRecord:
             surface=context.surface,
             cost=cost,
             charged_tokens=held.tokens if held and usage.total_tokens > held.tokens else None,
-            charged_cost=held.cost if held and cost is not None and cost > held.cost else None,
+            charged_cost=held.cost if held and (cost is None or cost > held.cost) else None,
             quota_account_id=_other(context.quota_account_id, context.account_id),
             queue_ms=round(self.queue_seconds * 1000),
         )

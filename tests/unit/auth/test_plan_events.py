@@ -138,9 +138,18 @@ async def test_without_a_secret_nothing_is_received() -> None:
     assert refused.value.reason == "plan_webhook_disabled"
 
 
-async def test_an_event_of_another_type_is_ignored() -> None:
+async def test_an_event_of_a_clock_that_is_ahead_counts_as_of_now() -> None:
+    """Otherwise the true events of the next minutes would be stale."""
+    store = Store()
+    body = json.dumps(EVENT | {"timestamp": "2026-08-01T12:04:00Z"}).encode()
+    await events(store, KEY).receive(signed(body), by=BY)
+    assert [event.at.isoformat() for event in store.events] == ["2026-08-01T12:00:00+00:00"]
+
+
+@pytest.mark.parametrize("more", [{"timestamp": EVENT["timestamp"], "data": [1]}, {}])
+async def test_an_event_of_another_type_is_ignored(more: dict[str, Any]) -> None:
     store, feed = Store(), Feed()
-    body = json.dumps({"type": "invoice.paid", "timestamp": EVENT["timestamp"], "data": [1]}).encode()
+    body = json.dumps({"type": "invoice.paid", **more}).encode()
     assert await events(store, KEY, feed=feed).receive(signed(body), by=BY) is PlanEventStatus.IGNORED
     assert (store.events, feed.notified) == ([], 0)
 

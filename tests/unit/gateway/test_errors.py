@@ -6,7 +6,7 @@ import pytest
 
 from services.common import errors
 from services.common.errors import ErrorDetails
-from services.common.limits import Scope
+from services.common.limits import Scope, Unit, Window
 from services.gateway.http.errors import http_error
 from services.gateway.http.rate_limits import duration, rate_limit_headers
 from services.gateway.requests.types import LimitReached, RateLimit
@@ -110,3 +110,47 @@ def test_remaining_excludes_used_and_held_slots_and_is_never_negative() -> None:
 )
 def test_durations_are_written_as_groq_writes_them(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_limit_of_zero_promises_no_reset() -> None:
+    nothing = RateLimit(0, 0, 0, 60, Scope.KEY, Unit.REQUESTS, Window.MINUTE)
+
+    answer = http_error(LimitReached(nothing), now=0)
+
+    assert "Limit 0. It allows no requests." in answer.message
+    assert answer.headers["x-should-retry"] == "false"
+    assert "retry-after" not in answer.headers
+
+
+@pytest.mark.parametrize(("seconds", "should_retry"), [(60, None), (61, "false")])
+def test_a_long_wait_says_not_to_retry(seconds: int, should_retry: str | None) -> None:
+    error = errors.Throttled("m", reason="too_many", details=ErrorDetails(retry_after_seconds=seconds))
+
+    assert http_error(error, now=0).headers.get("x-should-retry") == should_retry
+
+
+@pytest.mark.parametrize(
+    ("limit", "requested", "words", "retry_after", "should_retry"),
+    [
+        (
+            RateLimit(1_000, 900, 0, 42, Scope.KEY, Unit.TOKENS, Window.MINUTE),
+            200,
+            "tokens per minute (TPM)",
+            "42",
+            None,
+        ),
+        (RateLimit(1_000, 0, 900, 42, Scope.KEY, Unit.TOKENS, Window.MINUTE), 200, "in progress", "1", None),
+        (RateLimit(100, 0, 0, 42, Scope.KEY, Unit.TOKENS, Window.MINUTE), 200, "Shorten the prompt", None, "false"),
+        (RateLimit(5, 5, 0, 9e5, Scope.ACCOUNT, Unit.COST, Window.MONTH), 1, "Limit $0.000005", "900000", "false"),
+        (RateLimit(2, 0, 2, 42, Scope.KEY, Unit.CONCURRENT_REQUESTS, None), 1, "concurrent requests", "1", None),
+    ],
+)
+def test_a_denial_of_each_unit_says_what_to_do(
+    limit: RateLimit, requested: int, words: str, retry_after: str | None, should_retry: str | None
+) -> None:
+    answer = http_error(LimitReached(limit, requested), now=0)
+
+    assert words in answer.message
+    assert answer.headers.get("retry-after") == retry_after
+    assert answer.headers.get("x-should-retry") == should_retry
+    assert answer.code == ("insufficient_quota" if limit.unit is Unit.COST else "rate_limit_exceeded")
