@@ -40,7 +40,9 @@ _BODIES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=[pytest.param(2, id="workers"), pytest.param(0, id="services")])
+@pytest.fixture(
+    scope="module", params=[pytest.param(2, id="workers"), pytest.param(0, id="services", marks=pytest.mark.long)]
+)
 def running(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """Yield a stack with two gateways that keeps answers. Tests may kill its second Valkey and its second gateway."""
     with running_stack(
@@ -307,6 +309,7 @@ async def test_without_its_valkey_requests_with_a_key_are_refused_uncharged_and_
     assert await running.until_settled(key) == (2, 0)
 
 
+@pytest.mark.long  # It waits until the claim ends.
 async def test_a_stream_whose_storage_fails_is_sent_whole_and_never_run_again(
     running: Stack, key: Key, caller: Caller
 ) -> None:

@@ -28,7 +28,10 @@ KEY = bytes(range(32))
 PATH = "/api/v1/webhooks/plan"
 
 
-@pytest.fixture(scope="module", params=[0, 1], ids=["four processes", "one process"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(1, id="one process"), pytest.param(0, id="four processes", marks=pytest.mark.long)],
+)
 def paid(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """A stack that receives plan events."""
     secret = f"whsec_{base64.b64encode(KEY).decode()}"
