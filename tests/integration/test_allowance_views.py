@@ -174,6 +174,26 @@ async def test_replicas_share_one_allowance(stack: AsyncExitStack, valkey_url: s
     assert not (await second.acquire("other", [demand()], grants_max=1, is_waiting=False)).grants, "limits too"
 
 
+async def test_what_is_taken_for_a_caller_that_leaves_is_given_back(stack: AsyncExitStack, valkey_url: str) -> None:
+    view = shared(stack, valkey_url)
+    await take(view, demand(tokens=100))
+    cancelled = 0
+    for turns in range(30):  # So many turns of the event loop after its start, a caller leaves.
+        task = asyncio.create_task(take(view, demand(tokens=180)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        (result,) = await asyncio.gather(task, return_exceptions=True)
+        cancelled += isinstance(result, asyncio.CancelledError)
+        if not isinstance(result, BaseException) and result[0]:
+            view.settle(Settlement(MODEL, 0, "acc_1", 1, estimated=180, used=0, requests=0))
+
+    await view.close()
+
+    assert cancelled >= 5
+    assert (await take(view, demand(tokens=5_700)))[0] == [(0, 0)]
+
+
 async def test_an_account_that_got_less_is_served_first_although_it_waits_at_another_replica(
     stack: AsyncExitStack, valkey_url: str
 ) -> None:

@@ -74,6 +74,8 @@ class SharedView:
         """What is to be recorded, by model."""
         self._pending_count = 0
         self._recorder: asyncio.Task[None] | None = None
+        self._abandoned: set[asyncio.Future[Turn]] = set()
+        """Calls of `acquire` whose callers were cancelled."""
         folder = Path(__file__).parent
         prelude = (folder / "buckets.lua").read_text(encoding="utf-8")
         self._acquire, self._admit, self._record = (
@@ -87,7 +89,26 @@ class SharedView:
         return self._clock.monotonic() >= self._closed_until
 
     async def acquire(self, model: str, demands: Sequence[Demand], *, grants_max: int, is_waiting: bool) -> Turn:
-        """Take the allowance for as many demands as possible; see `AllowanceView.acquire`."""
+        """Take the allowance for as many demands as possible; see `AllowanceView.acquire`.
+
+        If the caller is cancelled, Redis may have taken the allowance already. The call is then completed in the
+        background, and what it took is given back.
+        """
+        asking = asyncio.ensure_future(self._take(model, demands, grants_max=grants_max, is_waiting=is_waiting))
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            self._abandoned.add(asking)
+            asking.add_done_callback(lambda _: self._give_back(model, demands, asking))
+            raise
+
+    def _give_back(self, model: str, demands: Sequence[Demand], asking: "asyncio.Future[Turn]") -> None:
+        self._abandoned.discard(asking)
+        for position, key in asking.result().grants if not asking.cancelled() else ():
+            one = demands[position]
+            self.settle(Settlement(model, key, one.account_id, one.weight, one.tokens, used=0, requests=0))
+
+    async def _take(self, model: str, demands: Sequence[Demand], *, grants_max: int, is_waiting: bool) -> Turn:
         members = {"demands": demands, "grants_max": grants_max, "is_waiting": is_waiting}
         answer = await self._call("acquire", self._acquire, model, members)
         if answer is None:
@@ -133,6 +154,8 @@ class SharedView:
 
     async def close(self) -> None:
         """Send what is to be recorded, for a short time."""
+        if self._abandoned:
+            await asyncio.wait(self._abandoned, timeout=2 * _CALL_SECONDS_MAX)
         if self._recorder is not None:
             await asyncio.wait([self._recorder], timeout=2 * _CALL_SECONDS_MAX)
             self._recorder.cancel()

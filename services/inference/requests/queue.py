@@ -214,7 +214,11 @@ class UpstreamQueue:
             UpstreamError: All keys are rejected or fail.
         """
         admission = await self._admit(model, waiter, wait_max=wait_max if wait_max > 0 else _NO_WAIT)
-        if not admission.is_admitted or not self._make_room(waiter):
+        if not admission.is_admitted:
+            raise self._refusal(model, waiter, admission.seconds)
+        if not self._make_room(waiter):
+            if model not in self._models or waiter.account_id not in self._models[model].accounts:
+                self._view.leave(model, waiter.account_id)
             raise self._refusal(model, waiter, admission.seconds)
         waiter.deadline = self._clock.monotonic() + wait_max
         queue = self._models.setdefault(model, _ModelQueue())
@@ -249,10 +253,17 @@ class UpstreamQueue:
                     await self._pause(queue, seconds)
         finally:
             del self._models[model]
-            for waiters in queue.accounts.values():  # Only after a defect or at the end of the process.
-                for waiter in waiters:
-                    self._count_waiting(-1)
-                    waiter.refuse()
+            self._refuse_all(model, queue)
+
+    def _refuse_all(self, model: str, queue: _ModelQueue) -> None:
+        """Refuse what still waits: nothing, unless this task failed or is cancelled at the end of the process."""
+        accounts = dict(queue.accounts)
+        queue.accounts.clear()  # A caller that leaves now must not be counted twice.
+        for account_id, waiters in accounts.items():
+            self._count_waiting(-len(waiters))
+            self._view.leave(model, account_id)
+            for waiter in waiters:
+                waiter.refuse()
 
     async def _grant(self, model: str, queue: _ModelQueue) -> float:
         """Grant what is possible and return the time until more may be; 0 to try at once."""

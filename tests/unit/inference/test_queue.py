@@ -8,7 +8,7 @@ import pytest
 
 from services.common.runtime.clock import SystemClock
 from services.inference.allowance.model import Limits as WindowLimits
-from services.inference.allowance.model import Window
+from services.inference.allowance.model import Turn, Window
 from services.inference.allowance.own_view import OwnView
 from services.inference.groq.errors import KeyLimited, KeyRefused, UpstreamBusy, UpstreamError
 from services.inference.key_pool.pool import KeyPool
@@ -171,6 +171,38 @@ async def test_a_caller_that_leaves_as_its_turn_comes_disturbs_no_other() -> Non
 
     assert one.begun == ["a1", "a3"]
     assert one.is_unused
+
+
+async def test_a_caller_that_leaves_while_the_queue_fails_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Calls(calls_max=1)
+    await one.begin("a1", "b1", "c1")
+    serving = one.queue._models["m"].task
+    assert serving is not None
+
+    async def fail(*_: Any, **__: Any) -> Turn:
+        one.tasks["b1"].cancel()
+        raise RuntimeError("a defect")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one.view, "acquire", fail)
+        one.slots.pop("a1").release()
+        with pytest.raises(RuntimeError):
+            await asyncio.wait_for(serving, 10)
+
+    assert isinstance((await asyncio.gather(one.tasks["c1"], return_exceptions=True))[0], UpstreamBusy)
+    assert one.is_unused
+    await one.begin("b2")
+    await one.end("b2")
+
+
+async def test_a_call_that_finds_the_queue_full_does_not_count_as_waiting() -> None:
+    one = Calls(calls_max=1, waiting_max=0, limits={TPM: 100_000})
+    await one.begin("a1")
+
+    await one.refused("b1")
+
+    assert one.view._model("m").shares.waiting == {}
+    await one.end("a1")
 
 
 async def test_accounts_are_served_by_weight_while_the_allowance_is_short() -> None:
