@@ -228,6 +228,15 @@ async def test_what_waits_at_a_replica_that_ended_holds_nobody_up_for_long(
     assert 1 < time.monotonic() - began < 5
 
 
+async def test_many_calls_at_once_wait_for_a_connection_and_stay_shared(stack: AsyncExitStack, valkey_url: str) -> None:
+    views = [shared(stack, valkey_url, configured={MODEL: {RPM: 30}}) for _ in range(3)]
+
+    taken = await asyncio.gather(*(take(view, demand(f"acc_{n}", 1)) for view in views for n in range(200)))
+
+    assert all(view.is_shared for view in views)
+    assert 29 <= sum(len(grants) for grants, _ in taken) <= 33, "29 at once, and one every two seconds"
+
+
 async def test_a_redis_that_hangs_delays_requests_shortly_and_once(
     stack: AsyncExitStack, own_valkey: ValkeyServer
 ) -> None:

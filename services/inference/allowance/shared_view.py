@@ -33,7 +33,9 @@ _CALL_SECONDS_MAX = 0.5
 """Time-out of a call. It is the longest that requests wait once for a Redis that hangs."""
 _OPEN_SECONDS = 1.0
 """How long the own view is used after a failure, before Redis is tried again."""
-_CONNECTIONS_MAX = 64
+_CALLS_MAX = 16
+"""Maximum calls at the same time, each of which uses a connection. Others wait for their turn: Redis runs one script at
+a time, so more would not be faster."""
 _WAITING_LIFETIME_SECONDS = 2.0
 """How long the waiting requests of a replica that no longer asks hold a place."""
 _GRACE_SECONDS_MIN = 5.0
@@ -49,7 +51,7 @@ def connect(url: str) -> "Redis":
         url,
         socket_timeout=_CALL_SECONDS_MAX,
         socket_connect_timeout=_CALL_SECONDS_MAX,
-        max_connections=_CONNECTIONS_MAX,
+        max_connections=2 * _CALLS_MAX,
         retry=Retry(NoBackoff(), 0),
         protocol=2,
     )
@@ -70,6 +72,7 @@ class SharedView:
         self._clock = clock
         self._replica = uuid.uuid4().hex[:12]
         self._closed_until = 0.0
+        self._turns = asyncio.Semaphore(_CALLS_MAX)
         self._pending: OrderedDict[str, deque[dict[str, Any]]] = OrderedDict()
         """What is to be recorded, by model."""
         self._pending_count = 0
@@ -162,8 +165,10 @@ class SharedView:
 
     async def _call(self, name: str, script: Any, model: str, members: dict[str, Any]) -> Any:
         """Run a script and return its answer; None while Redis is not used or if it fails."""
-        if not self.is_shared:
-            return None
+        async with self._turns:  # The wait for it is no failure of Redis, and is outside of the time-out.
+            return await self._call_now(name, script, model, members) if self.is_shared else None
+
+    async def _call_now(self, name: str, script: Any, model: str, members: dict[str, Any]) -> Any:
         limits = self._own.configured(model)
         members |= {
             "replica": self._replica,
