@@ -12,7 +12,7 @@ import pytest
 from services.common.runtime.clock import SystemClock
 from services.inference.allowance.model import AllowanceView, Demand, Observation, Settlement, Window
 from services.inference.allowance.own_view import OwnView
-from services.inference.allowance.shared_view import SharedView, connect
+from services.inference.allowance.shared_view import PREFIX, SharedView, connect
 from tests.valkey_backend import ValkeyServer, own_valkey
 
 __all__ = ["own_valkey"]
@@ -226,6 +226,28 @@ async def test_what_waits_at_a_replica_that_ended_holds_nobody_up_for_long(
         assert time.monotonic() - began < 10
 
     assert 1 < time.monotonic() - began < 5
+
+
+async def test_a_clock_that_is_set_back_stops_no_refill(stack: AsyncExitStack, valkey_url: str) -> None:
+    view, ended = (shared(stack, valkey_url, configured={MODEL: {RPM: 60}}) for _ in range(2))
+    while (await take(view, demand(tokens=1)))[0]:
+        pass
+    await ended.admit(MODEL, demand("acc_ended"), wait_max=100, wait_min=0)
+    client: Any = connect(valkey_url)
+    stack.push_async_callback(client.aclose)
+    state, waiting = (f"{PREFIX}:{{{MODEL}}}:{part}" for part in ("state", "waiting"))
+    for name, value in (await client.hgetall(state)).items():  # As if the clock had been ten minutes ahead until now.
+        if name.endswith(b":at"):
+            await client.hset(state, name, str(float(value) + 600))
+    for name, value in (await client.hgetall(waiting)).items():
+        *numbers, expiry = value.decode().split()
+        await client.hset(waiting, name, " ".join([*numbers, str(float(expiry) + 600)]))
+
+    began = time.monotonic()
+    for _ in range(3):
+        while not (await take(view, demand("acc_2", tokens=1, waiting=9), is_waiting=True))[0]:
+            await asyncio.sleep(0.05)
+            assert time.monotonic() - began < 10, "one request a second becomes free"
 
 
 async def test_many_calls_at_once_wait_for_a_connection_and_stay_shared(stack: AsyncExitStack, valkey_url: str) -> None:

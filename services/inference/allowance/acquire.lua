@@ -4,7 +4,7 @@
 -- `is_waiting`, `replica`, `lifetime`.
 -- Returns JSON: [[[position, key], …], seconds]. Positions begin at 0. The demands get one turn each, so that an account
 -- that waits at another replica is not passed over: `seconds` is then POLL_SECONDS.
-local POLL_SECONDS, ACCOUNTS_MAX, ACTIVE, LEFT_STEPS = 0.025, 10000, 1 / 6, 20
+local POLL_SECONDS, ACCOUNTS_MAX, LEFT_STEPS = 0.025, 10000, 20
 
 local is_waiting, own = {}, {}
 for _, demand in ipairs(ask.demands) do

@@ -16,7 +16,10 @@ local is_waiting, others_wait = weights[demand.account_id] ~= nil, false
 for account in pairs(weights) do
     others_wait = others_wait or account ~= demand.account_id
 end
-for _, member in ipairs(redis.call('ZRANGE', served_key, string.format('(%.6f', now), '+inf', 'BYSCORE')) do
+-- A later time than the longest one is from before the clock was set back.
+local served_until = now + ask.windows[1] * ACTIVE
+local served = redis.call('ZRANGE', served_key, string.format('(%.6f', now), string.format('%.6f', served_until), 'BYSCORE')
+for _, member in ipairs(served) do
     local account, weight = string.match(member, '^(.*) (%S+)$')
     weights[account] = tonumber(weight)
 end
@@ -95,4 +98,5 @@ if #slots > 0 then
 elseif stored then
     redis.call('HDEL', appointments_key, demand.account_id)
 end
+save()
 return '[' .. (is_admitted and 1 or 0) .. ',' .. string.format('%.6f', seconds) .. ']'

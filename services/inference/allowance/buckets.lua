@@ -6,7 +6,7 @@
 -- ARGV[1]: JSON. Its `windows` are the lengths of the four windows in seconds, its `limits` the configured limits in
 -- the same order, 0 without one.
 -- Fields of the state: `virtual`, and for each key and window `<key>:<window>:limit`, `:used` and `:at`.
-local USABLE, DAILY_SLACK, STATE_SECONDS = 0.98, 0.05, 172800
+local USABLE, DAILY_SLACK, ACTIVE, STATE_SECONDS = 0.98, 0.05, 1 / 6, 172800
 local state_key, order_key, waiting_key, appointments_key, served_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local ask = cjson.decode(ARGV[1])
 local time = redis.call('TIME')
@@ -49,8 +49,13 @@ end
 
 local function used_of(key, window, limit)
     local used = state[field_of(key, window, 'used')] or 0
-    local at = state[field_of(key, window, 'at')] or now
-    return math.max(0, used - math.max(0, now - at) * limit / ask.windows[window])
+    local at_field = field_of(key, window, 'at')
+    local at = state[at_field] or now
+    if at > now then -- The clock was set back. What is used must not stay until the clock has caught up.
+        set(at_field, now)
+        at = now
+    end
+    return math.max(0, used - (now - at) * limit / ask.windows[window])
 end
 
 local function set_used(key, window, used)
@@ -119,7 +124,8 @@ local function waiting_entries()
     for i = 1, #found, 2 do
         local account, replica = string.match(found[i], '^(.*) (%S+)$')
         local weight, tokens, requests, expiry = string.match(found[i + 1], '^(%S+) (%S+) (%S+) (%S+)$')
-        if tonumber(expiry) > now then
+        -- A later expiry than a new entry's is from before the clock was set back.
+        if tonumber(expiry) > now and tonumber(expiry) <= now + ask.lifetime + 0.001 then
             entries[#entries + 1] = {
                 account = account, replica = replica, weight = tonumber(weight), tokens = tonumber(tokens),
                 requests = tonumber(requests),

@@ -25,7 +25,8 @@ from services.inference.allowance.own_view import OwnView
 from services.inference.metrics import ALLOWANCE_CALLS
 
 _log = logging.getLogger(__name__)
-_PREFIX = "inference:allowance"
+PREFIX = "inference:allowance"
+"""Beginning of the Redis keys."""
 _PARTS = ("state", "order", "waiting", "appointments", "served")
 _WINDOWS = tuple(Window)
 _NUMBERS = {window: number for number, window in enumerate(_WINDOWS, 1)}
@@ -176,7 +177,7 @@ class SharedView:
             "windows": [self._own.seconds[window] for window in _WINDOWS],
             "limits": [limits.get(window, 0) for window in _WINDOWS],
         }
-        keys = [f"{_PREFIX}:{{{model}}}:{part}" for part in _PARTS]
+        keys = [f"{PREFIX}:{{{model}}}:{part}" for part in _PARTS]
         try:
             async with asyncio.timeout(_CALL_SECONDS_MAX):
                 answer = await script(keys=keys, args=[_encode(members)])
