@@ -76,6 +76,19 @@ async def test_a_request_larger_than_the_limit_is_sent_when_nothing_is_used(view
     assert (await take(view, demand(tokens=1)))[0] == []
 
 
+async def test_a_request_takes_at_most_what_refills_in_a_minute_and_returns_as_much(view: AllowanceView) -> None:
+    assert (await take(view, demand(tokens=10**9)))[0] == [(0, 0)]
+
+    other = await view.admit(MODEL, demand("acc_2"), wait_max=60, wait_min=0)
+    assert other.is_admitted
+    assert other.seconds < 30
+    view.leave(MODEL, "acc_2")
+    view.settle(Settlement(MODEL, 0, "acc_1", 1, estimated=10**9, used=5_000))
+    await recorded(view)
+    assert (await take(view, demand("acc_2", 2_000)))[0] == []
+    assert (await take(view, demand("acc_2", 880)))[0] == [(0, 0)]
+
+
 async def test_the_key_with_most_left_is_used(view: AllowanceView) -> None:
     await take(view, Demand("acc_1", 1, 3_000, [0]))
     await take(view, Demand("acc_1", 1, 1_000, [1]))

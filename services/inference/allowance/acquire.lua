@@ -61,7 +61,7 @@ for _, demand in ipairs(ask.demands) do
         seconds = soonest or POLL_SECONDS
         break
     end
-    take(best, demand.tokens, 1)
+    take(best, demand.tokens)
     set('virtual', math.max(state.virtual or 0, demand.start))
     set_place(demand.account_id, demand.start + demand.tokens / demand.weight)
     if ask.is_waiting and demand.waiting_requests <= 1 then

@@ -88,11 +88,27 @@ local function seconds_until(key, tokens)
     return seconds, left
 end
 
-local function take(key, tokens, requests)
+-- Count a request, at most the whole of each bucket: others must not wait for more.
+local function take(key, tokens)
     for window = 1, 4 do
         local limit = limit_of(key, window)
         if limit then
-            set_used(key, window, used_of(key, window, limit) + (COUNTS_TOKENS[window] and tokens or requests))
+            local amount = COUNTS_TOKENS[window] and math.min(tokens, size_of(window, limit)) or 1
+            set_used(key, window, used_of(key, window, limit) + amount)
+        end
+    end
+end
+
+-- Replace the estimate of a request that was taken by what it has used.
+local function settle(key, estimated, used, requests)
+    for window = 1, 4 do
+        local limit = limit_of(key, window)
+        if limit then
+            local difference = requests - 1
+            if COUNTS_TOKENS[window] then
+                difference = used - math.min(estimated, size_of(window, limit))
+            end
+            set_used(key, window, used_of(key, window, limit) + difference)
         end
     end
 end

@@ -77,7 +77,7 @@ class OwnView:
     def take(self, model: str, key: int, demand: Demand, now: float) -> None:
         """Count a request that is granted."""
         state = self._model(model)
-        self._buckets(model, state, key, now).take(demand.tokens, 1, now)
+        self._buckets(model, state, key, now).take(demand.tokens, now)
         state.shares.serve(demand.account_id, demand.tokens, demand.weight, now)
 
     async def admit(self, model: str, demand: Demand, *, wait_max: float, wait_min: float) -> Admission:
@@ -108,9 +108,9 @@ class OwnView:
     def settle(self, settlement: Settlement) -> None:
         """Correct the estimate of a request that was granted."""
         model, now = settlement.model, self._clock.monotonic()
-        state, difference = self._model(model), settlement.used - settlement.estimated
-        self._buckets(model, state, settlement.key, now).take(difference, settlement.requests - 1, now)
-        state.shares.correct(settlement.account_id, difference, settlement.weight)
+        state, estimated, used = self._model(model), settlement.estimated, settlement.used
+        self._buckets(model, state, settlement.key, now).settle(estimated, used, settlement.requests, now)
+        state.shares.correct(settlement.account_id, used - estimated, settlement.weight)
 
     def observe(self, model: str, key: int, observations: Sequence[Observation]) -> None:
         """Record what Groq reports."""

@@ -2,7 +2,7 @@
 --
 -- ARGV[1], in addition: `replica`, and `items`, each with one of
 --   `observations`: [[window, limit, used], …], with `key`
---   `settlement`: key, account_id, weight, difference (in tokens), requests (to subtract)
+--   `settlement`: key, account_id, weight, estimated, used, requests
 --   `leaves`: an account id.
 -- Returns JSON: [[key, [[limit, used], …]], …], with 0 for a limit that is not known.
 local touched = {}
@@ -23,9 +23,10 @@ for _, item in ipairs(ask.items) do
     elseif item.settlement then
         local settlement = item.settlement
         touched[settlement.key] = true
-        take(settlement.key, settlement.difference, -settlement.requests)
+        settle(settlement.key, settlement.estimated, settlement.used, settlement.requests)
         if redis.call('ZSCORE', order_key, settlement.account_id) then
-            redis.call('ZINCRBY', order_key, settlement.difference / settlement.weight, settlement.account_id)
+            local difference = settlement.used - settlement.estimated
+            redis.call('ZINCRBY', order_key, difference / settlement.weight, settlement.account_id)
         end
     else
         leave(item.leaves)

@@ -139,14 +139,14 @@ class SharedView:
     def settle(self, settlement: Settlement) -> None:
         """Correct the estimate of a request that was granted."""
         self._own.settle(settlement)
-        difference, requests = settlement.used - settlement.estimated, 1 - settlement.requests
-        if difference or requests:
+        if settlement.used != settlement.estimated or not settlement.requests:
             item = {
                 "key": settlement.key,
                 "account_id": settlement.account_id,
                 "weight": settlement.weight,
-                "difference": difference,
-                "requests": requests,
+                "estimated": settlement.estimated,
+                "used": settlement.used,
+                "requests": settlement.requests,
             }
             self._later(settlement.model, {"settlement": item})
 

@@ -298,17 +298,14 @@ class UpstreamQueue:
         while waiters and waiters[0].granted.done():  # Its caller has just left.
             waiters.popleft()
             self._after_removal(model, queue, demand.account_id, waiters)
-        if not waiters or not self._has_room(demand.account_id):
-            # The request has left, or a call for another model took the permit while the view was asked.
+        if not waiters or waiters[0].tokens != demand.tokens or not self._has_room(demand.account_id):
+            # While the view was asked, the request left, or a call for another model took the permit.
             unused = (model, key, demand.account_id, demand.weight, demand.tokens)
             self._view.settle(Settlement(*unused, used=0, requests=0))
             return
         waiter = waiters.popleft()
         self._after_removal(model, queue, demand.account_id, waiters)
         self._take(demand.account_id)
-        if waiter.tokens != demand.tokens:  # The head changed while the view was asked.
-            settlement = (model, key, demand.account_id, demand.weight, demand.tokens)
-            self._view.settle(Settlement(*settlement, used=waiter.tokens))
         waiter.granted.set_result(Slot(self, model, key, waiter, self._clock.monotonic()))
 
     def _expire(self, model: str, queue: _ModelQueue) -> None:

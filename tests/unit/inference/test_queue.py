@@ -8,7 +8,7 @@ import pytest
 
 from services.common.runtime.clock import SystemClock
 from services.inference.allowance.model import Limits as WindowLimits
-from services.inference.allowance.model import Turn, Window
+from services.inference.allowance.model import Settlement, Turn, Window
 from services.inference.allowance.own_view import OwnView
 from services.inference.groq.errors import KeyLimited, KeyRefused, UpstreamBusy, UpstreamError
 from services.inference.key_pool.pool import KeyPool
@@ -203,6 +203,35 @@ async def test_a_call_that_finds_the_queue_full_does_not_count_as_waiting() -> N
 
     assert one.view._model("m").shares.waiting == {}
     await one.end("a1")
+
+
+async def test_a_grant_for_a_request_that_left_is_not_used_for_a_larger_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Calls(calls_max=1, limits={TPM: 1_000_000})
+    await one.begin("a1")
+    await one.begin("b1", tokens=10)
+    await one.begin("b2", tokens=500_000)
+    acquire, asked = one.view.acquire, asyncio.Event()
+
+    async def acquire_slowly(*args: Any, **options: Any) -> Turn:
+        turn = await acquire(*args, **options)
+        if not asked.is_set():
+            asked.set()
+            await asyncio.sleep(0.01)
+        return turn
+
+    settled: list[Settlement] = []
+    monkeypatch.setattr(one.view, "acquire", acquire_slowly)
+    monkeypatch.setattr(one.view, "settle", settled.append)
+    one.slots.pop("a1").release()
+    await asked.wait()
+    await one.cancel("b1")
+    await asyncio.wait_for(one.tasks["b2"], 10)
+
+    assert sum(left for *_, window, left in one.view.remaining() if window is TPM) == pytest.approx(
+        500_000, abs=100_000
+    )
+    await one.end("b2")
+    assert one.is_unused
 
 
 async def test_accounts_are_served_by_weight_while_the_allowance_is_short() -> None:
