@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -20,6 +20,7 @@ __all__ = ["own_valkey"]
 TPM, RPM, RPD = Window.TOKENS_PER_MINUTE, Window.REQUESTS_PER_MINUTE, Window.REQUESTS_PER_DAY
 LIMITS = {"m": {TPM: 6_000, RPM: 1_000}}
 MODEL = "m"
+GROQ_KEYS = ("gsk_one", "gsk_two", "gsk_three")
 
 
 def demand(account: str = "acc_1", tokens: int = 100, *, weight: int = 1, waiting: int = 0, keys: int = 1) -> Demand:
@@ -34,11 +35,12 @@ async def stack() -> AsyncIterator[AsyncExitStack]:
         yield stack
 
 
-def shared(stack: AsyncExitStack, url: str, **options: Any) -> SharedView:
+def shared(stack: AsyncExitStack, url: str, *, groq_keys: Sequence[str] = GROQ_KEYS, **options: Any) -> SharedView:
     """Return the view of one replica."""
     client = connect(url)
     stack.push_async_callback(client.aclose)
-    view = SharedView(client, OwnView(SystemClock(), **{"configured": LIMITS, **options}), SystemClock())
+    own = OwnView(SystemClock(), **{"configured": LIMITS, **options})
+    view = SharedView(client, own, SystemClock(), keys=groq_keys)
     stack.push_async_callback(view.close)
     return view
 
@@ -239,6 +241,23 @@ async def test_what_waits_at_a_replica_that_ended_holds_nobody_up_for_long(
         assert time.monotonic() - began < 10
 
     assert 1 < time.monotonic() - began < 5
+
+
+async def test_limits_stay_with_their_groq_key_if_keys_are_replaced_or_reordered(
+    stack: AsyncExitStack, valkey_url: str
+) -> None:
+    before = shared(stack, valkey_url, groq_keys=("gsk_one", "gsk_two"))
+    before.observe("other", 0, [Observation(RPD, 1_000, 1_000)])
+    await recorded(before)
+
+    after = shared(stack, valkey_url, groq_keys=("gsk_new", "gsk_two", "gsk_one"))
+
+    for index, is_free in enumerate((True, True, False)):
+        turn = await after.acquire("other", [Demand("acc_1", 1, 1, [index])], grants_max=1, is_waiting=False)
+        assert [grant.key for grant in turn.grants] == ([index] if is_free else [])
+    client: Any = connect(valkey_url)
+    stack.push_async_callback(client.aclose)
+    assert not [name for name in await client.hgetall(f"{PREFIX}:{{other}}:state") if b"gsk" in name]
 
 
 async def test_a_clock_that_is_set_back_stops_no_refill(stack: AsyncExitStack, valkey_url: str) -> None:

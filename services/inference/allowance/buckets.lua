@@ -4,8 +4,8 @@
 -- KEYS: state (hash), order (sorted set: the accounts by tokens served per weight), waiting (hash), appointments (hash),
 -- served (sorted set: `<account> <weight>` by the time until which the account counts as competing).
 -- ARGV[1]: JSON. Its `windows` are the lengths of the four windows in seconds, its `limits` the configured limits in
--- the same order, 0 without one.
--- Fields of the state: `virtual`, and for each key and window `<key>:<window>:limit`, `:used` and `:at`.
+-- the same order, 0 without one. Its `keys` are the names of the Groq keys, by index from 0.
+-- Fields of the state: `virtual`, and for each key and window `<name>:<window>:limit`, `:used` and `:at`.
 local USABLE, DAILY_SLACK, ACTIVE, STATE_SECONDS = 0.98, 0.05, 1 / 6, 172800
 local state_key, order_key, waiting_key, appointments_key, served_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local ask = cjson.decode(ARGV[1])
@@ -38,7 +38,7 @@ local function save()
 end
 
 local function field_of(key, window, name)
-    return key .. ':' .. window .. ':' .. name
+    return ask.keys[key + 1] .. ':' .. window .. ':' .. name
 end
 
 -- The known limit of a window; nil without one.

@@ -6,6 +6,7 @@ second. What Groq reports and what requests have used is sent in the background.
 """
 
 import asyncio
+import hashlib
 import logging
 import uuid
 from collections import OrderedDict, deque
@@ -25,8 +26,8 @@ from services.inference.allowance.own_view import OwnView
 from services.inference.metrics import ALLOWANCE_CALLS
 
 _log = logging.getLogger(__name__)
-PREFIX = "inference:allowance"
-"""Beginning of the Redis keys."""
+PREFIX = "inference:allowance:2"
+"""Beginning of the Redis keys. The number is that of the format: replicas with different ones have separate views."""
 _PARTS = ("state", "order", "waiting", "appointments", "served")
 _WINDOWS = tuple(Window)
 _NUMBERS = {window: number for number, window in enumerate(_WINDOWS, 1)}
@@ -61,16 +62,19 @@ def connect(url: str) -> "Redis":
 class SharedView:
     """Implements `AllowanceView` for replicas that share a Redis."""
 
-    def __init__(self, client: "Redis", own: OwnView, clock: Clock) -> None:
+    def __init__(self, client: "Redis", own: OwnView, clock: Clock, *, keys: Sequence[str]) -> None:
         """Create a view.
 
         Args:
             client: Client from `connect`.
             own: The view to use while Redis fails.
             clock: Decides when Redis is tried again.
+            keys: The Groq keys. Their limits are stored by a digest, so that they stay right if keys are replaced or
+                reordered.
         """
         self._own = own
         self._clock = clock
+        self._key_names = [_digest(key) for key in keys]
         self._replica = uuid.uuid4().hex[:12]
         self._closed_until = 0.0
         self._turns = asyncio.Semaphore(_CALLS_MAX)
@@ -174,6 +178,7 @@ class SharedView:
         members |= {
             "replica": self._replica,
             "lifetime": _WAITING_LIFETIME_SECONDS,
+            "keys": self._key_names,
             "windows": [self._own.seconds[window] for window in _WINDOWS],
             "limits": [limits.get(window, 0) for window in _WINDOWS],
         }
@@ -211,3 +216,8 @@ class SharedView:
             answer = await self._call("record", self._record, model, {"items": batch})
             for key, windows in answer or ():
                 self._own.replace(model, key, {_WINDOWS[n]: (int(one[0]), one[1]) for n, one in enumerate(windows)})
+
+
+def _digest(key: str) -> str:
+    """Return a name of a Groq key from which the key cannot be found: keys are random."""
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
