@@ -260,6 +260,28 @@ async def test_limits_stay_with_their_groq_key_if_keys_are_replaced_or_reordered
     assert not [name for name in await client.hgetall(f"{PREFIX}:{{other}}:state") if b"gsk" in name]
 
 
+async def test_models_that_groq_does_not_know_leave_no_keys_for_long(stack: AsyncExitStack, valkey_url: str) -> None:
+    view = shared(stack, valkey_url, configured={"*": {RPM: 2}})
+    client: Any = connect(valkey_url)
+    stack.push_async_callback(client.aclose)
+
+    async def use(model: str) -> list[int]:
+        """Grant a request, refuse one and let one wait, and return how long each Redis key of the model lives."""
+        for wait_max in (-1, 1_000):
+            await view.acquire(model, [demand()], grants_max=1, is_waiting=False)
+            await view.admit(model, demand(), wait_max=wait_max, wait_min=1)
+        return [await client.ttl(key) for key in await client.keys(f"{PREFIX}:{{{model}}}:*")]
+
+    unknown = await use("unknown")
+    view.observe("known", 0, [Observation(RPD, 1_000, 1)])
+    await recorded(view)
+    known = await use("known")
+
+    assert len(unknown) == len(known) == 5
+    assert all(0 < seconds <= 120 for seconds in unknown)
+    assert max(known) > 100_000
+
+
 async def test_a_clock_that_is_set_back_stops_no_refill(stack: AsyncExitStack, valkey_url: str) -> None:
     view, ended = (shared(stack, valkey_url, configured={MODEL: {RPM: 60}}) for _ in range(2))
     while (await take(view, demand(tokens=1)))[0]:

@@ -72,7 +72,7 @@ for _, demand in ipairs(ask.demands) do
 end
 if #grants > 0 then
     redis.call('ZREMRANGEBYSCORE', served_key, '-inf', now)
-    redis.call('EXPIRE', served_key, STATE_SECONDS)
+    redis.call('EXPIRE', served_key, ttl)
 end
 if #grants > 0 and redis.call('ZCARD', order_key) > ACCOUNTS_MAX then
     redis.call('ZREMRANGEBYSCORE', order_key, '-inf', string.format('%.17g', state.virtual))

@@ -94,7 +94,7 @@ if #slots > 0 then
         encoded[i] = string.format('[%.6f,%.6f]', slot[1], slot[2])
     end
     redis.call('HSET', appointments_key, demand.account_id, '[' .. table.concat(encoded, ',') .. ']')
-    redis.call('EXPIRE', appointments_key, STATE_SECONDS)
+    redis.call('EXPIRE', appointments_key, ttl)
 elseif stored then
     redis.call('HDEL', appointments_key, demand.account_id)
 end

@@ -14,15 +14,25 @@ local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local COUNTS_TOKENS = {false, false, true, true}
 local IS_DAILY = {false, true, false, true}
 
+-- Callers choose the names of models. Until Groq reports a limit of one, its keys live for two windows.
+local ttl = math.ceil(2 * ask.windows[1])
 local state, changed = {}, {}
-local fields = redis.call('HGETALL', state_key)
-for i = 1, #fields, 2 do
-    state[fields[i]] = tonumber(fields[i + 1])
+
+local function load(field, value)
+    state[field] = value
+    if string.sub(field, -6) == ':limit' then
+        ttl = STATE_SECONDS
+    end
 end
 
 local function set(field, value)
-    state[field] = value
+    load(field, value)
     changed[field] = true
+end
+
+local fields = redis.call('HGETALL', state_key)
+for i = 1, #fields, 2 do
+    load(fields[i], tonumber(fields[i + 1]))
 end
 
 local function save()
@@ -33,7 +43,7 @@ local function save()
     end
     if #values > 0 then
         redis.call('HSET', state_key, unpack(values))
-        redis.call('EXPIRE', state_key, STATE_SECONDS)
+        redis.call('EXPIRE', state_key, ttl)
     end
 end
 
@@ -175,5 +185,5 @@ end
 
 local function set_place(account, place)
     redis.call('ZADD', order_key, string.format('%.17g', place), account)
-    redis.call('EXPIRE', order_key, STATE_SECONDS)
+    redis.call('EXPIRE', order_key, ttl)
 end
