@@ -63,6 +63,11 @@ async def take(view: AllowanceView, *demands: Demand, is_waiting: bool = False) 
     return [(grant.position, grant.key) for grant in turn.grants], turn.seconds
 
 
+async def ask(view: AllowanceView, *demands: Demand) -> None:
+    """Ask for waiting requests without a grant, as if there were no allowance left for them."""
+    assert not (await view.acquire(MODEL, demands, grants_max=0, is_waiting=True)).grants
+
+
 async def test_a_request_waits_exactly_for_the_tokens_that_are_missing(view: AllowanceView) -> None:
     assert await take(view, demand(tokens=5_000)) == ([(0, 0)], 0)
 
@@ -214,7 +219,7 @@ async def test_an_account_that_got_less_is_served_first_although_it_waits_at_ano
 ) -> None:
     first, second = shared(stack, valkey_url), shared(stack, valkey_url)
     heavy, light = demand("acc_heavy", 100, waiting=1), demand("acc_light", 100, waiting=1)
-    await second.admit(MODEL, demand("acc_light"), wait_max=100, wait_min=0)
+    await ask(second, light)
     for _ in range(5):
         await first.acquire(MODEL, [heavy], grants_max=1, is_waiting=True)
 
@@ -226,11 +231,44 @@ async def test_an_account_that_got_less_is_served_first_although_it_waits_at_ano
     assert (await take(first, heavy, is_waiting=True))[0] == [(0, 0)]
 
 
+async def test_an_account_that_waits_but_could_not_be_served_holds_up_no_other(
+    stack: AsyncExitStack, valkey_url: str
+) -> None:
+    first, second = shared(stack, valkey_url), shared(stack, valkey_url)
+    heavy, light = demand("acc_heavy", 100, waiting=1), demand("acc_light", 100, waiting=1)
+    await ask(second, light)
+    for _ in range(5):
+        await take(first, heavy, is_waiting=True)
+    assert (await take(first, heavy, is_waiting=True))[0] == []
+
+    second.pause(MODEL, "acc_light")
+    await second.admit(MODEL, light, wait_max=100, wait_min=0)  # Another request of it waits, for the same reason.
+    await recorded(second)
+
+    for _ in range(5):
+        assert (await take(first, heavy, is_waiting=True))[0] == [(0, 0)]
+    await ask(second, light)
+    assert (await take(second, light, is_waiting=True))[0] == [(0, 0)]
+
+
+async def test_an_account_cannot_save_up_its_share_while_it_could_not_be_served(view: AllowanceView) -> None:
+    limited, other = demand("acc_limited", 100, waiting=9), demand("acc_other", 100, waiting=9)
+    await ask(view, limited, other)
+    view.pause(MODEL, "acc_limited")
+    await recorded(view)
+    for _ in range(10):
+        assert (await take(view, other, is_waiting=True))[0] == [(0, 0)]
+
+    grants = [(await view.acquire(MODEL, [limited, other], grants_max=1, is_waiting=True)).grants for _ in range(10)]
+
+    assert sum(position == 0 for ((position, _),) in grants) in (5, 6)
+
+
 async def test_what_waits_at_a_replica_that_ended_holds_nobody_up_for_long(
     stack: AsyncExitStack, valkey_url: str
 ) -> None:
     first, ended = shared(stack, valkey_url), shared(stack, valkey_url)
-    await ended.admit(MODEL, demand("acc_light"), wait_max=100, wait_min=0)
+    await ask(ended, demand("acc_light", waiting=1))
     heavy = demand("acc_heavy", 100, waiting=1)
     while (await take(first, heavy, is_waiting=True))[0]:
         pass
@@ -286,7 +324,7 @@ async def test_a_clock_that_is_set_back_stops_no_refill(stack: AsyncExitStack, v
     view, ended = (shared(stack, valkey_url, configured={MODEL: {RPM: 60}}) for _ in range(2))
     while (await take(view, demand(tokens=1)))[0]:
         pass
-    await ended.admit(MODEL, demand("acc_ended"), wait_max=100, wait_min=0)
+    await ask(ended, demand("acc_ended", waiting=1))
     client: Any = connect(valkey_url)
     stack.push_async_callback(client.aclose)
     state, waiting = (f"{PREFIX}:{{{MODEL}}}:{part}" for part in ("state", "waiting"))
@@ -294,8 +332,8 @@ async def test_a_clock_that_is_set_back_stops_no_refill(stack: AsyncExitStack, v
         if name.endswith(b":at"):
             await client.hset(state, name, str(float(value) + 600))
     for name, value in (await client.hgetall(waiting)).items():
-        *numbers, expiry = value.decode().split()
-        await client.hset(waiting, name, " ".join([*numbers, str(float(expiry) + 600)]))
+        *numbers, expiry, is_asking = value.decode().split()
+        await client.hset(waiting, name, " ".join([*numbers, str(float(expiry) + 600), is_asking]))
 
     began = time.monotonic()
     for _ in range(3):

@@ -143,18 +143,20 @@ local function seconds_for(keys, tokens, requests)
     return rate > 0 and 1 / rate or 0
 end
 
--- Entries of waiting accounts by replica: `<account> <replica>` → `<weight> <tokens> <requests> <expiry>`.
+-- Entries of waiting accounts by replica: `<account> <replica>` → `<weight> <tokens> <requests> <expiry> <is asking>`.
+-- An account asks while its next request could be sent at once if the order and the limits allowed it. Others do not
+-- wait for one that does not ask, for example because it has its maximum of concurrent calls.
 local function waiting_entries()
     local entries, expired = {}, {}
     local found = redis.call('HGETALL', waiting_key)
     for i = 1, #found, 2 do
         local account, replica = string.match(found[i], '^(.*) (%S+)$')
-        local weight, tokens, requests, expiry = string.match(found[i + 1], '^(%S+) (%S+) (%S+) (%S+)$')
+        local weight, tokens, requests, expiry, asking = string.match(found[i + 1], '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
         -- A later expiry than a new entry's is from before the clock was set back.
         if tonumber(expiry) > now and tonumber(expiry) <= now + ask.lifetime + 0.001 then
             entries[#entries + 1] = {
                 account = account, replica = replica, weight = tonumber(weight), tokens = tonumber(tokens),
-                requests = tonumber(requests),
+                requests = tonumber(requests), is_asking = asking == '1',
             }
         else
             expired[#expired + 1] = found[i]
@@ -166,9 +168,11 @@ local function waiting_entries()
     return entries
 end
 
-local function enter(demand)
-    local expiry = string.format('%.3f', now + ask.lifetime)
-    local entry = table.concat({demand.weight, demand.waiting_tokens, demand.waiting_requests, expiry}, ' ')
+local function enter(demand, is_asking)
+    local numbers = {demand.weight, demand.waiting_tokens, demand.waiting_requests}
+    numbers[4] = string.format('%.3f', now + ask.lifetime)
+    numbers[5] = is_asking and 1 or 0
+    local entry = table.concat(numbers, ' ')
     redis.call('HSET', waiting_key, demand.account_id .. ' ' .. ask.replica, entry)
     redis.call('EXPIRE', waiting_key, 60)
 end
@@ -177,10 +181,18 @@ local function leave(account)
     redis.call('HDEL', waiting_key, account .. ' ' .. ask.replica)
 end
 
--- An account's place in the order: the lowest is served first. One that did not wait cannot have saved up its share.
-local function start_of(account, is_waiting)
+local function stop_asking(account)
+    local field = account .. ' ' .. ask.replica
+    local entry = redis.call('HGET', waiting_key, field)
+    if entry then
+        redis.call('HSET', waiting_key, field, (string.gsub(entry, '%S+$', '0')))
+    end
+end
+
+-- An account's place in the order: the lowest is served first. One that did not ask cannot have saved up its share.
+local function start_of(account, is_asking)
     local finish = tonumber(redis.call('ZSCORE', order_key, account) or 0)
-    return is_waiting and finish or math.max(finish, state.virtual or 0)
+    return is_asking and finish or math.max(finish, state.virtual or 0)
 end
 
 local function set_place(account, place)

@@ -1,9 +1,9 @@
--- Record what became of requests: what Groq reports, what they have used, and accounts that no longer wait.
+-- Record what became of requests: what Groq reports, what they have used, and accounts that no longer wait or ask.
 --
 -- ARGV[1], in addition: `replica`, and `items`, each with one of
 --   `observations`: [[window, limit, used], …], with `key`
 --   `settlement`: key, account_id, weight, estimated, used, requests
---   `leaves`: an account id.
+--   `leaves`, `pauses`: an account id.
 -- Returns JSON: [[key, [[limit, used], …]], …], with 0 for a limit that is not known.
 local touched = {}
 for _, item in ipairs(ask.items) do
@@ -28,6 +28,8 @@ for _, item in ipairs(ask.items) do
             local difference = settlement.used - settlement.estimated
             redis.call('ZINCRBY', order_key, difference / settlement.weight, settlement.account_id)
         end
+    elseif item.pauses then
+        stop_asking(item.pauses)
     else
         leave(item.leaves)
     end

@@ -124,7 +124,7 @@ class SharedView:
         grants, now = [Grant(*grant) for grant in answer[0]], self._clock.monotonic()
         for grant in grants:
             self._own.take(model, grant.key, demands[grant.position], now)
-        return Turn(grants, answer[1])
+        return Turn(grants, answer[1], bool(answer[2]))
 
     async def admit(self, model: str, demand: Demand, *, wait_max: float, wait_min: float) -> Admission:
         """Decide whether a request may wait; see `AllowanceView.admit`."""
@@ -134,6 +134,11 @@ class SharedView:
         if answer is None:
             return await self._own.admit(model, demand, wait_max=wait_max, wait_min=wait_min)
         return Admission(bool(answer[0]), answer[1])
+
+    def pause(self, model: str, account_id: str) -> None:
+        """Record that an account waits in this process, but could not be served now."""
+        self._own.pause(model, account_id)
+        self._later(model, {"pauses": account_id})
 
     def leave(self, model: str, account_id: str) -> None:
         """Record that nothing of an account waits in this process any more."""

@@ -21,7 +21,7 @@ from services.inference.key_pool.pool import KeyPool
 from services.inference.metrics import QUEUE_REFUSED, QUEUE_REQUESTS, QUEUE_SECONDS
 
 _HEADS_MAX = 64
-"""Accounts that are considered at a time: those with the fewest tokens served."""
+"""Accounts that are considered at a time. Of more, others are considered next."""
 _POLL_SECONDS_MAX = 0.5
 """Longest time between two turns. An account's entry in the shared view lives longer than that."""
 _POLL_SECONDS_MIN = 0.001
@@ -98,6 +98,8 @@ class _ModelQueue:
 
     def __init__(self) -> None:
         self.accounts: dict[str, deque[Waiter]] = {}
+        self.asking: set[str] = set()
+        """Accounts for which the view was asked, and which others may wait for."""
         self.changed = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
 
@@ -106,6 +108,13 @@ class _ModelQueue:
         waiting = self.accounts.get(waiter.account_id, ())
         tokens = sum(one.tokens for one in waiting)
         return Demand(waiter.account_id, waiter.weight, waiter.tokens, keys, tokens, len(waiting))
+
+    def rotate(self, considered: Sequence[Demand]) -> None:
+        """Move accounts to the end if not all could be considered."""
+        if len(considered) >= _HEADS_MAX:
+            for one in considered:
+                if one.account_id in self.accounts:
+                    self.accounts[one.account_id] = self.accounts.pop(one.account_id)
 
 
 class UpstreamQueue:
@@ -272,6 +281,8 @@ class UpstreamQueue:
             return seconds
         free = self._limits.calls_max - self._calls_in_total
         turn = await self._view.acquire(model, demands, grants_max=free, is_waiting=True)
+        if turn.grants or turn.is_behind:
+            queue.rotate(demands)
         for position, key in turn.grants:
             self._hand_over(model, queue, demands[position], key)
         return 0.0 if turn.grants else min(seconds, max(turn.seconds, _POLL_SECONDS_MIN))
@@ -280,17 +291,20 @@ class UpstreamQueue:
         """Return the demands of accounts that can be served, and the time until others may be."""
         demands: list[Demand] = []
         seconds = _POLL_SECONDS_MAX
-        for waiters in queue.accounts.values():
-            waiter = waiters[0]
+        for account_id, waiters in queue.accounts.items():
             if len(demands) >= _HEADS_MAX:
                 break
-            if not self._has_room(waiter.account_id):
-                continue
-            if keys := self._usable(model, waiter):
+            waiter = waiters[0]
+            has_room = self._has_room(account_id)
+            if has_room and (keys := self._usable(model, waiter)):
                 demands.append(queue.demand(waiter, keys))
-            else:
-                until_usable = self._keys.seconds_until(model, waiter.account_id, tokens=waiter.tokens)
-                seconds = min(seconds, max(until_usable, _POLL_SECONDS_MIN))
+                queue.asking.add(account_id)
+                continue
+            if account_id in queue.asking:
+                queue.asking.remove(account_id)
+                self._view.pause(model, account_id)
+            if has_room:
+                seconds = min(seconds, max(self._seconds_until(model, waiter), _POLL_SECONDS_MIN))
         return demands, seconds
 
     def _hand_over(self, model: str, queue: _ModelQueue, demand: Demand, key: int) -> None:
@@ -357,6 +371,7 @@ class UpstreamQueue:
         self._count_waiting(-1)
         if not waiters:
             del queue.accounts[account_id]
+            queue.asking.discard(account_id)
             self._view.leave(model, account_id)
 
     def _count_waiting(self, by: int) -> None:

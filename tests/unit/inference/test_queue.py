@@ -250,6 +250,21 @@ async def test_accounts_are_served_by_weight_while_the_allowance_is_short() -> N
         await one.cancel(name)
 
 
+async def test_every_one_of_many_accounts_has_its_turn() -> None:
+    one = Calls(limits={RPM: 200}, calls_max=1_000, waiting_max=1_000)  # A minute lasts a second.
+    heavy = [f"h{account}_{number}" for number in range(7) for account in range(64)]
+    for name in heavy:
+        one.tasks[name] = asyncio.create_task(one._acquire(name, Waiter(name[:-1], 1, 1), ("m",)))
+    await asyncio.sleep(0.01)
+    before = len(one.begun)
+    await one.begin("l1")
+
+    await asyncio.wait_for(one.tasks["l1"], 20)
+
+    assert one.begun.index("l1") - before < 150, "each of the others is served about once before"
+    await asyncio.gather(*(one.cancel(name) for name in heavy))
+
+
 async def test_a_call_that_would_wait_too_long_is_refused_at_once_and_served_after_the_time_that_it_is_given() -> None:
     one = Calls(limits={TPM: 100}, wait_max=0.3)  # A minute lasts a second.
     await one.begin("a0", tokens=98)
