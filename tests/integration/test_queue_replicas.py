@@ -11,7 +11,8 @@ from services.inference.allowance.model import Window
 from services.inference.allowance.own_view import OwnView
 from services.inference.allowance.shared_view import SharedView, connect
 from services.inference.key_pool.pool import KeyPool
-from services.inference.requests.queue import Limits, UpstreamQueue, Waiter
+from services.inference.requests.queue import UpstreamQueue
+from services.inference.requests.slots import Limits, Waiter
 
 MODEL = "m"
 

@@ -12,7 +12,8 @@ from services.inference.allowance.model import Settlement, Turn, Window
 from services.inference.allowance.own_view import OwnView
 from services.inference.groq.errors import KeyLimited, KeyRefused, UpstreamBusy, UpstreamError
 from services.inference.key_pool.pool import KeyPool
-from services.inference.requests.queue import Limits, Slot, UpstreamQueue, Waiter
+from services.inference.requests.queue import UpstreamQueue
+from services.inference.requests.slots import Limits, Slot, Waiter
 
 TPM, RPM = Window.TOKENS_PER_MINUTE, Window.REQUESTS_PER_MINUTE
 
@@ -73,7 +74,7 @@ class Calls:
     def is_unused(self) -> bool:
         """Whether the queue holds no state of any call."""
         queue = self.queue
-        return (queue.calls, dict(queue._calls), queue._models, queue._waiting) == (0, {}, {}, 0)
+        return (queue.calls, dict(queue._permits._of_accounts), queue._models, queue._waiting.value) == (0, {}, {}, 0)
 
     async def _acquire(self, name: str, waiter: Waiter, models: tuple[str, ...]) -> None:
         self.slots[name] = await self.queue.acquire(waiter, models, wait_max=self.wait_max)
@@ -146,7 +147,7 @@ async def test_a_call_that_is_cancelled_while_it_waits_keeps_no_slot(is_granted:
 
     if is_granted:
         one.slots.pop("a1").release()
-        while one.queue._waiting == 2:
+        while one.queue._waiting.value == 2:
             await asyncio.sleep(0)  # Until a slot is granted to a call that has not run yet.
         name = next(name for name in ("a2", "b1") if name not in one.begun)
         await one.cancel(name)
