@@ -109,10 +109,10 @@ class ChatCall:
     @property
     def tokens(self) -> int:
         """Estimate of what Groq counts against its token limits: the prompt, at four bytes a token, and the maximum
-        length of the answer, at most `TOKENS_MAX`.
+        length of the answer, at most `tokens_max`.
         """
         bounds = (self.members.get(name) for name in ("max_completion_tokens", "max_tokens"))
-        return self.size_bytes // 4 + min(next((bound for bound in bounds if _is_count(bound)), 0), TOKENS_MAX)
+        return min(self.size_bytes // 4 + next((bound for bound in bounds if _is_count(bound)), 0), self.tokens_max)
 
     @property
     def tokens_max(self) -> int:

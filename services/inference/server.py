@@ -25,7 +25,8 @@ from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.writer import Ledger
 from services.inference.metrics import export_keys
 from services.inference.requests.lifecycle import Completions, Timeouts
-from services.inference.requests.queue import Limits, UpstreamQueue
+from services.inference.requests.queue import UpstreamQueue
+from services.inference.requests.slots import Limits
 from services.inference.requests.upstream import ModelLister, Upstream
 from services.inference.responses.model import ResponseStore
 from services.inference.responses.rpc import StoredResponseService

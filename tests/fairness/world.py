@@ -135,7 +135,7 @@ async def _replica(url: str, folder: Path, seconds: float, redis_url: str) -> As
         if redis_url:
             client = connect(redis_url)
             stack.push_async_callback(client.aclose)
-            view = SharedView(client, own, clock)
+            view = SharedView(client, own, clock, keys=("gsk_fairness",))
             stack.push_async_callback(view.close)
         yield await stack.enter_async_context(running(url, folder, view=view, queue_seconds=seconds / 2))
 

@@ -31,7 +31,8 @@ from services.inference.ledger import store as store_module
 from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.writer import Ledger, LedgerRow
 from services.inference.requests.lifecycle import Completions, Timeouts
-from services.inference.requests.queue import Limits, UpstreamQueue
+from services.inference.requests.queue import UpstreamQueue
+from services.inference.requests.slots import Limits
 from services.inference.requests.upstream import ModelLister, Upstream
 from services.inference.rpc import InferenceService, UsageService
 from stack.common.v1 import verdict_pb2

@@ -2,32 +2,35 @@
 --
 -- ARGV[1], in addition: `demands` (account_id, weight, tokens, keys, waiting_tokens, waiting_requests), `grants_max`,
 -- `is_waiting`, `replica`, `lifetime`.
--- Returns JSON: [[[position, key], …], seconds]. Positions begin at 0. The demands get one turn each, so that an account
--- that waits at another replica is not passed over: `seconds` is then POLL_SECONDS.
-local POLL_SECONDS, ACCOUNTS_MAX, ACTIVE, LEFT_STEPS = 0.025, 10000, 1 / 6, 20
+-- Returns JSON: [[[position, key], …], seconds, is behind]. Positions begin at 0. An account that asks and is not among
+-- the demands is not passed over: the last member is then 1, and the replica asks again soon.
+local POLL_SECONDS, NEXT_SECONDS, ACCOUNTS_MAX, LEFT_STEPS = 0.025, 0.001, 10000, 20
 
-local is_waiting, own = {}, {}
+local is_asking, own, starts = {}, {}, {}
 for _, demand in ipairs(ask.demands) do
     own[demand.account_id] = true
 end
-local others = {}
+local first_other, poll_seconds
 for _, entry in ipairs(waiting_entries()) do
-    is_waiting[entry.account] = true
-    if entry.replica ~= ask.replica and not own[entry.account] then
-        others[entry.account] = true
+    if entry.is_asking then
+        is_asking[entry.account] = true
+        if not own[entry.account] then
+            local start = starts[entry.account] or start_of(entry.account, true)
+            starts[entry.account] = start
+            if not first_other or start < first_other then
+                first_other = start
+                -- This replica has further demands, which come next.
+                poll_seconds = entry.replica == ask.replica and NEXT_SECONDS or POLL_SECONDS
+            end
+        end
     end
-end
-local first_other
-for account in pairs(others) do
-    local start = start_of(account, true)
-    first_other = math.min(first_other or start, start)
 end
 
 for position, demand in ipairs(ask.demands) do
     demand.position = position - 1
-    demand.start = start_of(demand.account_id, is_waiting[demand.account_id])
+    demand.start = start_of(demand.account_id, is_asking[demand.account_id])
     if ask.is_waiting then
-        enter(demand)
+        enter(demand, true)
         set_place(demand.account_id, demand.start)
     end
 end
@@ -38,14 +41,14 @@ table.sort(ask.demands, function(a, b)
     return a.start < b.start
 end)
 
-local grants, seconds = {}, 0
+local grants, seconds, is_behind = {}, 0, 0
 for _, demand in ipairs(ask.demands) do
     if #grants >= ask.grants_max then
         break
     end
     -- Passing an account by less than one request saves a round of polls, and the order evens it out.
     if first_other and first_other + demand.tokens / demand.weight < demand.start then
-        seconds = POLL_SECONDS
+        seconds, is_behind = poll_seconds, 1
         break
     end
     local best, best_left, soonest
@@ -61,7 +64,7 @@ for _, demand in ipairs(ask.demands) do
         seconds = soonest or POLL_SECONDS
         break
     end
-    take(best, demand.tokens, 1)
+    take(best, demand.tokens)
     set('virtual', math.max(state.virtual or 0, demand.start))
     set_place(demand.account_id, demand.start + demand.tokens / demand.weight)
     if ask.is_waiting and demand.waiting_requests <= 1 then
@@ -72,11 +75,11 @@ for _, demand in ipairs(ask.demands) do
 end
 if #grants > 0 then
     redis.call('ZREMRANGEBYSCORE', served_key, '-inf', now)
-    redis.call('EXPIRE', served_key, STATE_SECONDS)
+    redis.call('EXPIRE', served_key, ttl)
 end
 if #grants > 0 and redis.call('ZCARD', order_key) > ACCOUNTS_MAX then
     redis.call('ZREMRANGEBYSCORE', order_key, '-inf', string.format('%.17g', state.virtual))
 end
 save()
 -- An empty table would be encoded as an object.
-return '[' .. (#grants > 0 and cjson.encode(grants) or '[]') .. ',' .. string.format('%.6f', seconds) .. ']'
+return '[' .. (#grants > 0 and cjson.encode(grants) or '[]') .. ',' .. string.format('%.6f', seconds) .. ',' .. is_behind .. ']'

@@ -6,17 +6,22 @@ local RETRY_SPACING, APPOINTMENTS_MAX = 1.1, 500
 
 local demand = ask.demand
 local weights, tokens, requests = {}, demand.waiting_tokens, demand.waiting_requests
+local is_asking, is_asking_here, others_ask = false, false, false
 for _, entry in ipairs(waiting_entries()) do
     weights[entry.account] = entry.weight
+    if entry.is_asking and entry.account == demand.account_id then
+        is_asking, is_asking_here = true, is_asking_here or entry.replica == ask.replica
+    elseif entry.is_asking then
+        others_ask = true
+    end
     if entry.account == demand.account_id and entry.replica ~= ask.replica then
         tokens, requests = tokens + entry.tokens, requests + entry.requests
     end
 end
-local is_waiting, others_wait = weights[demand.account_id] ~= nil, false
-for account in pairs(weights) do
-    others_wait = others_wait or account ~= demand.account_id
-end
-for _, member in ipairs(redis.call('ZRANGE', served_key, string.format('(%.6f', now), '+inf', 'BYSCORE')) do
+-- A later time than the longest one is from before the clock was set back.
+local served_until = now + ask.windows[1] * ACTIVE
+local served = redis.call('ZRANGE', served_key, string.format('(%.6f', now), string.format('%.6f', served_until), 'BYSCORE')
+for _, member in ipairs(served) do
     local account, weight = string.match(member, '^(.*) (%S+)$')
     weights[account] = tonumber(weight)
 end
@@ -34,8 +39,8 @@ for _, key in ipairs(demand.keys) do
 end
 first = math.max(first or 0, ask.wait_min)
 local owed = 0
-if others_wait then
-    owed = math.max(0, start_of(demand.account_id, is_waiting) - (state.virtual or 0)) * demand.weight
+if others_ask then
+    owed = math.max(0, start_of(demand.account_id, is_asking) - (state.virtual or 0)) * demand.weight
 end
 local queued = seconds_for(demand.keys, tokens + owed, requests + owed / math.max(1, demand.tokens)) / share
 local one = seconds_for(demand.keys, demand.tokens, 1) / share
@@ -68,8 +73,8 @@ local seconds = wait
 if is_admitted then
     demand.waiting_tokens = demand.waiting_tokens + demand.tokens
     demand.waiting_requests = demand.waiting_requests + 1
-    set_place(demand.account_id, start_of(demand.account_id, is_waiting))
-    enter(demand)
+    set_place(demand.account_id, start_of(demand.account_id, is_asking))
+    enter(demand, is_asking_here)
 else
     local spacing = RETRY_SPACING * one
     local start = now + math.max(first, wait - math.max(0, ask.wait_max) / 2)
@@ -91,8 +96,9 @@ if #slots > 0 then
         encoded[i] = string.format('[%.6f,%.6f]', slot[1], slot[2])
     end
     redis.call('HSET', appointments_key, demand.account_id, '[' .. table.concat(encoded, ',') .. ']')
-    redis.call('EXPIRE', appointments_key, STATE_SECONDS)
+    redis.call('EXPIRE', appointments_key, ttl)
 elseif stored then
     redis.call('HDEL', appointments_key, demand.account_id)
 end
+save()
 return '[' .. (is_admitted and 1 or 0) .. ',' .. string.format('%.6f', seconds) .. ']'

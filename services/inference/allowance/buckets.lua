@@ -4,9 +4,9 @@
 -- KEYS: state (hash), order (sorted set: the accounts by tokens served per weight), waiting (hash), appointments (hash),
 -- served (sorted set: `<account> <weight>` by the time until which the account counts as competing).
 -- ARGV[1]: JSON. Its `windows` are the lengths of the four windows in seconds, its `limits` the configured limits in
--- the same order, 0 without one.
--- Fields of the state: `virtual`, and for each key and window `<key>:<window>:limit`, `:used` and `:at`.
-local USABLE, DAILY_SLACK, STATE_SECONDS = 0.98, 0.05, 172800
+-- the same order, 0 without one. Its `keys` are the names of the Groq keys, by index from 0.
+-- Fields of the state: `virtual`, and for each key and window `<name>:<window>:limit`, `:used` and `:at`.
+local USABLE, DAILY_SLACK, ACTIVE, STATE_SECONDS = 0.98, 0.05, 1 / 6, 172800
 local state_key, order_key, waiting_key, appointments_key, served_key = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local ask = cjson.decode(ARGV[1])
 local time = redis.call('TIME')
@@ -14,15 +14,25 @@ local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local COUNTS_TOKENS = {false, false, true, true}
 local IS_DAILY = {false, true, false, true}
 
+-- Callers choose the names of models. Until Groq reports a limit of one, its keys live for two windows.
+local ttl = math.ceil(2 * ask.windows[1])
 local state, changed = {}, {}
-local fields = redis.call('HGETALL', state_key)
-for i = 1, #fields, 2 do
-    state[fields[i]] = tonumber(fields[i + 1])
+
+local function load(field, value)
+    state[field] = value
+    if string.sub(field, -6) == ':limit' then
+        ttl = STATE_SECONDS
+    end
 end
 
 local function set(field, value)
-    state[field] = value
+    load(field, value)
     changed[field] = true
+end
+
+local fields = redis.call('HGETALL', state_key)
+for i = 1, #fields, 2 do
+    load(fields[i], tonumber(fields[i + 1]))
 end
 
 local function save()
@@ -33,12 +43,12 @@ local function save()
     end
     if #values > 0 then
         redis.call('HSET', state_key, unpack(values))
-        redis.call('EXPIRE', state_key, STATE_SECONDS)
+        redis.call('EXPIRE', state_key, ttl)
     end
 end
 
 local function field_of(key, window, name)
-    return key .. ':' .. window .. ':' .. name
+    return ask.keys[key + 1] .. ':' .. window .. ':' .. name
 end
 
 -- The known limit of a window; nil without one.
@@ -49,8 +59,13 @@ end
 
 local function used_of(key, window, limit)
     local used = state[field_of(key, window, 'used')] or 0
-    local at = state[field_of(key, window, 'at')] or now
-    return math.max(0, used - math.max(0, now - at) * limit / ask.windows[window])
+    local at_field = field_of(key, window, 'at')
+    local at = state[at_field] or now
+    if at > now then -- The clock was set back. What is used must not stay until the clock has caught up.
+        set(at_field, now)
+        at = now
+    end
+    return math.max(0, used - (now - at) * limit / ask.windows[window])
 end
 
 local function set_used(key, window, used)
@@ -83,11 +98,27 @@ local function seconds_until(key, tokens)
     return seconds, left
 end
 
-local function take(key, tokens, requests)
+-- Count a request, at most the whole of each bucket: others must not wait for more.
+local function take(key, tokens)
     for window = 1, 4 do
         local limit = limit_of(key, window)
         if limit then
-            set_used(key, window, used_of(key, window, limit) + (COUNTS_TOKENS[window] and tokens or requests))
+            local amount = COUNTS_TOKENS[window] and math.min(tokens, size_of(window, limit)) or 1
+            set_used(key, window, used_of(key, window, limit) + amount)
+        end
+    end
+end
+
+-- Replace the estimate of a request that was taken by what it has used.
+local function settle(key, estimated, used, requests)
+    for window = 1, 4 do
+        local limit = limit_of(key, window)
+        if limit then
+            local difference = requests - 1
+            if COUNTS_TOKENS[window] then
+                difference = used - math.min(estimated, size_of(window, limit))
+            end
+            set_used(key, window, used_of(key, window, limit) + difference)
         end
     end
 end
@@ -112,17 +143,20 @@ local function seconds_for(keys, tokens, requests)
     return rate > 0 and 1 / rate or 0
 end
 
--- Entries of waiting accounts by replica: `<account> <replica>` → `<weight> <tokens> <requests> <expiry>`.
+-- Entries of waiting accounts by replica: `<account> <replica>` → `<weight> <tokens> <requests> <expiry> <is asking>`.
+-- An account asks while its next request could be sent at once if the order and the limits allowed it. Others do not
+-- wait for one that does not ask, for example because it has its maximum of concurrent calls.
 local function waiting_entries()
     local entries, expired = {}, {}
     local found = redis.call('HGETALL', waiting_key)
     for i = 1, #found, 2 do
         local account, replica = string.match(found[i], '^(.*) (%S+)$')
-        local weight, tokens, requests, expiry = string.match(found[i + 1], '^(%S+) (%S+) (%S+) (%S+)$')
-        if tonumber(expiry) > now then
+        local weight, tokens, requests, expiry, asking = string.match(found[i + 1], '^(%S+) (%S+) (%S+) (%S+) (%S+)$')
+        -- A later expiry than a new entry's is from before the clock was set back.
+        if tonumber(expiry) > now and tonumber(expiry) <= now + ask.lifetime + 0.001 then
             entries[#entries + 1] = {
                 account = account, replica = replica, weight = tonumber(weight), tokens = tonumber(tokens),
-                requests = tonumber(requests),
+                requests = tonumber(requests), is_asking = asking == '1',
             }
         else
             expired[#expired + 1] = found[i]
@@ -134,9 +168,11 @@ local function waiting_entries()
     return entries
 end
 
-local function enter(demand)
-    local expiry = string.format('%.3f', now + ask.lifetime)
-    local entry = table.concat({demand.weight, demand.waiting_tokens, demand.waiting_requests, expiry}, ' ')
+local function enter(demand, is_asking)
+    local numbers = {demand.weight, demand.waiting_tokens, demand.waiting_requests}
+    numbers[4] = string.format('%.3f', now + ask.lifetime)
+    numbers[5] = is_asking and 1 or 0
+    local entry = table.concat(numbers, ' ')
     redis.call('HSET', waiting_key, demand.account_id .. ' ' .. ask.replica, entry)
     redis.call('EXPIRE', waiting_key, 60)
 end
@@ -145,13 +181,21 @@ local function leave(account)
     redis.call('HDEL', waiting_key, account .. ' ' .. ask.replica)
 end
 
--- An account's place in the order: the lowest is served first. One that did not wait cannot have saved up its share.
-local function start_of(account, is_waiting)
+local function stop_asking(account)
+    local field = account .. ' ' .. ask.replica
+    local entry = redis.call('HGET', waiting_key, field)
+    if entry then
+        redis.call('HSET', waiting_key, field, (string.gsub(entry, '%S+$', '0')))
+    end
+end
+
+-- An account's place in the order: the lowest is served first. One that did not ask cannot have saved up its share.
+local function start_of(account, is_asking)
     local finish = tonumber(redis.call('ZSCORE', order_key, account) or 0)
-    return is_waiting and finish or math.max(finish, state.virtual or 0)
+    return is_asking and finish or math.max(finish, state.virtual or 0)
 end
 
 local function set_place(account, place)
     redis.call('ZADD', order_key, string.format('%.17g', place), account)
-    redis.call('EXPIRE', order_key, STATE_SECONDS)
+    redis.call('EXPIRE', order_key, ttl)
 end

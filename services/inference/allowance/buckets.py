@@ -68,10 +68,16 @@ class Buckets:
         """Return which part of the tightest limit is left, from 0 to 1."""
         return min((1 - bucket.used(now) / bucket.size for bucket in self._buckets.values()), default=1.0)
 
-    def take(self, tokens: float, requests: int, now: float) -> None:
-        """Add to what is used, or subtract."""
+    def take(self, tokens: float, now: float) -> None:
+        """Count a request of `tokens`, at most the whole of each bucket: others must not wait for more."""
         for window, bucket in self._buckets.items():
-            bucket.set_used(bucket.used(now) + (tokens if window.counts_tokens else requests), now)
+            bucket.set_used(bucket.used(now) + (min(tokens, bucket.size) if window.counts_tokens else 1), now)
+
+    def settle(self, estimated: float, used: float, requests: int, now: float) -> None:
+        """Replace the estimate of a request that was taken by what it has used; see `Settlement`."""
+        for window, bucket in self._buckets.items():
+            difference = used - min(estimated, bucket.size) if window.counts_tokens else requests - 1
+            bucket.set_used(bucket.used(now) + difference, now)
 
     def seconds_for(self, tokens: float, requests: float, now: float) -> float:
         """Return how long requests of a total size take at the rate of the tightest limit.

@@ -70,6 +70,8 @@ class Turn(NamedTuple):
     grants: Sequence[Grant]
     seconds: float
     """Time after which to ask again for the other demands; 0 if all were granted."""
+    is_behind: bool = False
+    """Whether an account that is not among the demands is to be served first."""
 
 
 class Admission(NamedTuple):
@@ -106,7 +108,8 @@ class AllowanceView(Protocol):
             model: Groq's model.
             demands: The next request of each account.
             grants_max: Maximum number of grants.
-            is_waiting: Whether the requests wait. Those that wait are served before newer ones of the same share.
+            is_waiting: Whether the requests wait. Their accounts then ask until they are granted everything, or
+                `pause` or `leave`: others that were served more are not served before them.
         """
 
     async def admit(self, model: str, demand: Demand, *, wait_max: float, wait_min: float) -> Admission:
@@ -118,6 +121,9 @@ class AllowanceView(Protocol):
             wait_max: Maximum wait in seconds; a negative one admits nothing.
             wait_min: Minimum wait in seconds for reasons that the view does not know.
         """
+
+    def pause(self, model: str, account_id: str) -> None:
+        """Record that an account waits in this process, but could not be served now: no other one waits for it."""
 
     def leave(self, model: str, account_id: str) -> None:
         """Record that nothing of an account waits in this process any more."""

@@ -13,6 +13,8 @@ ACTIVE = 1 / 6
 """Part of a minute for which an account that was served counts as competing for the allowance."""
 LEFT_STEPS = 20
 """In how many steps it is compared what keys have left."""
+_NEXT_SECONDS = 0.001
+"""Time after which to ask for the other demands if one of them is to be served first."""
 _MODELS_MAX = 1_000
 """Maximum number of models, since callers choose the names."""
 _ACCOUNTS_MAX = 1_000
@@ -57,6 +59,10 @@ class OwnView:
         """Take the allowance for as many demands as possible; see `AllowanceView.acquire`."""
         state, now = self._model(model), self._clock.monotonic()
         shares = state.shares
+        if is_waiting:
+            for demand in demands:
+                shares.ask(demand.account_id, demand.weight)
+        first_other = shares.first_other({demand.account_id for demand in demands})
         grants: list[Grant] = []
         order: Sequence[int] = range(len(demands))
         if len(demands) > 1:
@@ -65,6 +71,9 @@ class OwnView:
             if len(grants) >= grants_max:
                 break
             demand = demands[position]
+            # Passing an account by less than one request saves a round, and the order evens it out.
+            if first_other + demand.tokens / demand.weight < shares.start(demand.account_id):
+                return Turn(grants, _NEXT_SECONDS, is_behind=True)
             seconds, key = self._best_key(model, state, demand, now)
             if seconds:
                 return Turn(grants, seconds)
@@ -77,7 +86,7 @@ class OwnView:
     def take(self, model: str, key: int, demand: Demand, now: float) -> None:
         """Count a request that is granted."""
         state = self._model(model)
-        self._buckets(model, state, key, now).take(demand.tokens, 1, now)
+        self._buckets(model, state, key, now).take(demand.tokens, now)
         state.shares.serve(demand.account_id, demand.tokens, demand.weight, now)
 
     async def admit(self, model: str, demand: Demand, *, wait_max: float, wait_min: float) -> Admission:
@@ -101,6 +110,10 @@ class OwnView:
         earliest = max(first, wait - max(0.0, wait_max) / 2)
         return Admission(False, appointments.make(now, earliest, RETRY_SPACING * one))
 
+    def pause(self, model: str, account_id: str) -> None:
+        """Record that an account waits, but could not be served now."""
+        self._model(model).shares.pause(account_id)
+
     def leave(self, model: str, account_id: str) -> None:
         """Record that nothing of an account waits any more."""
         self._model(model).shares.leave(account_id)
@@ -108,9 +121,9 @@ class OwnView:
     def settle(self, settlement: Settlement) -> None:
         """Correct the estimate of a request that was granted."""
         model, now = settlement.model, self._clock.monotonic()
-        state, difference = self._model(model), settlement.used - settlement.estimated
-        self._buckets(model, state, settlement.key, now).take(difference, settlement.requests - 1, now)
-        state.shares.correct(settlement.account_id, difference, settlement.weight)
+        state, estimated, used = self._model(model), settlement.estimated, settlement.used
+        self._buckets(model, state, settlement.key, now).settle(estimated, used, settlement.requests, now)
+        state.shares.correct(settlement.account_id, used - estimated, settlement.weight)
 
     def observe(self, model: str, key: int, observations: Sequence[Observation]) -> None:
         """Record what Groq reports."""

@@ -1,9 +1,9 @@
--- Record what became of requests: what Groq reports, what they have used, and accounts that no longer wait.
+-- Record what became of requests: what Groq reports, what they have used, and accounts that no longer wait or ask.
 --
 -- ARGV[1], in addition: `replica`, and `items`, each with one of
 --   `observations`: [[window, limit, used], …], with `key`
---   `settlement`: key, account_id, weight, difference (in tokens), requests (to subtract)
---   `leaves`: an account id.
+--   `settlement`: key, account_id, weight, estimated, used, requests
+--   `leaves`, `pauses`: an account id.
 -- Returns JSON: [[key, [[limit, used], …]], …], with 0 for a limit that is not known.
 local touched = {}
 for _, item in ipairs(ask.items) do
@@ -23,10 +23,13 @@ for _, item in ipairs(ask.items) do
     elseif item.settlement then
         local settlement = item.settlement
         touched[settlement.key] = true
-        take(settlement.key, settlement.difference, -settlement.requests)
+        settle(settlement.key, settlement.estimated, settlement.used, settlement.requests)
         if redis.call('ZSCORE', order_key, settlement.account_id) then
-            redis.call('ZINCRBY', order_key, settlement.difference / settlement.weight, settlement.account_id)
+            local difference = settlement.used - settlement.estimated
+            redis.call('ZINCRBY', order_key, difference / settlement.weight, settlement.account_id)
         end
+    elseif item.pauses then
+        stop_asking(item.pauses)
     else
         leave(item.leaves)
     end

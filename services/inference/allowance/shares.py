@@ -9,6 +9,7 @@ number for each account that replicas can share.
 
 import math
 from collections import OrderedDict
+from collections.abc import Collection
 
 RETRY_SPACING = 1.1
 """Factor of the time between the requests that an account is asked to send again, so that its queue gets shorter."""
@@ -26,11 +27,17 @@ class Shares:
         self._virtual = 0.0
         self.waiting: dict[str, int] = {}
         """Weights of the accounts with waiting requests."""
+        self._asking: set[str] = set()
+        """Those whose next request could be sent at once if the order and the limits allowed it."""
 
     def start(self, account_id: str) -> float:
         """Return the account's place in the order: the lowest is served first."""
         finish = self._finish.get(account_id, 0.0)
-        return finish if account_id in self.waiting else max(finish, self._virtual)
+        return finish if account_id in self._asking else max(finish, self._virtual)
+
+    def first_other(self, account_ids: Collection[str]) -> float:
+        """Return the lowest place of the accounts that ask, without some of them."""
+        return min((self.start(account) for account in self._asking.difference(account_ids)), default=math.inf)
 
     def serve(self, account_id: str, tokens: float, weight: int, now: float) -> None:
         """Count tokens that are served to an account."""
@@ -54,13 +61,23 @@ class Shares:
         self._finish[account_id] = self.start(account_id)
         self.waiting[account_id] = weight
 
+    def ask(self, account_id: str, weight: int) -> None:
+        """Record that a waiting request of an account could be sent at once if its turn came."""
+        self.enter(account_id, weight)
+        self._asking.add(account_id)
+
+    def pause(self, account_id: str) -> None:
+        """Record that an account waits for something else than its turn."""
+        self._asking.discard(account_id)
+
     def leave(self, account_id: str) -> None:
         """Record that no request of an account waits."""
         self.waiting.pop(account_id, None)
+        self._asking.discard(account_id)
 
     def owed(self, account_id: str, weight: int) -> float:
-        """Return how many tokens the account was served beyond its share: others that wait are served first."""
-        if not self.waiting.keys() - {account_id}:
+        """Return how many tokens the account was served beyond its share: others that ask are served first."""
+        if not self._asking - {account_id}:
             return 0.0
         return max(0.0, self.start(account_id) - self._virtual) * weight
 

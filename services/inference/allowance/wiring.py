@@ -19,7 +19,7 @@ def open_view(settings: InferenceSettings, stack: AsyncExitStack) -> AllowanceVi
         return own
     client = connect(settings.allowance_redis)
     stack.push_async_callback(client.aclose)
-    shared = SharedView(client, own, clock)
+    shared = SharedView(client, own, clock, keys=settings.keys)
     stack.push_async_callback(shared.close)
     export_allowance(own.remaining, lambda: shared.is_shared)
     return shared

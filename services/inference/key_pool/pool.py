@@ -77,7 +77,7 @@ class _ModelState:
 
 
 class Slot(Protocol):
-    """Port to the slot of a call (`requests/queue.py`)."""
+    """Port to the slot of a call (`requests/slots.py`)."""
 
     used: int | None
     """Tokens that Groq counts for the call; None if they are not known."""

@@ -8,104 +8,21 @@ Waiting costs nothing: nothing has been sent. A request that waits holds no perm
 """
 
 import asyncio
-import math
-from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
 
 from services.common.runtime.clock import Clock
-from services.inference.allowance.model import Admission, AllowanceView, Demand, Observation, Settlement
+from services.inference.allowance.model import Admission, AllowanceView, Demand, Settlement
 from services.inference.groq.errors import UpstreamBusy, UpstreamError
 from services.inference.key_pool.pool import KeyPool
-from services.inference.metrics import QUEUE_REFUSED, QUEUE_REQUESTS, QUEUE_SECONDS
+from services.inference.metrics import QUEUE_REFUSED, QUEUE_SECONDS
+from services.inference.requests.slots import Limits, Permits, Slot, Waiter
+from services.inference.requests.waiting import HEADS_MAX, ModelQueue, WaitingCount, drop_newest_of_longest
 
-_HEADS_MAX = 64
-"""Accounts that are considered at a time: those with the fewest tokens served."""
 _POLL_SECONDS_MAX = 0.5
 """Longest time between two turns. An account's entry in the shared view lives longer than that."""
 _POLL_SECONDS_MIN = 0.001
 _NO_WAIT = -1.0
 """A maximum wait that admits nothing."""
-_DURATION_WEIGHT = 0.1
-"""Weight of the latest call in the mean duration of calls."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits of the queue and of concurrent calls."""
-
-    calls_max: int
-    """Maximum concurrent calls."""
-    calls_per_account_max: int
-    """Maximum concurrent calls of one account; applies once several accounts use the service."""
-    waiting_max: int
-    """Maximum number of waiting requests. Beyond it, the account with the most per weight loses its newest."""
-
-
-@dataclass(slots=True, eq=False)
-class Waiter:
-    """A request that needs a slot."""
-
-    account_id: str
-    weight: int
-    tokens: int
-    """Estimate of what Groq counts for the request."""
-    deadline: float = math.inf
-    """Monotonic time until which it may wait."""
-    _granted: "asyncio.Future[Slot | None] | None" = field(default=None, init=False, repr=False)
-
-    @property
-    def granted(self) -> "asyncio.Future[Slot | None]":
-        """The slot; None if the request must be refused."""
-        if self._granted is None:
-            self._granted = asyncio.get_running_loop().create_future()
-        return self._granted
-
-    def refuse(self) -> None:
-        """End the wait without a slot. A caller that has just left is not told."""
-        if not self.granted.done():
-            self.granted.set_result(None)
-
-
-@dataclass(slots=True, eq=False)
-class Slot:
-    """Permission to make one call to Groq; `release` ends it."""
-
-    _queue: "UpstreamQueue" = field(repr=False)
-    model: str
-    key: int
-    """Index of the key to use."""
-    waiter: Waiter
-    began: float
-    used: int | None = None
-    """Tokens that Groq counts for the call; None if they are not known, and then the estimate counts."""
-    requests: int = 1
-    """0 if Groq does not count the call."""
-
-    def observe(self, observations: Sequence[Observation]) -> None:
-        """Record what Groq reports about its limits."""
-        if observations:
-            self._queue._view.observe(self.model, self.key, observations)
-
-    def release(self) -> None:
-        """End the call, and correct the estimate of its tokens."""
-        self._queue._release(self)
-
-
-class _ModelQueue:
-    """Waiting requests for one model, by account."""
-
-    def __init__(self) -> None:
-        self.accounts: dict[str, deque[Waiter]] = {}
-        self.changed = asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
-
-    def demand(self, waiter: Waiter, keys: Sequence[int]) -> Demand:
-        """Return the demand of an account whose next request is `waiter`."""
-        waiting = self.accounts.get(waiter.account_id, ())
-        tokens = sum(one.tokens for one in waiting)
-        return Demand(waiter.account_id, waiter.weight, waiter.tokens, keys, tokens, len(waiting))
 
 
 class UpstreamQueue:
@@ -136,19 +53,14 @@ class UpstreamQueue:
         self._limits = limits
         self._clock = clock
         self._sleep = sleep
-        self._is_shared = is_shared
-        self._only_account = ""
-        self._calls: Counter[str] = Counter()
-        self._calls_in_total = 0
-        self._call_seconds = 0.0
-        """Mean duration of calls."""
-        self._models: dict[str, _ModelQueue] = {}
-        self._waiting = 0
+        self._permits = Permits(limits, is_shared=is_shared)
+        self._models: dict[str, ModelQueue] = {}
+        self._waiting = WaitingCount()
 
     @property
     def calls(self) -> int:
         """Number of calls in progress."""
-        return self._calls_in_total
+        return self._permits.used
 
     async def acquire(self, waiter: Waiter, models: Sequence[str], *, wait_max: float) -> Slot:
         """Return a slot for the first model that can be called now; otherwise wait for the one that can be soonest.
@@ -162,7 +74,7 @@ class UpstreamQueue:
             UpstreamBusy: The wait would be too long; nothing was sent.
             UpstreamError: All keys are rejected or fail.
         """
-        self._record_account(waiter.account_id)
+        self._permits.record_account(waiter.account_id)
         for model in models:
             if (slot := await self._try(model, waiter)) is not None:
                 return slot
@@ -173,12 +85,11 @@ class UpstreamQueue:
             QUEUE_SECONDS.observe(self._clock.monotonic() - began)
 
     async def _try(self, model: str, waiter: Waiter) -> Slot | None:
-        if model in self._models or not self._has_room(waiter.account_id):
+        if model in self._models or not self._permits.has_room(waiter.account_id):
             return None
-        keys = self._usable(model, waiter)
-        if not keys:
+        if not (keys := self._usable(model, waiter)):
             return None
-        self._take(waiter.account_id)  # Before the view is asked, so that others see it.
+        self._permits.take(waiter.account_id)  # Before the view is asked, so that others see it.
         try:
             demand = Demand(waiter.account_id, waiter.weight, waiter.tokens, keys)
             turn = await self._view.acquire(model, (demand,), grants_max=1, is_waiting=False)
@@ -188,7 +99,7 @@ class UpstreamQueue:
         if not turn.grants:
             self._give_back(waiter.account_id)
             return None
-        return Slot(self, model, turn.grants[0].key, waiter, self._clock.monotonic())
+        return self._slot(model, turn.grants[0].key, waiter)
 
     async def _wait(self, model: str, waiter: Waiter, wait_max: float) -> Slot:
         await self._enter(model, waiter, wait_max)
@@ -199,7 +110,7 @@ class UpstreamQueue:
             if waiter.granted.done() and not waiter.granted.cancelled() and (slot := waiter.granted.result()):
                 slot.used, slot.requests = 0, 0
                 slot.release()
-            self._withdraw(model, queue, waiter)
+            queue.remove(waiter)
             raise
         if slot is None:
             admission = await self._admit(model, waiter, wait_max=_NO_WAIT)
@@ -214,18 +125,16 @@ class UpstreamQueue:
             UpstreamError: All keys are rejected or fail.
         """
         admission = await self._admit(model, waiter, wait_max=wait_max if wait_max > 0 else _NO_WAIT)
-        if not admission.is_admitted or not self._make_room(waiter):
+        if not admission.is_admitted or not self._make_room(model, waiter):
             raise self._refusal(model, waiter, admission.seconds)
         waiter.deadline = self._clock.monotonic() + wait_max
-        queue = self._models.setdefault(model, _ModelQueue())
-        queue.accounts.setdefault(waiter.account_id, deque()).append(waiter)
-        self._count_waiting(1)
-        queue.changed.set()
+        queue = self._models.setdefault(model, self._new_queue(model))
+        queue.add(waiter)
         if queue.task is None:
             queue.task = asyncio.get_running_loop().create_task(self._serve(model, queue))
 
     async def _admit(self, model: str, waiter: Waiter, *, wait_max: float) -> Admission:
-        queue = self._models.get(model) or _ModelQueue()
+        queue = self._models.get(model) or self._new_queue(model)
         demand = queue.demand(waiter, self._usable(model, waiter) or list(range(len(self._keys))))
         wait_min = self._wait_min(model, waiter, demand.waiting_requests)
         return await self._view.admit(model, demand, wait_max=wait_max, wait_min=wait_min)
@@ -238,122 +147,77 @@ class UpstreamQueue:
             return UpstreamError(retry_seconds=until_usable)
         return UpstreamBusy(retry_seconds=seconds)
 
-    async def _serve(self, model: str, queue: _ModelQueue) -> None:
+    async def _serve(self, model: str, queue: ModelQueue) -> None:
         """Grant slots until nothing waits for a model."""
         try:
             while queue.accounts:
                 queue.changed.clear()
-                self._expire(model, queue)
+                queue.expire(self._clock.monotonic())
                 seconds = await self._grant(model, queue)
                 if queue.accounts and seconds > 0:
                     await self._pause(queue, seconds)
         finally:
             del self._models[model]
-            for waiters in queue.accounts.values():  # Only after a defect or at the end of the process.
-                for waiter in waiters:
-                    self._count_waiting(-1)
-                    waiter.refuse()
+            queue.refuse_all()
 
-    async def _grant(self, model: str, queue: _ModelQueue) -> float:
+    async def _grant(self, model: str, queue: ModelQueue) -> float:
         """Grant what is possible and return the time until more may be; 0 to try at once."""
         demands, seconds = self._demands(model, queue)
         if not demands:
             return seconds
-        free = self._limits.calls_max - self._calls_in_total
-        turn = await self._view.acquire(model, demands, grants_max=free, is_waiting=True)
+        turn = await self._view.acquire(model, demands, grants_max=self._permits.free, is_waiting=True)
+        if turn.grants or turn.is_behind:
+            queue.rotate(demands)
         for position, key in turn.grants:
             self._hand_over(model, queue, demands[position], key)
         return 0.0 if turn.grants else min(seconds, max(turn.seconds, _POLL_SECONDS_MIN))
 
-    def _demands(self, model: str, queue: _ModelQueue) -> tuple[list[Demand], float]:
+    def _demands(self, model: str, queue: ModelQueue) -> tuple[list[Demand], float]:
         """Return the demands of accounts that can be served, and the time until others may be."""
         demands: list[Demand] = []
         seconds = _POLL_SECONDS_MAX
-        for waiters in queue.accounts.values():
-            waiter = waiters[0]
-            if len(demands) >= _HEADS_MAX:
+        for account_id, waiters in queue.accounts.items():
+            if len(demands) >= HEADS_MAX:
                 break
-            if not self._has_room(waiter.account_id):
-                continue
-            if keys := self._usable(model, waiter):
-                demands.append(queue.demand(waiter, keys))
+            waiter = waiters[0]
+            if not self._permits.has_room(account_id):
+                queue.pause(account_id)
+            elif keys := self._usable(model, waiter):
+                demands.append(queue.ask(waiter, keys))
             else:
-                until_usable = self._keys.seconds_until(model, waiter.account_id, tokens=waiter.tokens)
-                seconds = min(seconds, max(until_usable, _POLL_SECONDS_MIN))
+                queue.pause(account_id)
+                seconds = min(seconds, max(self._seconds_until(model, waiter), _POLL_SECONDS_MIN))
         return demands, seconds
 
-    def _hand_over(self, model: str, queue: _ModelQueue, demand: Demand, key: int) -> None:
-        waiters = queue.accounts.get(demand.account_id, deque())
-        while waiters and waiters[0].granted.done():  # Its caller has just left.
-            waiters.popleft()
-            self._after_removal(model, queue, demand.account_id, waiters)
-        if not waiters or not self._has_room(demand.account_id):
-            # The request has left, or a call for another model took the permit while the view was asked.
+    def _hand_over(self, model: str, queue: ModelQueue, demand: Demand, key: int) -> None:
+        # While the view was asked, the request may have left, or a call for another model may have taken the permit.
+        waiter = queue.take(demand) if self._permits.has_room(demand.account_id) else None
+        if waiter is None:
             unused = (model, key, demand.account_id, demand.weight, demand.tokens)
             self._view.settle(Settlement(*unused, used=0, requests=0))
             return
-        waiter = waiters.popleft()
-        self._after_removal(model, queue, demand.account_id, waiters)
-        self._take(demand.account_id)
-        if waiter.tokens != demand.tokens:  # The head changed while the view was asked.
-            settlement = (model, key, demand.account_id, demand.weight, demand.tokens)
-            self._view.settle(Settlement(*settlement, used=waiter.tokens))
-        waiter.granted.set_result(Slot(self, model, key, waiter, self._clock.monotonic()))
+        self._permits.take(waiter.account_id)
+        waiter.granted.set_result(self._slot(model, key, waiter))
 
-    def _expire(self, model: str, queue: _ModelQueue) -> None:
-        now = self._clock.monotonic()
-        for account_id, waiters in list(queue.accounts.items()):
-            for waiter in [one for one in waiters if one.deadline <= now]:
-                waiters.remove(waiter)
-                self._after_removal(model, queue, account_id, waiters)
-                waiter.refuse()
-
-    async def _pause(self, queue: _ModelQueue, seconds: float) -> None:
+    async def _pause(self, queue: ModelQueue, seconds: float) -> None:
         """Wait for a time, until the first deadline, or until something changes."""
-        first = min(waiter.deadline for waiters in queue.accounts.values() for waiter in waiters)
-        seconds = min(seconds, max(first - self._clock.monotonic(), 0.0))
-        sleeping = asyncio.ensure_future(self._sleep(seconds))
-        changing = asyncio.ensure_future(queue.changed.wait())
-        try:
-            await asyncio.wait({sleeping, changing}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (sleeping, changing):
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
+        longest = max(queue.first_deadline() - self._clock.monotonic(), 0.0)
+        await queue.wait_for_change(self._sleep(min(seconds, longest)))
 
-    def _make_room(self, waiter: Waiter) -> bool:
+    def _make_room(self, model: str, waiter: Waiter) -> bool:
         """Return whether one more request may wait, after dropping the newest of the longest queue if it is full."""
-        if self._waiting < self._limits.waiting_max:
+        has_room = self._waiting.value < self._limits.waiting_max
+        if has_room or drop_newest_of_longest(self._models.values(), waiter.account_id):
             return True
-        model, queue, waiters = max(
-            ((name, queue, waiters) for name, queue in self._models.items() for waiters in queue.accounts.values()),
-            key=lambda one: len(one[2]) / one[2][0].weight,
-            default=(None, None, None),
-        )
-        if model is None or queue is None or waiters is None or waiters[0].account_id == waiter.account_id:
-            return False
-        dropped = waiters.pop()
-        self._after_removal(model, queue, dropped.account_id, waiters)
-        dropped.refuse()
-        return True
+        if waiter.account_id not in self._models.get(model, self._new_queue(model)).accounts:
+            self._view.leave(model, waiter.account_id)
+        return False
 
-    def _withdraw(self, model: str, queue: _ModelQueue, waiter: Waiter) -> None:
-        waiters = queue.accounts.get(waiter.account_id)
-        if waiters and waiter in waiters:
-            waiters.remove(waiter)
-            self._after_removal(model, queue, waiter.account_id, waiters)
-            queue.changed.set()
+    def _new_queue(self, model: str) -> ModelQueue:
+        return ModelQueue(model, self._view, self._waiting)
 
-    def _after_removal(self, model: str, queue: _ModelQueue, account_id: str, waiters: "deque[Waiter]") -> None:
-        self._count_waiting(-1)
-        if not waiters:
-            del queue.accounts[account_id]
-            self._view.leave(model, account_id)
-
-    def _count_waiting(self, by: int) -> None:
-        self._waiting += by
-        QUEUE_REQUESTS.set(self._waiting)
+    def _slot(self, model: str, key: int, waiter: Waiter) -> Slot:
+        return Slot(self._view, self._release, model, key, waiter, self._clock.monotonic())
 
     def _usable(self, model: str, waiter: Waiter) -> Sequence[int]:
         return self._keys.usable(model, waiter.account_id, tokens=waiter.tokens)
@@ -363,36 +227,12 @@ class UpstreamQueue:
 
     def _wait_min(self, model: str, waiter: Waiter, waiting: int) -> float:
         """Return the expected wait for a usable key, or for a permit if there is none."""
-        seconds = self._seconds_until(model, waiter)
-        if self._has_room(waiter.account_id):
-            return seconds
-        permits = self._limits.calls_max
-        if self._is_at_own_limit(waiter.account_id):
-            permits = self._limits.calls_per_account_max
-        else:
-            waiting = self._waiting
-        return max(seconds, (waiting + 1) * self._call_seconds / permits)
-
-    def _record_account(self, account_id: str) -> None:
-        self._is_shared = self._is_shared or bool(
-            account_id and self._only_account and account_id != self._only_account
-        )
-        self._only_account = self._only_account or account_id
-
-    def _has_room(self, account_id: str) -> bool:
-        return self._calls_in_total < self._limits.calls_max and not self._is_at_own_limit(account_id)
-
-    def _is_at_own_limit(self, account_id: str) -> bool:
-        return bool(account_id) and self._is_shared and self._calls[account_id] >= self._limits.calls_per_account_max
-
-    def _take(self, account_id: str) -> None:
-        self._calls[account_id] += 1
-        self._calls_in_total += 1
+        until_free = self._permits.seconds_until_free(waiter.account_id, waiting, self._waiting.value)
+        return max(self._seconds_until(model, waiter), until_free)
 
     def _release(self, slot: Slot) -> None:
         waiter = slot.waiter
-        duration = self._clock.monotonic() - slot.began
-        self._call_seconds += _DURATION_WEIGHT * (duration - self._call_seconds)
+        self._permits.record_duration(self._clock.monotonic() - slot.began)
         used = waiter.tokens if slot.used is None else slot.used
         if used != waiter.tokens or not slot.requests:
             estimate = (slot.model, slot.key, waiter.account_id, waiter.weight, waiter.tokens)
@@ -400,9 +240,6 @@ class UpstreamQueue:
         self._give_back(waiter.account_id)
 
     def _give_back(self, account_id: str) -> None:
-        self._calls_in_total -= 1
-        self._calls[account_id] -= 1
-        if not self._calls[account_id]:
-            del self._calls[account_id]
+        self._permits.give_back(account_id)
         for queue in self._models.values():
             queue.changed.set()

@@ -19,8 +19,9 @@ from services.common.telemetry import tracing
 from services.inference.chat import JSONObject
 from services.inference.groq.errors import CallResult, KeyLimited, KeyRefused, ModelRefused, UpstreamError, result_of
 from services.inference.key_pool.pool import ANY_MODEL, KeyLease, KeyPool
-from services.inference.requests.queue import Slot, UpstreamQueue, Waiter
+from services.inference.requests.queue import UpstreamQueue
 from services.inference.requests.record import CallerLeft, RequestRecord
+from services.inference.requests.slots import Slot, Waiter
 
 T = TypeVar("T")
 Call = Callable[[str, KeyLease], Awaitable[T]]

@@ -8,11 +8,12 @@ import pytest
 
 from services.common.runtime.clock import SystemClock
 from services.inference.allowance.model import Limits as WindowLimits
-from services.inference.allowance.model import Window
+from services.inference.allowance.model import Settlement, Turn, Window
 from services.inference.allowance.own_view import OwnView
 from services.inference.groq.errors import KeyLimited, KeyRefused, UpstreamBusy, UpstreamError
 from services.inference.key_pool.pool import KeyPool
-from services.inference.requests.queue import Limits, Slot, UpstreamQueue, Waiter
+from services.inference.requests.queue import UpstreamQueue
+from services.inference.requests.slots import Limits, Slot, Waiter
 
 TPM, RPM = Window.TOKENS_PER_MINUTE, Window.REQUESTS_PER_MINUTE
 
@@ -73,7 +74,7 @@ class Calls:
     def is_unused(self) -> bool:
         """Whether the queue holds no state of any call."""
         queue = self.queue
-        return (queue.calls, dict(queue._calls), queue._models, queue._waiting) == (0, {}, {}, 0)
+        return (queue.calls, dict(queue._permits._of_accounts), queue._models, queue._waiting.value) == (0, {}, {}, 0)
 
     async def _acquire(self, name: str, waiter: Waiter, models: tuple[str, ...]) -> None:
         self.slots[name] = await self.queue.acquire(waiter, models, wait_max=self.wait_max)
@@ -146,7 +147,7 @@ async def test_a_call_that_is_cancelled_while_it_waits_keeps_no_slot(is_granted:
 
     if is_granted:
         one.slots.pop("a1").release()
-        while one.queue._waiting == 2:
+        while one.queue._waiting.value == 2:
             await asyncio.sleep(0)  # Until a slot is granted to a call that has not run yet.
         name = next(name for name in ("a2", "b1") if name not in one.begun)
         await one.cancel(name)
@@ -173,6 +174,67 @@ async def test_a_caller_that_leaves_as_its_turn_comes_disturbs_no_other() -> Non
     assert one.is_unused
 
 
+async def test_a_caller_that_leaves_while_the_queue_fails_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Calls(calls_max=1)
+    await one.begin("a1", "b1", "c1")
+    serving = one.queue._models["m"].task
+    assert serving is not None
+
+    async def fail(*_: Any, **__: Any) -> Turn:
+        one.tasks["b1"].cancel()
+        raise RuntimeError("a defect")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one.view, "acquire", fail)
+        one.slots.pop("a1").release()
+        with pytest.raises(RuntimeError):
+            await asyncio.wait_for(serving, 10)
+
+    assert isinstance((await asyncio.gather(one.tasks["c1"], return_exceptions=True))[0], UpstreamBusy)
+    assert one.is_unused
+    await one.begin("b2")
+    await one.end("b2")
+
+
+async def test_a_call_that_finds_the_queue_full_does_not_count_as_waiting() -> None:
+    one = Calls(calls_max=1, waiting_max=0, limits={TPM: 100_000})
+    await one.begin("a1")
+
+    await one.refused("b1")
+
+    assert one.view._model("m").shares.waiting == {}
+    await one.end("a1")
+
+
+async def test_a_grant_for_a_request_that_left_is_not_used_for_a_larger_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Calls(calls_max=1, limits={TPM: 1_000_000})
+    await one.begin("a1")
+    await one.begin("b1", tokens=10)
+    await one.begin("b2", tokens=500_000)
+    acquire, asked = one.view.acquire, asyncio.Event()
+
+    async def acquire_slowly(*args: Any, **options: Any) -> Turn:
+        turn = await acquire(*args, **options)
+        if not asked.is_set():
+            asked.set()
+            await asyncio.sleep(0.01)
+        return turn
+
+    settled: list[Settlement] = []
+    monkeypatch.setattr(one.view, "acquire", acquire_slowly)
+    monkeypatch.setattr(one.view, "settle", settled.append)
+    one.slots.pop("a1").release()
+    await asked.wait()
+    await one.cancel("b1")
+    await asyncio.wait_for(one.tasks["b2"], 10)
+
+    assert sum(left for *_, window, left in one.view.remaining() if window is TPM) == pytest.approx(
+        500_000, abs=100_000
+    )
+    await one.end("b2")
+    assert one.is_unused
+
+
 async def test_accounts_are_served_by_weight_while_the_allowance_is_short() -> None:
     one = Calls(limits={TPM: 400})  # A minute lasts a second.
     waiting = [f"{account}{number}" for number in range(9) for account in "ab"]
@@ -187,6 +249,21 @@ async def test_accounts_are_served_by_weight_while_the_allowance_is_short() -> N
     assert served.count("a") in (5, 6), one.begun
     for name in waiting:
         await one.cancel(name)
+
+
+async def test_every_one_of_many_accounts_has_its_turn() -> None:
+    one = Calls(limits={RPM: 200}, calls_max=1_000, waiting_max=1_000)  # A minute lasts a second.
+    heavy = [f"h{account}_{number}" for number in range(7) for account in range(64)]
+    for name in heavy:
+        one.tasks[name] = asyncio.create_task(one._acquire(name, Waiter(name[:-1], 1, 1), ("m",)))
+    await asyncio.sleep(0.01)
+    before = len(one.begun)
+    await one.begin("l1")
+
+    await asyncio.wait_for(one.tasks["l1"], 20)
+
+    assert one.begun.index("l1") - before < 150, "each of the others is served about once before"
+    await asyncio.gather(*(one.cancel(name) for name in heavy))
 
 
 async def test_a_call_that_would_wait_too_long_is_refused_at_once_and_served_after_the_time_that_it_is_given() -> None:

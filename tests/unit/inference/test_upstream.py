@@ -19,8 +19,9 @@ from services.inference.groq.errors import (
     UpstreamInvalid,
 )
 from services.inference.key_pool.pool import KeyLease, KeyPool
-from services.inference.requests.queue import Limits, UpstreamQueue
+from services.inference.requests.queue import UpstreamQueue
 from services.inference.requests.record import CallerLeft, RequestRecord
+from services.inference.requests.slots import Limits
 from services.inference.requests.upstream import ModelLister, Upstream
 from tests.unit.inference.manual_clock import ManualClock
 
