@@ -4,6 +4,7 @@ Groq's limits refill continuously: after a 429 with `Limit 6000, Used 5034, Requ
 which is what is missing at 6,000 tokens a minute.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 
 from services.inference.allowance.model import Limits, Observation, Window
@@ -67,6 +68,10 @@ class Buckets:
     def left(self, now: float) -> float:
         """Return which part of the tightest limit is left, from 0 to 1."""
         return min((1 - bucket.used(now) / bucket.size for bucket in self._buckets.values()), default=1.0)
+
+    def tokens_max(self) -> float:
+        """Return the most tokens that one request can have by the known limits; infinite without any."""
+        return min((one.size for window, one in self._buckets.items() if window.counts_tokens), default=math.inf)
 
     def take(self, tokens: float, now: float) -> None:
         """Count a request of `tokens`, at most the whole of each bucket: others must not wait for more."""

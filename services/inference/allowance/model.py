@@ -101,6 +101,9 @@ class Settlement:
 class AllowanceView(Protocol):
     """Port to the view of Groq's limits and of the order in which accounts are served."""
 
+    def tokens_max(self, model: str) -> float:
+        """Return the most tokens that one request can have by the known limits of a model; infinite without any."""
+
     async def acquire(self, model: str, demands: Sequence[Demand], *, grants_max: int, is_waiting: bool) -> Turn:
         """Take the allowance for as many demands as possible, in the order of the accounts' shares.
 

@@ -1,5 +1,6 @@
 """A replica's own view of Groq's limits, in memory."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -82,6 +83,11 @@ class OwnView:
                 shares.leave(demand.account_id)
             grants.append(Grant(position, key))
         return Turn(grants, 0.0)
+
+    def tokens_max(self, model: str) -> float:
+        """Return the most tokens of one request; see `AllowanceView.tokens_max`."""
+        state = self._models.get(model)
+        return max((one.tokens_max() for one in state.keys.values()), default=math.inf) if state else math.inf
 
     def take(self, model: str, key: int, demand: Demand, now: float) -> None:
         """Count a request that is granted."""

@@ -96,6 +96,10 @@ class SharedView:
         """Whether Redis is used; otherwise it has failed, and the own view is."""
         return self._clock.monotonic() >= self._closed_until
 
+    def tokens_max(self, model: str) -> float:
+        """Return the most tokens of one request; see `AllowanceView.tokens_max`."""
+        return self._own.tokens_max(model)
+
     async def acquire(self, model: str, demands: Sequence[Demand], *, grants_max: int, is_waiting: bool) -> Turn:
         """Take the allowance for as many demands as possible; see `AllowanceView.acquire`.
 

@@ -23,6 +23,8 @@ _POLL_SECONDS_MAX = 0.5
 _POLL_SECONDS_MIN = 0.001
 _NO_WAIT = -1.0
 """A maximum wait that admits nothing."""
+_TOO_LARGE_COUNTS = 30.0
+"""A request that is larger than a limit counts this part of it until Groq refuses it: about a usual request."""
 
 
 class UpstreamQueue:
@@ -75,6 +77,10 @@ class UpstreamQueue:
             UpstreamError: All keys are rejected or fail.
         """
         self._permits.record_account(waiter.account_id)
+        most = max(map(self._view.tokens_max, models))
+        if waiter.tokens > most:
+            # Groq refuses it at once, with an error that says so. An empty allowance, which it would need, never comes.
+            waiter.tokens = max(1, int(most / _TOO_LARGE_COUNTS))
         for model in models:
             if (slot := await self._try(model, waiter)) is not None:
                 return slot

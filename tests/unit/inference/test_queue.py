@@ -329,3 +329,17 @@ async def test_calls_wait_for_a_key_that_cools_down_and_fail_at_once_without_an_
         raise UpstreamError
     assert one.begun == ["a1"]
     assert one.is_unused
+
+
+async def test_a_request_larger_than_the_limit_is_sent_without_waiting_for_an_empty_allowance() -> None:
+    """Before, it waited for a time at which nothing was used, which never came while others sent anything."""
+    one = Calls(limits={TPM: 6_000})
+    await one.begin("a1", tokens=3_000)
+
+    await one.begin("b1", tokens=8_000)
+
+    assert one.begun == ["a1", "b1"]
+    await one.begin("c1", tokens=2_000)
+    assert one.begun == ["a1", "b1", "c1"], "it takes no more than a usual request"
+    await one.end("a1", "b1", "c1")
+    assert one.is_unused
