@@ -298,6 +298,25 @@ async def test_limits_stay_with_their_groq_key_if_keys_are_replaced_or_reordered
     assert not [name for name in await client.hgetall(f"{PREFIX}:{{other}}:state") if b"gsk" in name]
 
 
+async def test_groq_keys_that_were_removed_leave_nothing_after_two_days(stack: AsyncExitStack, valkey_url: str) -> None:
+    view = shared(stack, valkey_url)
+    view.observe("other", 0, [Observation(RPD, 1_000, 1_000)])
+    view.observe("other", 1, [Observation(RPD, 1_000, 1_000)])
+    await recorded(view)
+    client: Any = connect(valkey_url)
+    stack.push_async_callback(client.aclose)
+    state = f"{PREFIX}:{{other}}:state"
+    fields = [name for name in await client.hkeys(state) if name.endswith(b":at")]
+    await client.hset(state, fields[0], str(time.time() - 3 * 86_400))
+
+    await view.acquire("other", [demand(keys=3)], grants_max=1, is_waiting=False)
+
+    removed = fields[0].partition(b":")[0]
+    left = await client.hkeys(state)
+    assert not [name for name in left if name.startswith(removed)]
+    assert fields[1] in left
+
+
 async def test_models_that_groq_does_not_know_leave_no_keys_for_long(stack: AsyncExitStack, valkey_url: str) -> None:
     view = shared(stack, valkey_url, configured={"*": {RPM: 2}})
     client: Any = connect(valkey_url)

@@ -34,6 +34,16 @@ local fields = redis.call('HGETALL', state_key)
 for i = 1, #fields, 2 do
     load(fields[i], tonumber(fields[i + 1]))
 end
+for i = 1, #fields, 2 do
+    local field = fields[i]
+    if string.sub(field, -3) == ':at' and state[field] < now - STATE_SECONDS then -- Of a key that was removed.
+        local bucket = string.sub(field, 1, -3)
+        for _, name in ipairs({'at', 'used', 'limit'}) do
+            redis.call('HDEL', state_key, bucket .. name)
+            state[bucket .. name] = nil
+        end
+    end
+end
 
 local function save()
     local values = {}
