@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.fairness.world import Account, Result, compete
+from tests.valkey_backend import valkey_server, valkey_url
+
+__all__ = ["valkey_server", "valkey_url"]
 
 _IS_WHOLE = os.environ.get("FAIRNESS") == "whole"
 WINDOWS, SECONDS = (20, 6.0) if _IS_WHOLE else (5, 2.0)

@@ -13,9 +13,9 @@ from services.common.runtime.clock import SystemClock
 from services.inference.allowance.model import AllowanceView, Demand, Observation, Settlement, Window
 from services.inference.allowance.own_view import OwnView
 from services.inference.allowance.shared_view import PREFIX, SharedView, connect
-from tests.valkey_backend import ValkeyServer, own_valkey
+from tests.valkey_backend import ValkeyServer, own_valkey, valkey_server, valkey_url
 
-__all__ = ["own_valkey"]
+__all__ = ["own_valkey", "valkey_server", "valkey_url"]
 
 TPM, RPM, RPD = Window.TOKENS_PER_MINUTE, Window.REQUESTS_PER_MINUTE, Window.REQUESTS_PER_DAY
 LIMITS = {"m": {TPM: 6_000, RPM: 1_000}}

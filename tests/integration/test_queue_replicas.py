@@ -13,6 +13,9 @@ from services.inference.allowance.shared_view import SharedView, connect
 from services.inference.key_pool.pool import KeyPool
 from services.inference.requests.queue import UpstreamQueue
 from services.inference.requests.slots import Limits, Waiter
+from tests.valkey_backend import valkey_server, valkey_url
+
+__all__ = ["valkey_server", "valkey_url"]
 
 MODEL = "m"
 

@@ -71,7 +71,9 @@ class Buckets:
 
     def tokens_max(self) -> float:
         """Return the most tokens that one request can have by the known limits; infinite without any."""
-        return min((one.size for window, one in self._buckets.items() if window.counts_tokens), default=math.inf)
+        return min(
+            (float(one.limit) for window, one in self._buckets.items() if window.counts_tokens), default=math.inf
+        )
 
     def take(self, tokens: float, now: float) -> None:
         """Count a request of `tokens`, at most the whole of each bucket: others must not wait for more."""
