@@ -113,9 +113,12 @@ def _framing(members: JSONObject) -> int:
 
 def _prompt_texts(members: JSONObject) -> tuple[int, list[bytes]]:
     """Return the number of images, and the JSON of everything else: any member may become part of the prompt."""
+    messages = members.get("messages") or ()
+    if all(isinstance(message.get("content"), str) for message in messages):
+        return 0, [_encode(members)]
     images = 0
     texts = [_encode({name: value for name, value in members.items() if name != "messages"})]
-    for message in members.get("messages") or ():
+    for message in messages:
         content = message.get("content")
         texts.append(_encode({name: value for name, value in message.items() if name != "content"}))
         for part in content if isinstance(content, list) else (content,):

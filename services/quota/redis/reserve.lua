@@ -9,15 +9,15 @@
 -- KEYS[1]  quota:{bucket}:account:account_id   prefix of the account's entries; the day is appended here, or the month
 -- KEYS[2]  quota:{bucket}:holds                deadline of each hold of the bucket
 -- ARGV     clock offset in seconds, earliest and latest possible day, lifetime of a hold in milliseconds, account id,
---          key id, tokens of output that are wanted (0 for requests without an estimate), number of limits, then for
---          each limit its window (day, minute, month or concurrent), counter, limit, base, rate, initial count ('' for
+--          key id, tokens of output that are wanted (0 for requests without an estimate), number of limits, counters of
+--          limits that are not set, separated by blanks (`@month` after those of a month), then for each limit its window (day, minute, month or concurrent), counter, limit, base, rate, initial count ('' for
 --          none) and the day of the initial count; then request ids
 -- Returns  {day, now in milliseconds, 0, then for each limit whether it has no counter (1 or 0)} if one has neither a
 --          counter nor an initial count for this window; otherwise {day, now in milliseconds, 1, then for each request
 --          id: held (1) or denied (0), tokens of output, then for each limit: charged, held}; without request ids, for
 --          each limit: charged, held
 
-local FIELDS, FIRST, MINUTES_AHEAD_MAX = 7, 9, 10
+local FIELDS, FIRST, MINUTES_AHEAD_MAX = 7, 10, 10
 local offset_seconds, first_day, last_day = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local hold_ms, account_id, key_id = tonumber(ARGV[4]), ARGV[5], ARGV[6]
 local wanted_output, limits_count = tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -63,17 +63,10 @@ for i = first_id, #ARGV do
 end
 -- Counters of limits that are no longer set miss what is charged from now on. They are dropped, and start from the ledger
 -- when their limits are set again.
-local counted, unused = {}, {}
-for i = FIRST, first_id - 1, FIELDS do
-  counted[ARGV[i + 1] .. (ARGV[i] == 'month' and '@month' or '')] = true
-end
-for _, owner in ipairs({key_id, account_id}) do
-  for _, counter in ipairs({owner .. ':tokens', owner .. ':cost', owner .. ':cost@month'}) do
-    if not counted[counter] then
-      unused[#unused + 1] = counter
-      fields[#fields + 1] = counter
-    end
-  end
+local unused = {}
+for counter in string.gmatch(ARGV[9], '%S+') do
+  unused[#unused + 1] = counter
+  fields[#fields + 1] = counter
 end
 local values = redis.call('HMGET', entries, unpack(fields))
 local month_text = month and string.format('%d', month)
@@ -174,13 +167,13 @@ for i = first_id, #ARGV do
         local amount = one.base + math.ceil(output * one.rate / 1000000)
         one.held = one.held + amount
         if one.window ~= 'concurrent' then
-          taken = taken .. ' ' .. one.name .. ' ' .. string.format('%d', amount)
+          taken = taken .. ' ' .. one.name .. ' ' .. amount
         end
         if one.window == 'month' then
-          month_taken = month_taken .. ' ' .. one.counter .. ' ' .. string.format('%d', amount)
+          month_taken = month_taken .. ' ' .. one.counter .. ' ' .. amount
         end
       end
-      is_held = now_ms .. ' ' .. account_id .. ' ' .. key_id .. ' ' .. string.format('%d', output)
+      is_held = now_ms .. ' ' .. account_id .. ' ' .. key_id .. ' ' .. output
       held_ids[request_id] = is_held
       changes[#changes + 1] = request_id
       changes[#changes + 1] = is_held .. taken
@@ -210,6 +203,11 @@ if next(held_ids) then
       one.changes[#one.changes + 1] = one.counter .. ':held'
       one.changes[#one.changes + 1] = one.held
     end
+    if one.window == 'month' then
+      -- The day's entries say that its requests are counted in the month.
+      changes[#changes + 1] = one.counter .. '@month'
+      changes[#changes + 1] = 1
+    end
     if one.is_new then
       one.changes[#one.changes + 1] = one.counter
       one.changes[#one.changes + 1] = 0
@@ -223,13 +221,5 @@ if #changes > 0 then
 end
 if #month_changes > 0 then
   redis.call('HSET', month_entries, unpack(month_changes))
-end
-if next(held_ids) and month then
-  -- The day's entries say that its requests are counted in the month.
-  for _, one in ipairs(limits) do
-    if one.window == 'month' then
-      redis.call('HSET', entries, one.counter .. '@month', 1)
-    end
-  end
 end
 return answer

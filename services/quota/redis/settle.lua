@@ -63,7 +63,7 @@ for name, counts in pairs(changes) do
       -- A counter that was dropped since the reserve starts from the ledger.
       if values[i] then
         set[#set + 1] = field
-        set[#set + 1] = string.format('%d', tonumber(values[i]) + counts[field])
+        set[#set + 1] = values[i] + counts[field]
       end
     end
     if #set > 0 then

@@ -129,7 +129,7 @@ class RedisHoldStore:
         account_id, key_id, vector, estimate = group
         arguments = (
             *(self._offset, *self.clock.days(self._offset), self._hold_ms, account_id, key_id),
-            *(estimate.output_tokens if estimate else 0, len(vector.limits)),
+            *(estimate.output_tokens if estimate else 0, len(vector.limits), vector.unused(account_id, key_id)),
             *vector.arguments(account_id, key_id, estimate, initial),
         )
         return Step(RESERVE, (entries_of(account_id), deadlines_of(account_id)), (*arguments, *request_ids))

@@ -13,6 +13,8 @@ _NO_LIMIT = 10**9
 """More requests than can ever be counted in a day."""
 _VECTORS_MAX = 1_000
 _MILLION = 1_000_000
+_LEDGER_COUNTERS = ((Unit.TOKENS, Window.DAY), (Unit.COST, Window.DAY), (Unit.COST, Window.MONTH))
+"""Counters besides those of requests that start from the ledger."""
 
 InitialCounts = dict[tuple[str, str, Unit, Window | None], tuple[int, int]]
 """By account id, key id, unit and window: the initial count and the first day of its window."""
@@ -35,7 +37,7 @@ class _Place(NamedTuple):
 class Vector:
     """All limits of a reserve: requests per day of the key, then of the account, then the others."""
 
-    __slots__ = ("_daily", "_places", "_tokens", "limits", "others")
+    __slots__ = ("_daily", "_places", "_tokens", "_unused", "limits", "others")
 
     def __init__(self, limit: int, account_limit: int | None, others: tuple[Limit, ...]) -> None:
         of_account = _NO_LIMIT if account_limit is None else min(account_limit, _NO_LIMIT)
@@ -48,6 +50,13 @@ class Vector:
         self._places = tuple(_place(one) for one in self.limits)
         # Quota counts the account's requests even if they are not limited.
         self._daily = (0, 1) if of_account < _NO_LIMIT else (0,)
+        counted = {(one.scope, one.unit, one.window) for one in self.limits}
+        self._unused = [
+            (scope is Scope.KEY, f":{unit.value}{'@month' if window is Window.MONTH else ''}")
+            for scope in Scope
+            for unit, window in _LEDGER_COUNTERS
+            if (scope, unit, window) not in counted
+        ]
         self._tokens = tuple(i for i, one in enumerate(self.limits) if one.unit is Unit.TOKENS)
 
     def arguments(
@@ -61,6 +70,10 @@ class Vector:
                 count = initial.get(counter, _NO_COUNT)
             arguments += (window, (key_id if is_of_key else account_id) + suffix, amount, *taken[unit], *count)
         return arguments
+
+    def unused(self, account_id: str, key_id: str) -> str:
+        """Return the counters of limits that are not set, separated by blanks."""
+        return " ".join((key_id if is_of_key else account_id) + suffix for is_of_key, suffix in self._unused)
 
     def missing(self, account_id: str, key_id: str, day: int, flags: Sequence[int]) -> tuple[Counter, ...]:
         """Return the counters that are missing by the script's flags."""
