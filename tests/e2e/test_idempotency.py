@@ -223,6 +223,7 @@ async def test_a_client_that_left_in_the_middle_gets_the_whole_answer_later(
     assert running.ledger(key)[0]["outcome"] == "answered"
 
 
+@pytest.mark.long  # It waits until the claim of the killed gateway ends.
 async def test_a_killed_gateway_leaves_it_to_the_ledger_whether_a_repeat_runs(
     running: Stack, key: Key, caller: Caller
 ) -> None:

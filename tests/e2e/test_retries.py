@@ -18,7 +18,7 @@ from services.local import valkey
 from tests.e2e.console.browser import PASSWORD, Browser, secret_of
 from tests.e2e.stack import Key, Stack, running_stack, say
 
-pytestmark = pytest.mark.xdist_group("retries")
+pytestmark = [pytest.mark.xdist_group("retries"), pytest.mark.long]
 
 MODEL = "openai/gpt-oss-20b"
 CHAT = "/v1/chat/completions"
@@ -29,9 +29,7 @@ _SLOW_STREAM: Any = [{"role": "user", "content": "[[standin:slow headers_ms=2500
 """SDKs repeat the request of a stream only before its first event."""
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(2, id="workers"), pytest.param(0, id="services", marks=pytest.mark.long)]
-)
+@pytest.fixture(scope="module", params=[pytest.param(2, id="workers"), pytest.param(0, id="services")])
 def running(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """Yield a stack with two gateways that keeps answers. Tests may kill its second Valkey and its second gateway."""
     with running_stack(
@@ -130,7 +128,6 @@ async def test_without_the_property_each_retry_runs_and_is_charged(running: Stac
     assert await _charges(running, key) == [1, 1]
 
 
-@pytest.mark.long  # It waits until the claim of the killed gateway ends.
 async def test_a_request_of_a_killed_gateway_is_charged_once(running: Stack, key: Key) -> None:
     """Retries wait for the ledger. With four services, inference has charged the request, whose answer is gone."""
     has_services = "gateway-2" in running.names

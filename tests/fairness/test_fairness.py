@@ -40,7 +40,8 @@ def _folders(path: Path, count: int) -> list[Path]:
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("replicas", [1, pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("replicas", [1, 3])
 async def test_an_account_with_fifty_calls_gets_the_share_of_any_other(
     tmp_path: Path, valkey_url: str, replicas: int
 ) -> None:
