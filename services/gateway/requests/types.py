@@ -38,7 +38,7 @@ class Principal:
     key_name: str = ""
     """Name of the key; empty if auth is of a version that does not send it."""
     plan: str = ""
-    """Name of the account's plan; empty likewise."""
+    """Name of the account's plan; empty if auth is of a version that does not send it."""
     deduplicate_retries: bool = False
     """Whether an automatic retry of an SDK gets the answer of the request that it retries."""
 

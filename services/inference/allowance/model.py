@@ -59,7 +59,7 @@ class Grant(NamedTuple):
     """Permission to send a request."""
 
     position: int
-    """Position of its demand."""
+    """Index of the demand in the arguments of `acquire`."""
     key: int
     """Index of the key to use."""
 
@@ -69,9 +69,9 @@ class Turn(NamedTuple):
 
     grants: Sequence[Grant]
     seconds: float
-    """Time after which to ask again for the other demands; 0 if all were granted."""
+    """Seconds to wait before the demands that were not granted are retried; 0 if all were granted."""
     is_behind: bool = False
-    """Whether an account that is not among the demands is to be served first."""
+    """Whether an account without a demand in this call has a smaller share so far and comes first."""
 
 
 class Admission(NamedTuple):
@@ -105,7 +105,7 @@ class AllowanceView(Protocol):
         """Return the most tokens that one request can have by the known limits of a model; infinite without any."""
 
     async def acquire(self, model: str, demands: Sequence[Demand], *, grants_max: int, is_waiting: bool) -> Turn:
-        """Take the allowance for as many demands as possible, in the order of the accounts' shares.
+        """Take tokens for as many demands as possible. The account with the smallest share so far comes first.
 
         Args:
             model: Groq's model.

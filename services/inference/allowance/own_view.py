@@ -15,7 +15,7 @@ ACTIVE = 1 / 6
 LEFT_STEPS = 20
 """In how many steps it is compared what keys have left."""
 _NEXT_SECONDS = 0.001
-"""Time after which to ask for the other demands if one of them is to be served first."""
+"""Seconds to wait before the other demands are retried if one of them comes first."""
 _MODELS_MAX = 1_000
 """Maximum number of models, since callers choose the names."""
 _ACCOUNTS_MAX = 1_000
