@@ -34,15 +34,14 @@ from services.gateway.apis.receipts import Counters, Ledger, Receipts
 from services.gateway.apis.routes import API
 from services.gateway.apis.stored_responses import StoredResponses
 from services.gateway.apis.surfaces import Surfaces, render_error
+from services.gateway.clients import inference, quota
 from services.gateway.clients.auth import GrpcAuthClient
 from services.gateway.clients.batched_quota import BatchedQuota
 from services.gateway.clients.channels import Channels, open_channels
 from services.gateway.clients.dependencies import InferenceDependencies, QuotaDependencies
 from services.gateway.clients.idempotency import GrpcIdempotencyStore
-from services.gateway.clients.inference import GrpcInference
 from services.gateway.clients.ledger import GrpcCounters, GrpcLedger
 from services.gateway.clients.plan_events import GrpcPlanEvents
-from services.gateway.clients.quota import GrpcQuotaBatches
 from services.gateway.clients.responses import GrpcResponseStore
 from services.gateway.console.wiring import open_console
 from services.gateway.dependencies import Dependencies, Source
@@ -131,7 +130,7 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
         stack.enter_context(metrics.served(settings.metrics_listen))
         channels = await open_channels(settings, stack)
         if ports is None:
-            ports = _grpc_ports(channels, settings)
+            ports = await _grpc_ports(channels, settings, stack)
         revocations = RevocationRegistry(SystemClock())
         authenticator = AuthCache(ports.auth, SystemClock(), revocations, auth_cache_max=settings.auth_cache_max)
         dependencies = Dependencies(ports.dependencies)
@@ -175,11 +174,20 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
         await settlements.drain(timeout_seconds=min(_SETTLEMENT_SECONDS, settings.grace_seconds))
 
 
-def _grpc_ports(channels: Channels, settings: GatewaySettings) -> Ports:
+async def _grpc_ports(channels: Channels, settings: GatewaySettings, stack: AsyncExitStack) -> Ports:
+    quota_seconds, call_seconds = settings.quota_timeout_seconds, settings.call_seconds_max
+    quota_calls = await stack.enter_async_context(quota.multiplex_client(channels.quota, timeout_seconds=quota_seconds))
+    inference_calls = await stack.enter_async_context(
+        inference.multiplex_client(channels.inference, timeout_seconds=call_seconds)
+    )
     return Ports(
         auth=GrpcAuthClient(channels.auth, timeout_seconds=settings.auth_timeout_seconds),
-        quota=BatchedQuota(GrpcQuotaBatches(channels.quota, timeout_seconds=settings.quota_timeout_seconds)),
-        inference=GrpcInference(channels.inference, timeout_seconds=settings.call_seconds_max),
+        quota=BatchedQuota(
+            quota.GrpcQuotaBatches(channels.quota, timeout_seconds=quota_seconds, multiplexed=quota_calls)
+        ),
+        inference=inference.GrpcInference(
+            channels.inference, timeout_seconds=call_seconds, multiplexed=inference_calls
+        ),
         counters=GrpcCounters(channels.quota, timeout_seconds=RECEIPT_SECONDS_MAX),
         ledger=GrpcLedger(channels.inference, timeout_seconds=RECEIPT_SECONDS_MAX),
         responses=GrpcResponseStore(channels.inference, timeout_seconds=STORE_SECONDS_MAX),

@@ -97,7 +97,17 @@ class ChatCall:
     include_usage: bool
     """Whether the stream must end with a chunk that contains only the usage."""
     size_bytes: int = 0
-    """Size of the protobuf message."""
+    """Size of the request."""
+
+    @classmethod
+    def from_members(cls, members: JSONObject, *, default_model: str, size_bytes: int) -> "ChatCall":
+        """Return the call of a gateway, which has checked the members. They are changed."""
+        model = members.pop("model", None) or default_model
+        options = members.pop("stream_options", None)
+        if options:
+            members["stream_options"] = options
+        include_usage = bool(options and options.get("include_usage"))
+        return cls(members, model, include_usage=include_usage, size_bytes=size_bytes)
 
     @property
     def images(self) -> int:

@@ -1,10 +1,13 @@
 """gRPC servicers of the inference service and the usage ledger. Convert between protobuf and domain objects."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from services.common.errors import InvalidRequest, NotFound
+from services.common.rpc.multiplex.server import MultiplexServer, Put
 from services.common.rpc.types import Context
 from services.common.rpc.verdict import row_verdict_to_proto, row_verdicts_to_proto
+from services.common.verdict import RowVerdict
 from services.inference import translate
 from services.inference.catalogue import Catalogue
 from services.inference.key_pool.check import KeyCheck
@@ -21,6 +24,12 @@ from services.inference.ledger.checks import (
 from services.inference.ledger.writer import LedgerStore
 from services.inference.requests.lifecycle import Completions
 from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usage_pb2_grpc
+
+_RPCS = {True: "StreamChatCompletion", False: "CreateChatCompletion"}
+_METHODS = {
+    stream: f"/{inference_pb2.DESCRIPTOR.services_by_name['InferenceService'].full_name}/{name}"
+    for stream, name in _RPCS.items()
+}
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
@@ -41,6 +50,16 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self._catalogue = catalogue
         self._key_check = key_check
         self._default_model = default_model
+        self._multiplexed = MultiplexServer(
+            self._answer,
+            response_type=inference_pb2.MultiplexResponse,
+            result_type=inference_pb2.MultiplexedResult,
+            method_of=lambda call: _METHODS[call.stream],
+        )
+
+    def drain(self) -> None:
+        """Make gateways send further requests to other replicas. Requests in progress continue."""
+        self._multiplexed.drain()
 
     async def CreateChatCompletion(
         self, request: inference_pb2.CreateChatCompletionRequest, context: Context
@@ -70,6 +89,27 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 verdict, amounts = row_verdict_to_proto(part)
                 yield inference_pb2.StreamChatCompletionResponse(verdict=verdict, amounts=amounts)
 
+    async def Multiplex(  # type: ignore[override] # gRPC also accepts a coroutine that reads and writes
+        self, request_iterator: AsyncIterator[inference_pb2.MultiplexRequest], context: Context
+    ) -> None:
+        """Answer the requests of a gateway."""
+        await self._multiplexed.serve(context)
+
+    async def _answer(self, call: inference_pb2.MultiplexedCall, put: Put) -> None:
+        """Answer one request of a stream of requests."""
+        chat = translate.multiplexed_chat_call(call.chat_json, default_model=self._default_model)
+        context = translate.request_context(call.context)
+        if not call.stream:
+            answer = await self._completions.create(chat, context)
+            await put(_last_result(answer.verdict, answer.text), len(answer.text))
+            return
+        async with aclosing(self._completions.stream(chat, context)) as parts:
+            async for part in parts:
+                if isinstance(part, list):
+                    await put(inference_pb2.MultiplexedResult(chunks_json=part), sum(map(len, part)))
+                else:
+                    await put(_last_result(part), 0)
+
     async def ListModels(
         self, request: inference_pb2.ListModelsRequest, context: Context
     ) -> inference_pb2.ListModelsResponse:
@@ -86,6 +126,11 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             name="groq", state=translate.dependency_state(check.state), message=check.message
         )
         return inference_pb2.GetDependenciesResponse(dependencies=[groq])
+
+
+def _last_result(verdict: RowVerdict | None, text: bytes = b"") -> inference_pb2.MultiplexedResult:
+    value, amounts = row_verdict_to_proto(verdict)
+    return inference_pb2.MultiplexedResult(completion_json=text, verdict=value, amounts=amounts, is_last=True)
 
 
 class UsageService(usage_pb2_grpc.UsageServiceServicer):

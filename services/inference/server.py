@@ -95,15 +95,10 @@ async def serve(settings: InferenceSettings, parts: Parts | None = None) -> None
         server = await stack.enter_async_context(GrpcServer(settings.listen, settings, callers=_CALLERS))
         if parts is None:
             parts = await build(settings, stack)
-        inference_pb2_grpc.add_InferenceServiceServicer_to_server(
-            InferenceService(
-                parts.completions,
-                parts.catalogue,
-                key_check=parts.key_check,
-                default_model=settings.default_model,
-            ),
-            server.grpc,
+        service = InferenceService(
+            parts.completions, parts.catalogue, key_check=parts.key_check, default_model=settings.default_model
         )
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server.grpc)
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(parts.store), server.grpc)
         responses_pb2_grpc.add_StoredResponseServiceServicer_to_server(
             StoredResponseService(parts.responses), server.grpc
@@ -111,7 +106,7 @@ async def serve(settings: InferenceSettings, parts: Parts | None = None) -> None
         idempotency_pb2_grpc.add_IdempotencyServiceServicer_to_server(
             IdempotencyService(parts.idempotency), server.grpc
         )
-        await server.run(list(_CALLERS))
+        await server.run(list(_CALLERS), on_drain=service.drain)
         # No call is left. Answers that are still read from Groq have the rest of the grace, and so have rows.
         await server.wait_in_grace(parts.completions.finish())
         await parts.completions.close()

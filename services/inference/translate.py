@@ -52,6 +52,21 @@ def chat_call(chat: chat_pb2.ChatRequest, *, default_model: str) -> ChatCall:
     return ChatCall(members, model, include_usage=chat.stream_options.include_usage, size_bytes=chat.ByteSize())
 
 
+def multiplexed_chat_call(text: bytes, *, default_model: str) -> ChatCall:
+    """Convert a chat request of a gateway, which has checked it.
+
+    Raises:
+        InvalidRequest: It is not a JSON object, or it has no messages.
+    """
+    try:
+        members = _decode(text)
+    except msgspec.DecodeError as exc:
+        raise InvalidRequest("chat_json: expected the text of a JSON object") from exc
+    if not members.get("messages"):
+        raise InvalidRequest("messages: expected at least one", details=ErrorDetails(param="messages"))
+    return ChatCall.from_members(members, default_model=default_model, size_bytes=len(text))
+
+
 def request_context(context: inference_pb2.RequestContext) -> CallContext:
     """Convert a request's context; a caller without one gets a context that does not count against a key.
 

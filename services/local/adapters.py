@@ -181,13 +181,7 @@ class LocalInference:
         return self._catalogue.list_models(permitted=tuple(permitted))
 
     def _call(self, chat: Chat) -> ChatCall:
-        members = dict(chat.members)
-        model = members.pop("model", None) or self._default_model
-        options = members.pop("stream_options", None)
-        if options:
-            members["stream_options"] = options
-        include_usage = bool(options and options.get("include_usage"))
-        return ChatCall(members, model, include_usage=include_usage, size_bytes=chat.body_bytes)
+        return ChatCall.from_members(dict(chat.members), default_model=self._default_model, size_bytes=chat.body_bytes)
 
     async def _resolve_abandoned(self, requests: Sequence[tuple[str, Outcome | None]]) -> Sequence[RowVerdict | None]:
         with _local_errors("inference_unavailable"):

@@ -1,7 +1,7 @@
 """gRPC servicer of the quota service. Converts between protobuf and domain objects."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from functools import lru_cache
 from operator import attrgetter
 
@@ -9,6 +9,7 @@ from services.common.errors import InvalidRequest
 from services.common.estimate import Estimate
 from services.common.limits import Limit
 from services.common.rpc.limits import limit_from_values, limit_to_proto, unit_to_proto, window_to_proto
+from services.common.rpc.multiplex.server import MultiplexServer, Put
 from services.common.rpc.types import Context
 from services.common.rpc.verdict import amounts_from_proto, verdict_from_proto
 from services.common.timestamps import timestamp
@@ -39,6 +40,8 @@ _KINDS = {
 }
 _KEY_REQUESTS, _ACCOUNT_REQUESTS = "key:requests:day", "account:requests:day"
 _AMOUNT_MAX = 10**15
+_RESULT_BYTES = 64 * 1024
+"""About the size of the largest results."""
 _VECTORS_MAX = 1_000
 """Most reserves have the limits of an earlier one."""
 _LimitValues = tuple[int, int, int, int]
@@ -51,6 +54,11 @@ _STATES = {
     State.UNREACHABLE: quota_pb2.DEPENDENCY_STATE_UNREACHABLE,
 }
 
+_METHODS = {
+    request: f"/{quota_pb2.DESCRIPTOR.services_by_name['QuotaService'].full_name}/{name}"
+    for request, name in {"reserve": "Reserve", "settle": "Settle"}.items()
+}
+
 
 class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
     """Implements Reserve, Settle, GetStatus, Verify and GetDependencies."""
@@ -61,17 +69,48 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
         self._redis = redis
         self._accounts: dict[str, str] = {}
         """Account of each key, for settlements by gateways of the previous version, which name only the key."""
+        self._multiplexed = MultiplexServer(
+            self._answer,
+            response_type=quota_pb2.MultiplexResponse,
+            result_type=quota_pb2.MultiplexedResult,
+            method_of=lambda call: _METHODS.get(call.WhichOneof("request"), "unknown"),
+        )
+
+    def drain(self) -> None:
+        """Make gateways send further calls to other replicas. Calls in progress continue."""
+        self._multiplexed.drain()
+
+    async def Multiplex(  # type: ignore[override] # gRPC also accepts a coroutine that reads and writes
+        self, request_iterator: AsyncIterator[quota_pb2.MultiplexRequest], context: Context
+    ) -> None:
+        """Answer calls of a gateway."""
+        await self._multiplexed.serve(context)
+
+    async def _answer(self, call: quota_pb2.MultiplexedCall, put: Put) -> None:
+        """Answer one call of a stream of calls."""
+        result = quota_pb2.MultiplexedResult(is_last=True)
+        if call.HasField("settle"):
+            result.settle.CopyFrom(await self._settle(call.settle))
+        else:
+            result.reserve.CopyFrom(await self._reserve(call.reserve))
+        await put(result, _RESULT_BYTES)
 
     async def Reserve(self, request: quota_pb2.ReserveRequest, context: Context) -> quota_pb2.ReserveResponse:
         """Hold one slot for each reservation."""
+        return await self._reserve(request)
+
+    async def Settle(self, request: quota_pb2.SettleRequest, context: Context) -> quota_pb2.SettleResponse:
+        """Close holds by their verdicts."""
+        return await self._settle(request)
+
+    async def _reserve(self, request: quota_pb2.ReserveRequest) -> quota_pb2.ReserveResponse:
         _check_size(len(request.reservations), "reservations")
         reservations = [_reservation(item) for item in request.reservations]
         self._remember_accounts(reservations)
         outcomes = await self._holds.reserve(reservations)
         return quota_pb2.ReserveResponse(results=[_result(outcome) for outcome in outcomes])
 
-    async def Settle(self, request: quota_pb2.SettleRequest, context: Context) -> quota_pb2.SettleResponse:
-        """Close holds by their verdicts."""
+    async def _settle(self, request: quota_pb2.SettleRequest) -> quota_pb2.SettleResponse:
         _check_size(len(request.settlements), "settlements")
         items = [_settlement(item, self._accounts.get(item.key_id, "")) for item in request.settlements]
         known = [item for item in items if item.account_id]

@@ -57,10 +57,9 @@ async def serve(settings: QuotaSettings, parts: Parts | None = None) -> None:
                 ledger=GrpcLedger(channel, timeout_seconds=settings.ledger_timeout_seconds),
                 sweep_ledger=GrpcLedger(channel, timeout_seconds=SWEEP_LEDGER_SECONDS),
             )
-        quota_pb2_grpc.add_QuotaServiceServicer_to_server(
-            QuotaService(parts.holds, parts.sweeper, parts.redis), server.grpc
-        )
-        await server.run([_SERVICE])
+        service = QuotaService(parts.holds, parts.sweeper, parts.redis)
+        quota_pb2_grpc.add_QuotaServiceServicer_to_server(service, server.grpc)
+        await server.run([_SERVICE], on_drain=service.drain)
 
 
 async def build(settings: QuotaSettings, stack: AsyncExitStack, *, ledger: Ledger, sweep_ledger: SweepLedger) -> Parts:

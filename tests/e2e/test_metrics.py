@@ -60,6 +60,8 @@ async def test_latencies_and_requests_in_progress_are_exported(watched: Watched)
         "stack_key_look_ups_total",
     ):
         assert metrics.value(name) > 0, f"{name} exports nothing"
+    for service in ("quota", "inference"):
+        assert metrics.value("stack_rpc_multiplexed_streams", service=service) == 1, "each call is an RPC of its own"
     assert metrics.value("stack_upstream_key_usable", key="1") == 1
     assert metrics.value("stack_key_watch_up") == 1
     # A sweep or a reconciliation may have an RPC of its own at any one moment.

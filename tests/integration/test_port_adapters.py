@@ -38,7 +38,9 @@ from services.gateway.clients.auth import GrpcAuthClient
 from services.gateway.clients.batched_quota import BatchedQuota, QuotaBatches, ReserveItem, SettleItem
 from services.gateway.clients.idempotency import GrpcIdempotencyStore
 from services.gateway.clients.inference import GrpcInference
+from services.gateway.clients.inference import multiplex_client as inference_client
 from services.gateway.clients.quota import GrpcQuotaBatches
+from services.gateway.clients.quota import multiplex_client as quota_client
 from services.gateway.clients.responses import GrpcResponseStore
 from services.gateway.keys.auth_client import AuthClient, Authentication, WatchEvent
 from services.gateway.requests.idempotency_types import Claim, ClaimState, IdempotencyKey, IdempotencyStore
@@ -76,6 +78,7 @@ from stack.auth.v1 import auth_pb2_grpc
 from stack.inference.v1 import idempotency_pb2_grpc, inference_pb2_grpc, responses_pb2_grpc, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2_grpc
 from tests.integration.common.grpc_world import socket_path
+from tests.integration.common.multiplexing import until_open
 
 _SECONDS = 10
 _DEADLINE_SECONDS = 0.3
@@ -93,6 +96,8 @@ _CHAT = Chat(
 )
 
 ADAPTERS = pytest.mark.parametrize("adapter", ["grpc", "local"])
+CALL_ADAPTERS = pytest.mark.parametrize("adapter", ["grpc", "multiplexed", "local"])
+"""Those of quota and inference, whose calls may share a stream."""
 
 
 @asynccontextmanager
@@ -152,10 +157,15 @@ async def _quota(
         return
     service = QuotaService(domain, cast(Any, None), cast(Any, None))
     async with _serving(lambda server: quota_pb2_grpc.add_QuotaServiceServicer_to_server(service, server)) as channel:
-        yield GrpcQuotaBatches(channel, timeout_seconds=timeout_seconds)
+        if adapter == "grpc":
+            yield GrpcQuotaBatches(channel, timeout_seconds=timeout_seconds)
+            return
+        async with quota_client(channel, timeout_seconds=timeout_seconds) as multiplexed:
+            await until_open(multiplexed)
+            yield GrpcQuotaBatches(channel, timeout_seconds=timeout_seconds, multiplexed=multiplexed)
 
 
-@ADAPTERS
+@CALL_ADAPTERS
 async def test_each_reserve_of_a_batch_gets_its_own_outcome(adapter: str) -> None:
     holds = ScriptedHolds([Held(_OF_KEY, 1_728_000_000.25), Denied(_OF_KEY), CounterUnavailable()])
     async with _quota(adapter, holds) as quota:
@@ -171,7 +181,7 @@ async def test_each_reserve_of_a_batch_gets_its_own_outcome(adapter: str) -> Non
     assert holds.seen == [[Reservation(f"req_{n}", "key_1", "acc_1", 10) for n in range(3)]]
 
 
-@ADAPTERS
+@CALL_ADAPTERS
 async def test_the_accounts_limit_is_sent_and_shown_where_it_is_the_tightest(adapter: str) -> None:
     of_account = LimitStatus(Limit(Scope.ACCOUNT, Unit.REQUESTS, Window.DAY, 30), _STATUS)
     holds = ScriptedHolds([Held(of_account, 1_728_000_000.25), Denied(of_account)])
@@ -186,7 +196,7 @@ async def test_the_accounts_limit_is_sent_and_shown_where_it_is_the_tightest(ada
     assert holds.seen == [[Reservation(f"req_{n}", "key_1", "acc_1", 10, 30) for n in range(2)]]
 
 
-@ADAPTERS
+@CALL_ADAPTERS
 async def test_quota_counts_an_account_that_continues_anothers_counts_under_that_ones_id(adapter: str) -> None:
     holds = ScriptedHolds([Held(_OF_KEY, 1_728_000_000.25)])
     principal = replace(_PRINCIPAL, quota_account_id="acc_old")
@@ -201,7 +211,7 @@ async def test_quota_counts_an_account_that_continues_anothers_counts_under_that
     ]
 
 
-@ADAPTERS
+@CALL_ADAPTERS
 async def test_a_hold_that_cannot_be_closed_fails_alone(adapter: str) -> None:
     holds = ScriptedHolds([True, None, False])
     items = [SettleItem(_HOLD, verdict) for verdict in (CHARGED, RELEASED, RELEASED)]
@@ -212,7 +222,7 @@ async def test_a_hold_that_cannot_be_closed_fails_alone(adapter: str) -> None:
     assert holds.seen == [[Settlement("req_1", "acc_1", 20_000, item.verdict.verdict) for item in items]]
 
 
-@ADAPTERS
+@CALL_ADAPTERS
 @pytest.mark.parametrize("step", ["reserve", "settle"])
 async def test_a_quota_that_does_not_answer_in_time_is_unavailable(adapter: str, step: str) -> None:
     async with _quota(adapter, ScriptedHolds(hangs=True), timeout_seconds=_DEADLINE_SECONDS) as quota:
@@ -222,7 +232,7 @@ async def test_a_quota_that_does_not_answer_in_time_is_unavailable(adapter: str,
     assert raised.value.reason == "quota_unavailable"
 
 
-@ADAPTERS
+@CALL_ADAPTERS
 async def test_an_error_of_quota_arrives_with_its_reason(adapter: str) -> None:
     holds = ScriptedHolds(error=Unavailable("Redis is away.", reason="redis_unavailable"))
     async with _quota(adapter, holds) as quota:
@@ -231,7 +241,7 @@ async def test_an_error_of_quota_arrives_with_its_reason(adapter: str) -> None:
     assert (raised.value.reason, raised.value.message) == ("redis_unavailable", "Redis is away.")
 
 
-@ADAPTERS
+@CALL_ADAPTERS
 async def test_an_unexpected_error_of_quota_is_an_internal_error_without_its_text(adapter: str) -> None:
     async with _quota(adapter, ScriptedHolds(error=ValueError("a secret"))) as quota:
         with pytest.raises(InternalError) as raised:
@@ -239,7 +249,7 @@ async def test_an_unexpected_error_of_quota_is_an_internal_error_without_its_tex
     assert "secret" not in raised.value.message
 
 
-@ADAPTERS
+@CALL_ADAPTERS
 async def test_a_client_that_disconnects_does_not_withdraw_the_reserves_of_others(adapter: str) -> None:
     holds = ScriptedHolds([Held(_OF_KEY, 1.0), Held(_OF_KEY, 1.0)])
     async with _quota(adapter, holds) as batches:
@@ -253,7 +263,7 @@ async def test_a_client_that_disconnects_does_not_withdraw_the_reserves_of_other
     assert [one.request_id for one in holds.seen[0]] == ["req_1", "req_2"]
 
 
-@ADAPTERS
+@CALL_ADAPTERS
 async def test_a_hold_whose_client_disconnected_during_its_reserve_is_released(adapter: str) -> None:
     holds = ScriptedHolds([Held(_OF_KEY, 1.0)])
     async with _quota(adapter, holds) as batches:
@@ -351,7 +361,12 @@ async def _inference(
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(ledger), server)
 
     async with _serving(register) as channel:
-        yield GrpcInference(channel, timeout_seconds=_SECONDS)
+        if adapter == "grpc":
+            yield GrpcInference(channel, timeout_seconds=_SECONDS)
+            return
+        async with inference_client(channel, timeout_seconds=_SECONDS) as multiplexed:
+            await until_open(multiplexed)
+            yield GrpcInference(channel, timeout_seconds=_SECONDS, multiplexed=multiplexed)
 
 
 async def _ask(inference: Inference, received: list[Any], *, is_stream: bool, chat: Chat = _CHAT) -> None:
@@ -376,7 +391,7 @@ _BODIES = [
 ]
 
 
-@ADAPTERS
+@CALL_ADAPTERS
 async def test_the_account_and_the_one_of_its_counts_arrive_in_the_context(adapter: str) -> None:
     hold = replace(_HOLD, principal=replace(_PRINCIPAL, quota_account_id="acc_old"))
     completions = ScriptedCompletions([Answer(b"{}", CHARGED)])
@@ -387,22 +402,23 @@ async def test_the_account_and_the_one_of_its_counts_arrive_in_the_context(adapt
 
 
 @pytest.mark.parametrize("body", _BODIES)
-async def test_both_adapters_pass_the_same_call_to_inference(body: bytes) -> None:
+async def test_all_adapters_pass_the_same_call_to_inference(body: bytes) -> None:
     chat = parse_chat(body)
     seen = []
-    for adapter in ("grpc", "local"):
+    for adapter in ("grpc", "multiplexed", "local"):
         completions = ScriptedCompletions([Answer(b"{}", CHARGED)])
         async with _inference(adapter, completions) as inference:
             await inference.complete(_HOLD, chat)
         seen.append(completions.calls[0])
-    (call, context), (local_call, local_context) = seen
+    (call, context), *others = seen
 
-    assert _json(local_call.members) == _json(call.members)
-    assert (local_call.model, local_call.include_usage) == (call.model, call.include_usage)
-    assert local_context == context
+    for other_call, other_context in others:
+        assert _json(other_call.members) == _json(call.members)
+        assert (other_call.model, other_call.include_usage) == (call.model, call.include_usage)
+        assert other_context == context
 
 
-@ADAPTERS
+@CALL_ADAPTERS
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_the_surface_of_a_request_arrives_in_its_context(adapter: str, is_stream: bool) -> None:
     completions = ScriptedCompletions([] if is_stream else [Answer(b"{}", CHARGED)])
@@ -412,7 +428,7 @@ async def test_the_surface_of_a_request_arrives_in_its_context(adapter: str, is_
     assert [context.surface for _, context in completions.calls] == list(Surface)
 
 
-@ADAPTERS
+@CALL_ADAPTERS
 async def test_the_weight_of_the_account_arrives_in_the_context(adapter: str) -> None:
     completions = ScriptedCompletions([Answer(b"{}", CHARGED)])
     async with _inference(adapter, completions) as inference:
@@ -427,7 +443,7 @@ def _json(members: JSONObject) -> Any:
     return msgspec.json.decode(msgspec.json.encode(members))
 
 
-@ADAPTERS
+@CALL_ADAPTERS
 async def test_an_answer_arrives_with_its_verdict(adapter: str) -> None:
     members = {"id": "chatcmpl-1", "choices": [{"index": 0, "message": {"content": "é"}}], "extra": None}
     async with _inference(adapter, ScriptedCompletions([Answer(msgspec.json.encode(members), CHARGED)])) as inference:
@@ -436,7 +452,7 @@ async def test_an_answer_arrives_with_its_verdict(adapter: str) -> None:
     assert completion.verdict == CHARGED
 
 
-@ADAPTERS
+@CALL_ADAPTERS
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_an_error_arrives_with_its_verdict_and_facts(adapter: str, is_stream: bool) -> None:
     error = InvalidRequest("No.", reason="refused", details=ErrorDetails(param="model", verdict=Verdict.RELEASED))
@@ -450,7 +466,7 @@ async def test_an_error_arrives_with_its_verdict_and_facts(adapter: str, is_stre
     assert received == ([[b'{"id":"1"}']] if is_stream else [])
 
 
-@ADAPTERS
+@CALL_ADAPTERS
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_an_unexpected_error_of_inference_is_an_internal_error_without_its_text(
     adapter: str, is_stream: bool
@@ -461,7 +477,7 @@ async def test_an_unexpected_error_of_inference_is_an_internal_error_without_its
     assert "secret" not in raised.value.message
 
 
-@ADAPTERS
+@CALL_ADAPTERS
 async def test_events_that_arrive_together_are_delivered_together_and_the_verdict_last(adapter: str) -> None:
     parts = [[b'{"a":1}', b'{"b":2}'], [b'{"c":3}'], RowVerdict(Verdict.CHARGED, Amounts(7, 9))]
     async with _inference(adapter, ScriptedCompletions(parts)) as inference:
@@ -470,7 +486,7 @@ async def test_events_that_arrive_together_are_delivered_together_and_the_verdic
     assert [part for part in received[2:] if part is not None] == [parts[-1]]
 
 
-@ADAPTERS
+@CALL_ADAPTERS
 async def test_cancelling_a_call_cancels_it_in_inference(adapter: str) -> None:
     completions = ScriptedCompletions(waits=True)
     async with _inference(adapter, completions) as inference:
@@ -482,7 +498,7 @@ async def test_cancelling_a_call_cancels_it_in_inference(adapter: str) -> None:
         await _soon(completions.ended.wait())
 
 
-@ADAPTERS
+@CALL_ADAPTERS
 async def test_closing_a_stream_ends_it_in_inference(adapter: str) -> None:
     completions = ScriptedCompletions([[b'{"a":1}']], waits=True)
     async with _inference(adapter, completions) as inference:
@@ -491,7 +507,7 @@ async def test_closing_a_stream_ends_it_in_inference(adapter: str) -> None:
         await _soon(completions.ended.wait())
 
 
-@ADAPTERS
+@CALL_ADAPTERS
 async def test_cancelling_the_reader_of_a_stream_ends_it_in_inference(adapter: str) -> None:
     completions = ScriptedCompletions([[b'{"a":1}']], waits=True)
     async with _inference(adapter, completions) as inference:
@@ -509,7 +525,7 @@ async def test_cancelling_the_reader_of_a_stream_ends_it_in_inference(adapter: s
         await _soon(completions.ended.wait())
 
 
-@ADAPTERS
+@CALL_ADAPTERS
 async def test_abandoned_requests_are_resolved_with_their_reason(adapter: str) -> None:
     store = ScriptedStore(CHARGED, None)
     async with _inference(adapter, ScriptedCompletions(), store) as inference:
@@ -519,7 +535,7 @@ async def test_abandoned_requests_are_resolved_with_their_reason(adapter: str) -
     assert store.asked == [("req_1", Outcome.KEY_REVOKED), ("req_1", None)]
 
 
-@ADAPTERS
+@CALL_ADAPTERS
 async def test_models_are_listed_for_the_patterns_of_a_key(adapter: str) -> None:
     async with _inference(adapter, ScriptedCompletions()) as inference:
         (model,) = await inference.list_models(("llama*", "qwen"))

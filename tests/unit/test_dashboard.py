@@ -11,6 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from services.auth import metrics as auth_metrics
 from services.common.concurrency import batch
 from services.common.rpc import interceptors
+from services.common.rpc.multiplex import client as multiplex_client
 from services.common.telemetry import log
 from services.gateway import metrics as gateway_metrics
 from services.inference import metrics as inference_metrics
@@ -18,7 +19,7 @@ from services.quota import metrics as quota_metrics
 from tools.dashboard import definition, promql
 
 _ROOT = Path(__file__).parents[2]
-_METRICS = (auth_metrics, gateway_metrics, quota_metrics, inference_metrics, batch, interceptors, log)
+_METRICS = (auth_metrics, gateway_metrics, quota_metrics, inference_metrics, batch, interceptors, multiplex_client, log)
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 _OF_SCRAPING = {"container", "pod", "instance", "job", "namespace"}
 """Labels that Prometheus' operator adds to every scrape target."""

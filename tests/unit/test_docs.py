@@ -14,6 +14,7 @@ from services.auth import metrics as auth_metrics
 from services.auth.settings import AuthSettings
 from services.common.concurrency import batch
 from services.common.rpc import interceptors
+from services.common.rpc.multiplex import client as multiplex_client
 from services.common.runtime.settings import ServiceSettings
 from services.common.telemetry import log
 from services.gateway import metrics as gateway_metrics
@@ -27,7 +28,7 @@ from services.quota.settings import QuotaSettings
 _ROOT = Path(__file__).parents[2]
 _PAGES = sorted([*_ROOT.glob("*.md"), *(_ROOT / "docs").rglob("*.md")])
 _PATH = re.compile(r"\b(?:services|tools|tests|deploy|docs|examples|bench|protos|requirements)/[\w./-]*\w")
-_METRICS = (auth_metrics, gateway_metrics, quota_metrics, inference_metrics, batch, interceptors, log)
+_METRICS = (auth_metrics, gateway_metrics, quota_metrics, inference_metrics, batch, interceptors, multiplex_client, log)
 _SETTINGS = (ServiceSettings, GatewaySettings, AuthSettings, QuotaSettings, InferenceSettings, LocalSettings)
 
 _NOT_OF_THE_API = frozenset({"caller_not_expected", "invalid_limit", "no_verdict", "session_ended"})

@@ -13,6 +13,7 @@ from services.auth import metrics as auth_metrics
 from services.auth.settings import AuthSettings
 from services.common.concurrency import batch
 from services.common.rpc import interceptors
+from services.common.rpc.multiplex import client as multiplex_client
 from services.common.runtime.settings import ServiceSettings
 from services.common.telemetry import log
 from services.gateway import metrics as gateway_metrics
@@ -25,7 +26,7 @@ from services.quota.settings import QuotaSettings
 
 _ROOT = Path(__file__).parents[2]
 _SETTINGS = (ServiceSettings, GatewaySettings, AuthSettings, QuotaSettings, InferenceSettings, LocalSettings)
-_METRICS = (auth_metrics, gateway_metrics, quota_metrics, inference_metrics, batch, interceptors, log)
+_METRICS = (auth_metrics, gateway_metrics, quota_metrics, inference_metrics, batch, interceptors, multiplex_client, log)
 _MIRRORED = "stack/inference/v1/chat.proto"
 """Its fields have the names of OpenAI's and Groq's JSON."""
 

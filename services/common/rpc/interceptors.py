@@ -121,11 +121,28 @@ def _stream(
     return call
 
 
+class Measurement:
+    """The measurement of a call that gRPC does not know, because it is one of many on a stream."""
+
+    __slots__ = ("_method", "_started")
+
+    def __init__(self, method: str) -> None:
+        """Count a call in progress."""
+        self._method, self._started = method, time.monotonic()
+        _in_flight(method).inc()
+
+    def end(self, code: str) -> None:
+        """Count the end of the call, with the name of its status code."""
+        _in_flight(self._method).dec()
+        _seconds(self._method, code).observe(time.monotonic() - self._started)
+
+
 def _status(exc: Exception, method: str) -> grpc.Status:
-    return to_status(exc if isinstance(exc, ServiceError) else _internal_error(exc, method))
+    return to_status(exc if isinstance(exc, ServiceError) else internal_error(exc, method))
 
 
-def _internal_error(exc: Exception, method: str) -> ServiceError:
+def internal_error(exc: Exception, method: str) -> ServiceError:
+    """Log an unexpected exception, and return the error for the caller."""
     _log.error("RPC handler failed", extra={"method": method}, exc_info=exc)
     return InternalError("Internal error.")
 
@@ -136,6 +153,11 @@ def _report(method: str, context: Context, started: float) -> None:
     _seconds(method, code).observe(seconds)
     if _log.isEnabledFor(logging.DEBUG):
         _log.debug("rpc", extra={"method": method, "code": code, "duration_ms": round(seconds * 1000, 1)})
+
+
+@cache
+def _in_flight(method: str) -> Gauge:
+    return _IN_FLIGHT.labels(method)
 
 
 @cache

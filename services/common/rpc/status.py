@@ -31,7 +31,7 @@ from stack.common.v1 import error_details_pb2
 
 _MESSAGE_ENCODED_MAX = 2_100
 """Maximum size of a percent-encoded message. A byte that is not printable ASCII takes three (gRPC over HTTP/2)."""
-_UNREACHABLE = "A required service cannot be reached. Try again."
+UNREACHABLE = "A required service cannot be reached. Try again."
 _RETRY_SECONDS_MAX = 86_400
 _NAME_BYTES_MAX = 128
 _PARAM_BYTES_MAX = 1_000
@@ -53,20 +53,36 @@ _CODES: dict[type[ServiceError], grpc.StatusCode] = {
     InternalError: grpc.StatusCode.INTERNAL,
 }
 _BY_CODE = {code: kind for kind, code in _CODES.items()}
+_BY_NUMBER = {code.value[0]: kind for code, kind in _BY_CODE.items()}
 _FROM_CHANNEL = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 """Codes of calls that did not reach a service, or whose answer did not arrive."""
 
 
 def to_status(error: ServiceError) -> grpc.Status:
-    """Return the gRPC status of an error, with texts truncated to what gRPC can carry.
+    """Return the gRPC status of an error, with texts truncated to what gRPC can carry."""
+    return rpc_status.to_status(_rich_status(error))
 
-    Subclasses of the errors in `services/common/errors.py` have the code of their base.
-    """
-    code = next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), grpc.StatusCode.INTERNAL)
-    message = _truncated(error.message, _MESSAGE_ENCODED_MAX, _percent_encoded_size)
-    status = status_pb2.Status(code=code.value[0], message=message)
-    status.details.add().Pack(_to_proto(error))
-    return rpc_status.to_status(status)
+
+def serialized_status(error: ServiceError) -> bytes:
+    """Return the serialized `google.rpc.Status` of an error; see `to_status`."""
+    return bytes(_rich_status(error).SerializeToString())
+
+
+def from_serialized(status: bytes) -> ServiceError:
+    """Return the `ServiceError` of a serialized status."""
+    try:
+        received = status_pb2.Status.FromString(status)
+    except DecodeError:
+        return InternalError("An internal call failed with a damaged status.")
+    kind, details = _BY_NUMBER.get(received.code, InternalError), _details_of(received)
+    if details is None:
+        return kind(received.message)
+    return kind(received.message, reason=details.reason, details=_from_proto(details))
+
+
+def code_of(error: ServiceError) -> grpc.StatusCode:
+    """Return the code of an error. Subclasses of the errors in `services/common/errors.py` have that of their base."""
+    return next((_CODES[kind] for kind in type(error).__mro__ if kind in _CODES), grpc.StatusCode.INTERNAL)
 
 
 def from_rpc(error: grpc.aio.AioRpcError, *, unavailable_reason: str) -> ServiceError:
@@ -85,7 +101,7 @@ def from_rpc(error: grpc.aio.AioRpcError, *, unavailable_reason: str) -> Service
         kind = _BY_CODE.get(code, InternalError)
         return kind(message, reason=details.reason, details=_from_proto(details))
     if code in _FROM_CHANNEL:
-        return Unavailable(_UNREACHABLE, reason=unavailable_reason)
+        return Unavailable(UNREACHABLE, reason=unavailable_reason)
     if status is not None and code in _BY_CODE:
         return _BY_CODE[code](message)
     return InternalError(f"An internal call failed with {code.name}: {message}")
@@ -99,7 +115,14 @@ def rpc_errors(*, unavailable_reason: str) -> Iterator[None]:
     except grpc.aio.AioRpcError as exc:
         raise from_rpc(exc, unavailable_reason=unavailable_reason) from exc
     except grpc.aio.UsageError as exc:  # The channel was closed while the call waited, at shutdown.
-        raise Unavailable(_UNREACHABLE, reason=unavailable_reason) from exc
+        raise Unavailable(UNREACHABLE, reason=unavailable_reason) from exc
+
+
+def _rich_status(error: ServiceError) -> status_pb2.Status:
+    message = _truncated(error.message, _MESSAGE_ENCODED_MAX, _percent_encoded_size)
+    status = status_pb2.Status(code=code_of(error).value[0], message=message)
+    status.details.add().Pack(_to_proto(error))
+    return status
 
 
 def _to_proto(error: ServiceError) -> error_details_pb2.ErrorDetails:

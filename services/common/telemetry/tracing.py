@@ -78,6 +78,11 @@ def is_on() -> bool:
     return _tracer is not None
 
 
+def is_traced() -> bool:
+    """Return whether the current request is traced, also after its end."""
+    return bool(trace_id())
+
+
 def span(
     name: str, attributes: Attributes = _NO_ATTRIBUTES, *, kind: SpanKind = SpanKind.INTERNAL
 ) -> AbstractContextManager[Span]:

@@ -1,14 +1,18 @@
 """gRPC client of inference."""
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
 
 from grpc import aio
 
 from services.common.concurrency.batch import Batcher
 from services.common.rpc import json_codec
+from services.common.rpc.multiplex.client import MultiplexClient
+from services.common.rpc.multiplex.stream import CallStream, NotSent
 from services.common.rpc.status import rpc_errors
 from services.common.rpc.verdict import row_verdict_from_proto, row_verdicts_from_proto
 from services.common.runtime.memory import Trimmer
+from services.common.telemetry import tracing
 from services.common.verdict import RowVerdict
 from services.gateway.clients import translate
 from services.gateway.requests.types import Chat, Completion, Departure, Hold, JSONObject
@@ -17,16 +21,23 @@ from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usa
 _RESOLVE_ITEMS_MAX = 500
 _RESOLVE_SECONDS = 5.0
 _LIST_SECONDS = 5.0
+_MULTIPLEXED_BYTES_MAX = 256 * 1024
 
 
 class GrpcInference:
     """`Inference` over gRPC."""
 
-    def __init__(self, channel: aio.Channel, *, timeout_seconds: float) -> None:
-        """Call over `channel`. A chat takes at most `timeout_seconds`, a stream to its end."""
+    def __init__(
+        self, channel: aio.Channel, *, timeout_seconds: float, multiplexed: MultiplexClient | None = None
+    ) -> None:
+        """Call over `channel`, and make calls that are not large over the streams of `multiplexed`.
+
+        A chat takes at most `timeout_seconds`, a stream to its end.
+        """
         self._stub = inference_pb2_grpc.InferenceServiceStub(channel)
         self._usage = usage_pb2_grpc.UsageServiceStub(channel)
         self._timeout_seconds = timeout_seconds
+        self._multiplexed = multiplexed
         self._trimmer = Trimmer()
         self._abandoned = Batcher(
             self._resolve_abandoned, name="resolve", max_items=_RESOLVE_ITEMS_MAX, max_concurrent_batches=1
@@ -34,6 +45,10 @@ class GrpcInference:
 
     async def complete(self, hold: Hold, chat: Chat) -> Completion:
         """Return the whole answer; see `Inference.complete`."""
+        if stream := self._stream_for(chat):
+            call, size = translate.multiplexed_call(hold, chat, stream=False)
+            with suppress(NotSent):
+                return _completion(await stream.call(call, size))
         request = inference_pb2.CreateChatCompletionRequest(
             context=translate.request_context(hold, chat), chat=translate.chat_request(chat), wants_json=True
         )
@@ -48,6 +63,13 @@ class GrpcInference:
 
     async def stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[list[bytes] | RowVerdict | None, None]:
         """Yield events and the verdict; see `Inference.stream`."""
+        if stream := self._stream_for(chat):
+            multiplexed, size = translate.multiplexed_call(hold, chat, stream=True)
+            with suppress(NotSent):
+                async with aclosing(stream.results(multiplexed, size, size_of=_chunks_size)) as results:
+                    async for result in results:
+                        yield _verdict(result) if result.is_last else list(result.chunks_json)
+                return
         request = inference_pb2.StreamChatCompletionRequest(
             context=translate.request_context(hold, chat), chat=translate.chat_request(chat), wants_json=True
         )
@@ -67,6 +89,14 @@ class GrpcInference:
             call.cancel()  # Does nothing when the call has ended.
             self._trimmer.note_freed(chat.body_bytes)
 
+    def _stream_for(self, chat: Chat) -> CallStream | None:
+        """Return a stream for a call; None without one, for a large call, which would delay the others of the stream,
+        and for a traced call, whose span is that of an RPC.
+        """
+        if self._multiplexed is None or chat.body_bytes > _MULTIPLEXED_BYTES_MAX or tracing.is_traced():
+            return None
+        return self._multiplexed.stream()
+
     async def resolve_abandoned(self, hold: Hold, departure: Departure | None) -> RowVerdict | None:
         """Return the verdict of an abandoned request's row; see `Inference.resolve_abandoned`."""
         outcome = "" if departure is None else departure.value
@@ -84,3 +114,25 @@ class GrpcInference:
         with rpc_errors(unavailable_reason="inference_unavailable"):
             response = await self._stub.ListModels(request, timeout=_LIST_SECONDS)
         return translate.models(list(response.models))
+
+
+def multiplex_client(channel: aio.Channel, *, timeout_seconds: float) -> MultiplexClient:
+    """Return a client of inference's multiplexed calls."""
+    return MultiplexClient(
+        inference_pb2_grpc.InferenceServiceStub(channel).Multiplex,
+        inference_pb2.MultiplexRequest,
+        service="inference",
+        timeout_seconds=timeout_seconds,
+    )
+
+
+def _completion(result: inference_pb2.MultiplexedResult) -> Completion:
+    return Completion(result.completion_json, _verdict(result))
+
+
+def _verdict(result: inference_pb2.MultiplexedResult) -> RowVerdict | None:
+    return row_verdict_from_proto(result.verdict, result.amounts)
+
+
+def _chunks_size(result: inference_pb2.MultiplexedResult) -> int:
+    return sum(map(len, result.chunks_json))

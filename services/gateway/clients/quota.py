@@ -1,6 +1,7 @@
 """gRPC client of quota."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 
 from grpc import aio
@@ -9,8 +10,11 @@ from services.common.errors import Unavailable
 from services.common.estimate import Estimate
 from services.common.limits import Limit, Scope, Unit, Window
 from services.common.rpc.limits import limit_from_proto, limit_to_proto
+from services.common.rpc.multiplex.client import MultiplexClient
+from services.common.rpc.multiplex.stream import NotSent
 from services.common.rpc.status import rpc_errors
 from services.common.rpc.verdict import amounts_to_proto, verdict_to_proto
+from services.common.telemetry import tracing
 from services.common.timestamps import unix_seconds
 from services.gateway.clients.batched_quota import ReserveItem, SettleItem, counter_unavailable, not_settled
 from services.gateway.requests.types import Hold, LimitReached, RateLimit
@@ -21,24 +25,53 @@ from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 class GrpcQuotaBatches:
     """`QuotaBatches` over gRPC."""
 
-    def __init__(self, channel: aio.Channel, *, timeout_seconds: float) -> None:
-        """Call over `channel`. One call takes at most `timeout_seconds`."""
+    def __init__(
+        self, channel: aio.Channel, *, timeout_seconds: float, multiplexed: MultiplexClient | None = None
+    ) -> None:
+        """Call over `channel`, or over the streams of `multiplexed`. One call takes at most `timeout_seconds`."""
         self._stub = quota_pb2_grpc.QuotaServiceStub(channel)
         self._timeout_seconds = timeout_seconds
+        self._multiplexed = multiplexed
 
     async def reserve(self, items: Sequence[ReserveItem]) -> Sequence[Hold | LimitReached | Unavailable]:
         """Return the outcome of each item, in order."""
         request = quota_pb2.ReserveRequest(reservations=[reservation(item) for item in items])
-        with rpc_errors(unavailable_reason="quota_unavailable"):
-            response = await self._stub.Reserve(request, timeout=self._timeout_seconds)
+        if result := await self._call(quota_pb2.MultiplexedCall(reserve=request)):
+            response = result.reserve
+        else:
+            with rpc_errors(unavailable_reason="quota_unavailable"):
+                response = await self._stub.Reserve(request, timeout=self._timeout_seconds)
         return [_outcome(item, result) for item, result in zip(items, response.results, strict=True)]
 
     async def settle(self, items: Sequence[SettleItem]) -> Sequence[Unavailable | None]:
         """Close each hold; `Unavailable` in place of None when one could not be closed."""
         request = quota_pb2.SettleRequest(settlements=[_settlement(item) for item in items])
-        with rpc_errors(unavailable_reason="quota_unavailable"):
-            response = await self._stub.Settle(request, timeout=self._timeout_seconds)
-        return [not_settled() if result.failed else None for result in response.results]
+        if result := await self._call(quota_pb2.MultiplexedCall(settle=request)):
+            response = result.settle
+        else:
+            with rpc_errors(unavailable_reason="quota_unavailable"):
+                response = await self._stub.Settle(request, timeout=self._timeout_seconds)
+        return [not_settled() if one.failed else None for one in response.results]
+
+    async def _call(self, call: quota_pb2.MultiplexedCall) -> quota_pb2.MultiplexedResult | None:
+        """Make a call over a stream; None without one, and for a traced call, whose span is that of an RPC."""
+        stream = self._multiplexed.stream() if self._multiplexed and not tracing.is_traced() else None
+        if stream is None:
+            return None
+        result: quota_pb2.MultiplexedResult | None = None
+        with suppress(NotSent):
+            result = await stream.call(call)
+        return result
+
+
+def multiplex_client(channel: aio.Channel, *, timeout_seconds: float) -> MultiplexClient:
+    """Return a client of quota's multiplexed calls."""
+    return MultiplexClient(
+        quota_pb2_grpc.QuotaServiceStub(channel).Multiplex,
+        quota_pb2.MultiplexRequest,
+        service="quota",
+        timeout_seconds=timeout_seconds,
+    )
 
 
 def reservation(item: ReserveItem) -> quota_pb2.Reservation:

@@ -13,6 +13,9 @@ from services.gateway.requests.types import Chat, Hold, JSONObject
 from stack.inference.v1 import chat_pb2, inference_pb2
 
 _decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+_RELEASED = ErrorDetails(verdict=Verdict.RELEASED)
+"""Inference is not called after an error with these details, so the hold is released."""
 _CHAT_BYTES_MAX = MESSAGE_BYTES_MAX - 65_536
 """Maximum size of a chat in a request to inference. The rest is for the context, mainly the models of the key."""
 
@@ -24,23 +27,43 @@ def chat_request(chat: Chat) -> chat_pb2.ChatRequest:
         InvalidRequest: Protobuf cannot represent the request, for example because of a lone surrogate.
         TooLarge: The request exceeds the size limit of gRPC messages.
     """
-    # Inference is not called after these errors, so the hold is released.
-    details = ErrorDetails(verdict=Verdict.RELEASED)
     message = chat_pb2.ChatRequest()
     try:
         json_codec.to_message(message, chat.members)
     except ValueError as exc:
-        raise InvalidRequest(
-            "The request contains text that is not valid Unicode. Remove half surrogate pairs.", details=details
-        ) from exc
+        raise _not_unicode() from exc
     except RecursionError as exc:
-        raise InvalidRequest(
-            "The request is nested too deeply. Use fewer levels of arrays and objects.", details=details
-        ) from exc
+        raise _too_deep() from exc
     if message.ByteSize() > _CHAT_BYTES_MAX:
         text = f"The request is larger than {_CHAT_BYTES_MAX:,} bytes. Shorten the messages."
-        raise TooLarge(text, reason="request_too_large", details=details)
+        raise TooLarge(text, reason="request_too_large", details=_RELEASED)
     return message
+
+
+def multiplexed_call(hold: Hold, chat: Chat, *, stream: bool) -> tuple[inference_pb2.MultiplexedCall, int]:
+    """Return a chat request as a call of a stream, and its size in bytes.
+
+    Raises:
+        InvalidRequest: The request contains a lone surrogate, or is nested too deeply.
+    """
+    try:
+        text = _encode(chat.members)
+    except UnicodeEncodeError as exc:
+        raise _not_unicode() from exc
+    except RecursionError as exc:
+        raise _too_deep() from exc
+    call = inference_pb2.MultiplexedCall(context=request_context(hold, chat), chat_json=text, stream=stream)
+    return call, len(text)
+
+
+def _not_unicode() -> InvalidRequest:
+    message = "The request contains text that is not valid Unicode. Remove half surrogate pairs."
+    return InvalidRequest(message, details=_RELEASED)
+
+
+def _too_deep() -> InvalidRequest:
+    message = "The request is nested too deeply. Use fewer levels of arrays and objects."
+    return InvalidRequest(message, details=_RELEASED)
 
 
 def request_context(hold: Hold, chat: Chat) -> inference_pb2.RequestContext:

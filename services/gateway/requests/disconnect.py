@@ -1,11 +1,12 @@
 """Detection of client disconnects, which cancel the handler of the request."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Scope
 
+from services.gateway.http_server.cycle import ON_DISCONNECT
 from services.gateway.requests.types import Departure
 
 
@@ -26,18 +27,18 @@ class DisconnectMonitor:
         self._handler: asyncio.Task[object] | None = None
 
     @contextmanager
-    def watching(self, receive: Receive) -> Iterator[None]:
+    def watching(self, scope: Scope, receive: Receive) -> Iterator[None]:
         """Watch for a disconnect during the block, and suppress the cancellation that a disconnect causes.
 
         Enter the block in the task that handles the request.
 
         Args:
+            scope: The ASGI scope of the request.
             receive: The ASGI `receive` of the request, after its body has been read.
         """
         self._handler = handler = asyncio.current_task()
         assert handler is not None, "a handler runs in a task"
-        watch = asyncio.ensure_future(receive())
-        watch.add_done_callback(self._on_message)
+        unwatch = _watch(scope, receive, self._on_disconnect)
         try:
             yield
         except asyncio.CancelledError:
@@ -45,8 +46,7 @@ class DisconnectMonitor:
                 raise
             handler.uncancel()
         finally:
-            watch.remove_done_callback(self._on_message)
-            watch.cancel()
+            unwatch()
             self._handler = None
 
     @property
@@ -64,7 +64,28 @@ class DisconnectMonitor:
         if self._cancels and self._handler is not None and not self._has_cancelled:
             self._has_cancelled = self._handler.cancel()
 
-    def _on_message(self, received: "asyncio.Future[Message]") -> None:
-        if received.cancelled() or received.exception() or received.result()["type"] != "http.disconnect":
-            return
+    def _on_disconnect(self) -> None:
         self.depart(Departure.CLIENT_LEFT)
+
+
+def _watch(scope: Scope, receive: Receive, callback: Callable[[], None]) -> Callable[[], None]:
+    """Call `callback` when the client disconnects, and return a function that ends the watch.
+
+    An ASGI server other than ours reports a disconnect only to a task that waits for a message.
+    """
+    if set_callback := scope.get(ON_DISCONNECT):
+        set_callback(callback)
+        return lambda: set_callback(None)
+
+    def on_message(received: "asyncio.Future[Message]") -> None:
+        if not (received.cancelled() or received.exception()) and received.result()["type"] == "http.disconnect":
+            callback()
+
+    waiting = asyncio.ensure_future(receive())
+    waiting.add_done_callback(on_message)
+
+    def unwatch() -> None:
+        waiting.remove_done_callback(on_message)
+        waiting.cancel()
+
+    return unwatch

@@ -155,7 +155,7 @@ class RequestHandler:
         """Reserve, infer and return the response. The request continues without its client if its key is claimed."""
         claim = keyed.claim if keyed else None
         client = DisconnectMonitor()
-        with client.watching(request.receive):
+        with client.watching(request.scope, request.receive):
             # Before the hold: a handler that is cancelled between the hold and its stream would leave the hold open.
             revocation = await caller.revocation(principal) if parsed.chat.stream else None
             estimate = await self._estimate(parsed.chat) if principal.is_metered else None

@@ -118,7 +118,7 @@ class EventStream(Response):
         self._started = scope.get(STARTED, self._started)
         self._request_id = scope.get(REQUEST_ID, "")
         scope[STREAM_ERROR] = self._renderer.stream_error
-        with self._client.watching(receive), STREAMS.track_inprogress():
+        with self._client.watching(scope, receive), STREAMS.track_inprogress():
             async with aclosing(self._rest):
                 try:
                     await self._send_all(scope, send)

@@ -83,7 +83,7 @@ class World:
     async def answer(self) -> None:
         """Send the stream to the browser to its end."""
         stream = self.upstream.events()
-        with self.client.watching(self.browser.receive):
+        with self.client.watching({"type": "http"}, self.browser.receive):
             response = await begin_stream(
                 stream,
                 SurfaceRequest(_REQUEST, ChatRenderer(), self.store),
@@ -239,7 +239,7 @@ async def test_a_handler_is_not_cancelled_before_it_allows_it() -> None:
         await left.wait()
         return {"type": "http.disconnect"}
 
-    with client.watching(receive):
+    with client.watching({"type": "http"}, receive):
         left.set()
         await settle()
         assert client.has_left, "the disconnect is noticed, but nothing is cancelled"
@@ -250,7 +250,7 @@ async def test_a_cancellation_of_the_handler_itself_is_propagated() -> None:
     client.cancel_on_departure()
 
     async def handler() -> None:
-        with client.watching(Browser().receive):
+        with client.watching({"type": "http"}, Browser().receive):
             await asyncio.Event().wait()
 
     task = asyncio.create_task(handler())

@@ -266,6 +266,186 @@ class StreamChatCompletionResponse(_message.Message):
 Global___StreamChatCompletionResponse: _TypeAlias = StreamChatCompletionResponse  # noqa: Y015
 
 @_typing.final
+class MultiplexRequest(_message.Message):
+    """MultiplexRequest starts and cancels calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLS_FIELD_NUMBER: _builtins.int
+    CANCELLED_IDS_FIELD_NUMBER: _builtins.int
+    ACKNOWLEDGEMENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___MultiplexedCall]:
+        """The calls to start."""
+
+    @_builtins.property
+    def cancelled_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of calls whose results are no longer needed. A cancelled call may have no further results."""
+
+    @_builtins.property
+    def acknowledgements(self) -> _containers.RepeatedCompositeFieldContainer[Global___Acknowledgement]:
+        """Results that have been consumed."""
+
+    def __init__(
+        self,
+        *,
+        calls: _abc.Iterable[Global___MultiplexedCall] | None = ...,
+        cancelled_ids: _abc.Iterable[_builtins.int] | None = ...,
+        acknowledgements: _abc.Iterable[Global___Acknowledgement] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgements", b"acknowledgements", "calls", b"calls", "cancelled_ids", b"cancelled_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MultiplexRequest: _TypeAlias = MultiplexRequest  # noqa: Y015
+
+@_typing.final
+class MultiplexedCall(_message.Message):
+    """MultiplexedCall is a chat request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    CONTEXT_FIELD_NUMBER: _builtins.int
+    CHAT_JSON_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Id of the call, unique on its stream."""
+    chat_json: _builtins.bytes
+    """The request's JSON object, without `stream`."""
+    stream: _builtins.bool
+    """Whether the answer is streamed."""
+    @_builtins.property
+    def context(self) -> Global___RequestContext:
+        """Context of the request."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        context: Global___RequestContext | None = ...,
+        chat_json: _builtins.bytes = ...,
+        stream: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat_json", b"chat_json", "context", b"context", "id", b"id", "stream", b"stream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MultiplexedCall: _TypeAlias = MultiplexedCall  # noqa: Y015
+
+@_typing.final
+class Acknowledgement(_message.Message):
+    """Acknowledgement makes room for further results of a call, which pauses with a mebibyte of results that have not been
+    acknowledged.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Id of the call."""
+    bytes: _builtins.int
+    """Size of the chunks that have been consumed since the last acknowledgement."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Acknowledgement: _TypeAlias = Acknowledgement  # noqa: Y015
+
+@_typing.final
+class MultiplexResponse(_message.Message):
+    """MultiplexResponse contains results of calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    IS_DRAINING_FIELD_NUMBER: _builtins.int
+    is_draining: _builtins.bool
+    """Whether the service is stopping. The caller must start no further calls on this stream."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___MultiplexedResult]:
+        """Results of any calls; those of one call are in order."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___MultiplexedResult] | None = ...,
+        is_draining: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_draining", b"is_draining", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MultiplexResponse: _TypeAlias = MultiplexResponse  # noqa: Y015
+
+@_typing.final
+class MultiplexedResult(_message.Message):
+    """MultiplexedResult is a result of a call. The last one contains the verdict, as in CreateChatCompletionResponse and
+    StreamChatCompletionResponse, or the error.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    COMPLETION_JSON_FIELD_NUMBER: _builtins.int
+    CHUNKS_JSON_FIELD_NUMBER: _builtins.int
+    IS_LAST_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    AMOUNTS_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Id of the call."""
+    completion_json: _builtins.bytes
+    """The whole answer as JSON text; empty if the answer is streamed."""
+    is_last: _builtins.bool
+    """Whether the call has no further results."""
+    verdict: _verdict_pb2.Verdict.ValueType
+    """Verdict of the request's ledger row; unspecified if it is not known."""
+    status: _builtins.bytes
+    """Serialized `google.rpc.Status` of a call that failed, as a failed RPC has it; empty otherwise."""
+    @_builtins.property
+    def chunks_json(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Chunks of a stream that arrived together, as JSON texts."""
+
+    @_builtins.property
+    def amounts(self) -> _verdict_pb2.Amounts:
+        """What the request has used; absent without a verdict."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        completion_json: _builtins.bytes = ...,
+        chunks_json: _abc.Iterable[_builtins.bytes] | None = ...,
+        is_last: _builtins.bool = ...,
+        verdict: _verdict_pb2.Verdict.ValueType = ...,
+        amounts: _verdict_pb2.Amounts | None = ...,
+        status: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amounts", b"amounts", "chunks_json", b"chunks_json", "completion_json", b"completion_json", "id", b"id", "is_last", b"is_last", "status", b"status", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MultiplexedResult: _TypeAlias = MultiplexedResult  # noqa: Y015
+
+@_typing.final
 class ListModelsRequest(_message.Message):
     """ListModelsRequest restricts the list to the models of an API key."""
 

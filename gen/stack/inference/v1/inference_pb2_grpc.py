@@ -47,6 +47,11 @@ class InferenceServiceStub:
                 request_serializer=stack_dot_inference_dot_v1_dot_inference__pb2.StreamChatCompletionRequest.SerializeToString,
                 response_deserializer=stack_dot_inference_dot_v1_dot_inference__pb2.StreamChatCompletionResponse.FromString,
                 _registered_method=True)
+        self.Multiplex = channel.stream_stream(
+                '/stack.inference.v1.InferenceService/Multiplex',
+                request_serializer=stack_dot_inference_dot_v1_dot_inference__pb2.MultiplexRequest.SerializeToString,
+                response_deserializer=stack_dot_inference_dot_v1_dot_inference__pb2.MultiplexResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/stack.inference.v1.InferenceService/ListModels',
                 request_serializer=stack_dot_inference_dot_v1_dot_inference__pb2.ListModelsRequest.SerializeToString,
@@ -81,6 +86,14 @@ class InferenceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Multiplex(self, request_iterator, context):
+        """Multiplex carries many chat requests of one gateway over one stream, which costs less than a call for each. The
+        first response is empty. A caller that ends its side receives the results of its calls in progress.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """ListModels lists the permitted models, from a copy of Groq's list that is at most a minute old while Groq is
         available.
@@ -109,6 +122,11 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.StreamChatCompletion,
                     request_deserializer=stack_dot_inference_dot_v1_dot_inference__pb2.StreamChatCompletionRequest.FromString,
                     response_serializer=stack_dot_inference_dot_v1_dot_inference__pb2.StreamChatCompletionResponse.SerializeToString,
+            ),
+            'Multiplex': grpc.stream_stream_rpc_method_handler(
+                    servicer.Multiplex,
+                    request_deserializer=stack_dot_inference_dot_v1_dot_inference__pb2.MultiplexRequest.FromString,
+                    response_serializer=stack_dot_inference_dot_v1_dot_inference__pb2.MultiplexResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -178,6 +196,33 @@ class InferenceService:
             '/stack.inference.v1.InferenceService/StreamChatCompletion',
             stack_dot_inference_dot_v1_dot_inference__pb2.StreamChatCompletionRequest.SerializeToString,
             stack_dot_inference_dot_v1_dot_inference__pb2.StreamChatCompletionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Multiplex(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/stack.inference.v1.InferenceService/Multiplex',
+            stack_dot_inference_dot_v1_dot_inference__pb2.MultiplexRequest.SerializeToString,
+            stack_dot_inference_dot_v1_dot_inference__pb2.MultiplexResponse.FromString,
             options,
             channel_credentials,
             insecure,

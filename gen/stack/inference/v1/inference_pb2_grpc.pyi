@@ -27,6 +27,10 @@ class InferenceServiceStub:
     """StreamChatCompletion streams an answer. Its ledger row is committed before the last message is sent. If the commit
     takes too long, that message has no verdict.
     """
+    Multiplex: _aio.StreamStreamMultiCallable[_inference_pb2.MultiplexRequest, _inference_pb2.MultiplexResponse]
+    """Multiplex carries many chat requests of one gateway over one stream, which costs less than a call for each. The
+    first response is empty. A caller that ends its side receives the results of its calls in progress.
+    """
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]
     """ListModels lists the permitted models, from a copy of Groq's list that is at most a minute old while Groq is
     available.
@@ -60,6 +64,16 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.AsyncIterator[_inference_pb2.StreamChatCompletionResponse]:
         """StreamChatCompletion streams an answer. Its ledger row is committed before the last message is sent. If the commit
         takes too long, that message has no verdict.
+        """
+
+    @_abc_1.abstractmethod
+    def Multiplex(
+        self,
+        request_iterator: _abc.AsyncIterator[_inference_pb2.MultiplexRequest],
+        context: _aio.ServicerContext[_abc.AsyncIterator[_inference_pb2.MultiplexRequest], _abc.AsyncIterator[_inference_pb2.MultiplexResponse]],
+    ) -> _abc.AsyncIterator[_inference_pb2.MultiplexResponse]:
+        """Multiplex carries many chat requests of one gateway over one stream, which costs less than a call for each. The
+        first response is empty. A caller that ends its side receives the results of its calls in progress.
         """
 
     @_abc_1.abstractmethod

@@ -27,19 +27,19 @@ from stack.common.v1 import limits_pb2 as stack_dot_common_dot_v1_dot_limits__pb
 from stack.common.v1 import verdict_pb2 as stack_dot_common_dot_v1_dot_verdict__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1astack/quota/v1/quota.proto\x12\x0estack.quota.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cstack/common/v1/limits.proto\x1a\x1dstack/common/v1/verdict.proto\"e\n\tDayStatus\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x0f\n\x07\x63harged\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\x03\x12,\n\x08reset_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x0eReserveRequest\x12\x31\n\x0creservations\x18\x01 \x03(\x0b\x32\x1b.stack.quota.v1.Reservation\"\xa8\x01\n\x0bReservation\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x12\n\naccount_id\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\x03\x12&\n\x06limits\x18\x05 \x03(\x0b\x32\x16.stack.common.v1.Limit\x12*\n\x08\x65stimate\x18\x06 \x01(\x0b\x32\x18.stack.quota.v1.Estimate\"n\n\x08\x45stimate\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x13\n\x0bprompt_cost\x18\x03 \x01(\x03\x12\x1f\n\x17output_cost_per_million\x18\x04 \x01(\x03\"A\n\x0fReserveResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.stack.quota.v1.ReserveResult\"\x8a\x02\n\rReserveResult\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.stack.quota.v1.ReserveOutcome\x12)\n\x06status\x18\x02 \x01(\x0b\x32\x19.stack.quota.v1.DayStatus\x12/\n\x0breserved_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x08tightest\x18\x04 \x01(\x0b\x32\x16.stack.common.v1.Limit\x12\x15\n\routput_tokens\x18\x05 \x01(\x03\x12+\n\x06tokens\x18\x06 \x01(\x0b\x32\x1b.stack.quota.v1.LimitStatus\"\x81\x01\n\x0bLimitStatus\x12%\n\x05limit\x18\x01 \x01(\x0b\x32\x16.stack.common.v1.Limit\x12\x0f\n\x07\x63harged\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\x03\x12,\n\x08reset_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"@\n\rSettleRequest\x12/\n\x0bsettlements\x18\x01 \x03(\x0b\x32\x1a.stack.quota.v1.Settlement\"\xa7\x01\n\nSettlement\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x03 \x01(\t\x12)\n\x07verdict\x18\x04 \x01(\x0e\x32\x18.stack.common.v1.Verdict\x12\x12\n\naccount_id\x18\x05 \x01(\t\x12)\n\x07\x61mounts\x18\x06 \x01(\x0b\x32\x18.stack.common.v1.Amounts\"?\n\x0eSettleResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.stack.quota.v1.SettleResult\".\n\x0cSettleResult\x12\x0e\n\x06\x63losed\x18\x01 \x01(\x08\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\"8\n\x10GetStatusRequest\x12\x0f\n\x07key_ids\x18\x01 \x03(\t\x12\x13\n\x0b\x61\x63\x63ount_ids\x18\x02 \x03(\t\"@\n\x11GetStatusResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.stack.quota.v1.DayStatus\"D\n\x10GetLimitsRequest\x12\x30\n\x0breservation\x18\x01 \x01(\x0b\x32\x1b.stack.quota.v1.Reservation\"B\n\x11GetLimitsResponse\x12-\n\x08statuses\x18\x01 \x03(\x0b\x32\x1b.stack.quota.v1.LimitStatus\"\x0f\n\rVerifyRequest\"\x81\x01\n\x0eVerifyResponse\x12\x32\n\rdiscrepancies\x18\x01 \x03(\x0b\x32\x1b.stack.quota.v1.Discrepancy\x12\x10\n\x08key_days\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\x03\x12\x1b\n\x13\x64iscrepancies_count\x18\x04 \x01(\x03\"\xf2\x01\n\x0b\x44iscrepancy\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\x12-\n\x04kind\x18\x03 \x01(\x0e\x32\x1f.stack.quota.v1.DiscrepancyKind\x12\x0f\n\x07\x63harged\x18\x04 \x01(\x03\x12\x0c\n\x04held\x18\x05 \x01(\x03\x12\x16\n\x0eledger_charged\x18\x06 \x01(\x03\x12\x12\n\naccount_id\x18\x07 \x01(\t\x12#\n\x04unit\x18\x08 \x01(\x0e\x32\x15.stack.common.v1.Unit\x12\'\n\x06window\x18\t \x01(\x0e\x32\x17.stack.common.v1.Window\"\x18\n\x16GetDependenciesRequest\"K\n\x17GetDependenciesResponse\x12\x30\n\x0c\x64\x65pendencies\x18\x01 \x03(\x0b\x32\x1a.stack.quota.v1.Dependency\"[\n\nDependency\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.stack.quota.v1.DependencyState\x12\x0f\n\x07message\x18\x03 \x01(\t*\x88\x01\n\x0eReserveOutcome\x12\x1f\n\x1bRESERVE_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14RESERVE_OUTCOME_HELD\x10\x01\x12\x1a\n\x16RESERVE_OUTCOME_DENIED\x10\x02\x12\x1f\n\x1bRESERVE_OUTCOME_UNAVAILABLE\x10\x03*\xcd\x01\n\x0f\x44iscrepancyKind\x12 \n\x1c\x44ISCREPANCY_KIND_UNSPECIFIED\x10\x00\x12)\n%DISCREPANCY_KIND_COUNTER_ABOVE_LEDGER\x10\x01\x12)\n%DISCREPANCY_KIND_COUNTER_BELOW_LEDGER\x10\x02\x12!\n\x1d\x44ISCREPANCY_KIND_HOLD_OVERDUE\x10\x03\x12\x1f\n\x1b\x44ISCREPANCY_KIND_OVER_LIMIT\x10\x04*\x8d\x01\n\x0f\x44\x65pendencyState\x12 \n\x1c\x44\x45PENDENCY_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x45PENDENCY_STATE_OK\x10\x01\x12\x1d\n\x19\x44\x45PENDENCY_STATE_REJECTED\x10\x02\x12 \n\x1c\x44\x45PENDENCY_STATE_UNREACHABLE\x10\x03\x32\xf4\x03\n\x0cQuotaService\x12J\n\x07Reserve\x12\x1e.stack.quota.v1.ReserveRequest\x1a\x1f.stack.quota.v1.ReserveResponse\x12G\n\x06Settle\x12\x1d.stack.quota.v1.SettleRequest\x1a\x1e.stack.quota.v1.SettleResponse\x12P\n\tGetStatus\x12 .stack.quota.v1.GetStatusRequest\x1a!.stack.quota.v1.GetStatusResponse\x12P\n\tGetLimits\x12 .stack.quota.v1.GetLimitsRequest\x1a!.stack.quota.v1.GetLimitsResponse\x12G\n\x06Verify\x12\x1d.stack.quota.v1.VerifyRequest\x1a\x1e.stack.quota.v1.VerifyResponse\x12\x62\n\x0fGetDependencies\x12&.stack.quota.v1.GetDependenciesRequest\x1a\'.stack.quota.v1.GetDependenciesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1astack/quota/v1/quota.proto\x12\x0estack.quota.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cstack/common/v1/limits.proto\x1a\x1dstack/common/v1/verdict.proto\"e\n\tDayStatus\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x0f\n\x07\x63harged\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\x03\x12,\n\x08reset_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"C\n\x0eReserveRequest\x12\x31\n\x0creservations\x18\x01 \x03(\x0b\x32\x1b.stack.quota.v1.Reservation\"\xa8\x01\n\x0bReservation\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x12\n\naccount_id\x18\x03 \x01(\t\x12\r\n\x05limit\x18\x04 \x01(\x03\x12&\n\x06limits\x18\x05 \x03(\x0b\x32\x16.stack.common.v1.Limit\x12*\n\x08\x65stimate\x18\x06 \x01(\x0b\x32\x18.stack.quota.v1.Estimate\"n\n\x08\x45stimate\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x03\x12\x15\n\routput_tokens\x18\x02 \x01(\x03\x12\x13\n\x0bprompt_cost\x18\x03 \x01(\x03\x12\x1f\n\x17output_cost_per_million\x18\x04 \x01(\x03\"A\n\x0fReserveResponse\x12.\n\x07results\x18\x01 \x03(\x0b\x32\x1d.stack.quota.v1.ReserveResult\"\x8a\x02\n\rReserveResult\x12/\n\x07outcome\x18\x01 \x01(\x0e\x32\x1e.stack.quota.v1.ReserveOutcome\x12)\n\x06status\x18\x02 \x01(\x0b\x32\x19.stack.quota.v1.DayStatus\x12/\n\x0breserved_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x08tightest\x18\x04 \x01(\x0b\x32\x16.stack.common.v1.Limit\x12\x15\n\routput_tokens\x18\x05 \x01(\x03\x12+\n\x06tokens\x18\x06 \x01(\x0b\x32\x1b.stack.quota.v1.LimitStatus\"\x81\x01\n\x0bLimitStatus\x12%\n\x05limit\x18\x01 \x01(\x0b\x32\x16.stack.common.v1.Limit\x12\x0f\n\x07\x63harged\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\x03\x12,\n\x08reset_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"@\n\rSettleRequest\x12/\n\x0bsettlements\x18\x01 \x03(\x0b\x32\x1a.stack.quota.v1.Settlement\"\xa7\x01\n\nSettlement\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x03 \x01(\t\x12)\n\x07verdict\x18\x04 \x01(\x0e\x32\x18.stack.common.v1.Verdict\x12\x12\n\naccount_id\x18\x05 \x01(\t\x12)\n\x07\x61mounts\x18\x06 \x01(\x0b\x32\x18.stack.common.v1.Amounts\"?\n\x0eSettleResponse\x12-\n\x07results\x18\x01 \x03(\x0b\x32\x1c.stack.quota.v1.SettleResult\".\n\x0cSettleResult\x12\x0e\n\x06\x63losed\x18\x01 \x01(\x08\x12\x0e\n\x06\x66\x61iled\x18\x02 \x01(\x08\"Y\n\x10MultiplexRequest\x12.\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x1f.stack.quota.v1.MultiplexedCall\x12\x15\n\rcancelled_ids\x18\x02 \x03(\x03\"\x8c\x01\n\x0fMultiplexedCall\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x31\n\x07reserve\x18\x02 \x01(\x0b\x32\x1e.stack.quota.v1.ReserveRequestH\x00\x12/\n\x06settle\x18\x03 \x01(\x0b\x32\x1d.stack.quota.v1.SettleRequestH\x00\x42\t\n\x07request\"\\\n\x11MultiplexResponse\x12\x32\n\x07results\x18\x01 \x03(\x0b\x32!.stack.quota.v1.MultiplexedResult\x12\x13\n\x0bis_draining\x18\x02 \x01(\x08\"\xb2\x01\n\x11MultiplexedResult\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x32\n\x07reserve\x18\x02 \x01(\x0b\x32\x1f.stack.quota.v1.ReserveResponseH\x00\x12\x30\n\x06settle\x18\x03 \x01(\x0b\x32\x1e.stack.quota.v1.SettleResponseH\x00\x12\x0e\n\x06status\x18\x04 \x01(\x0c\x12\x0f\n\x07is_last\x18\x05 \x01(\x08\x42\n\n\x08response\"8\n\x10GetStatusRequest\x12\x0f\n\x07key_ids\x18\x01 \x03(\t\x12\x13\n\x0b\x61\x63\x63ount_ids\x18\x02 \x03(\t\"@\n\x11GetStatusResponse\x12+\n\x08statuses\x18\x01 \x03(\x0b\x32\x19.stack.quota.v1.DayStatus\"D\n\x10GetLimitsRequest\x12\x30\n\x0breservation\x18\x01 \x01(\x0b\x32\x1b.stack.quota.v1.Reservation\"B\n\x11GetLimitsResponse\x12-\n\x08statuses\x18\x01 \x03(\x0b\x32\x1b.stack.quota.v1.LimitStatus\"\x0f\n\rVerifyRequest\"\x81\x01\n\x0eVerifyResponse\x12\x32\n\rdiscrepancies\x18\x01 \x03(\x0b\x32\x1b.stack.quota.v1.Discrepancy\x12\x10\n\x08key_days\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\x03\x12\x1b\n\x13\x64iscrepancies_count\x18\x04 \x01(\x03\"\xf2\x01\n\x0b\x44iscrepancy\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x02 \x01(\t\x12-\n\x04kind\x18\x03 \x01(\x0e\x32\x1f.stack.quota.v1.DiscrepancyKind\x12\x0f\n\x07\x63harged\x18\x04 \x01(\x03\x12\x0c\n\x04held\x18\x05 \x01(\x03\x12\x16\n\x0eledger_charged\x18\x06 \x01(\x03\x12\x12\n\naccount_id\x18\x07 \x01(\t\x12#\n\x04unit\x18\x08 \x01(\x0e\x32\x15.stack.common.v1.Unit\x12\'\n\x06window\x18\t \x01(\x0e\x32\x17.stack.common.v1.Window\"\x18\n\x16GetDependenciesRequest\"K\n\x17GetDependenciesResponse\x12\x30\n\x0c\x64\x65pendencies\x18\x01 \x03(\x0b\x32\x1a.stack.quota.v1.Dependency\"[\n\nDependency\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\x05state\x18\x02 \x01(\x0e\x32\x1f.stack.quota.v1.DependencyState\x12\x0f\n\x07message\x18\x03 \x01(\t*\x88\x01\n\x0eReserveOutcome\x12\x1f\n\x1bRESERVE_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n\x14RESERVE_OUTCOME_HELD\x10\x01\x12\x1a\n\x16RESERVE_OUTCOME_DENIED\x10\x02\x12\x1f\n\x1bRESERVE_OUTCOME_UNAVAILABLE\x10\x03*\xcd\x01\n\x0f\x44iscrepancyKind\x12 \n\x1c\x44ISCREPANCY_KIND_UNSPECIFIED\x10\x00\x12)\n%DISCREPANCY_KIND_COUNTER_ABOVE_LEDGER\x10\x01\x12)\n%DISCREPANCY_KIND_COUNTER_BELOW_LEDGER\x10\x02\x12!\n\x1d\x44ISCREPANCY_KIND_HOLD_OVERDUE\x10\x03\x12\x1f\n\x1b\x44ISCREPANCY_KIND_OVER_LIMIT\x10\x04*\x8d\x01\n\x0f\x44\x65pendencyState\x12 \n\x1c\x44\x45PENDENCY_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x45PENDENCY_STATE_OK\x10\x01\x12\x1d\n\x19\x44\x45PENDENCY_STATE_REJECTED\x10\x02\x12 \n\x1c\x44\x45PENDENCY_STATE_UNREACHABLE\x10\x03\x32\xca\x04\n\x0cQuotaService\x12J\n\x07Reserve\x12\x1e.stack.quota.v1.ReserveRequest\x1a\x1f.stack.quota.v1.ReserveResponse\x12G\n\x06Settle\x12\x1d.stack.quota.v1.SettleRequest\x1a\x1e.stack.quota.v1.SettleResponse\x12T\n\tMultiplex\x12 .stack.quota.v1.MultiplexRequest\x1a!.stack.quota.v1.MultiplexResponse(\x01\x30\x01\x12P\n\tGetStatus\x12 .stack.quota.v1.GetStatusRequest\x1a!.stack.quota.v1.GetStatusResponse\x12P\n\tGetLimits\x12 .stack.quota.v1.GetLimitsRequest\x1a!.stack.quota.v1.GetLimitsResponse\x12G\n\x06Verify\x12\x1d.stack.quota.v1.VerifyRequest\x1a\x1e.stack.quota.v1.VerifyResponse\x12\x62\n\x0fGetDependencies\x12&.stack.quota.v1.GetDependenciesRequest\x1a\'.stack.quota.v1.GetDependenciesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stack.quota.v1.quota_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RESERVEOUTCOME']._serialized_start=2265
-  _globals['_RESERVEOUTCOME']._serialized_end=2401
-  _globals['_DISCREPANCYKIND']._serialized_start=2404
-  _globals['_DISCREPANCYKIND']._serialized_end=2609
-  _globals['_DEPENDENCYSTATE']._serialized_start=2612
-  _globals['_DEPENDENCYSTATE']._serialized_end=2753
+  _globals['_RESERVEOUTCOME']._serialized_start=2774
+  _globals['_RESERVEOUTCOME']._serialized_end=2910
+  _globals['_DISCREPANCYKIND']._serialized_start=2913
+  _globals['_DISCREPANCYKIND']._serialized_end=3118
+  _globals['_DEPENDENCYSTATE']._serialized_start=3121
+  _globals['_DEPENDENCYSTATE']._serialized_end=3262
   _globals['_DAYSTATUS']._serialized_start=140
   _globals['_DAYSTATUS']._serialized_end=241
   _globals['_RESERVEREQUEST']._serialized_start=243
@@ -62,26 +62,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SETTLERESPONSE']._serialized_end=1362
   _globals['_SETTLERESULT']._serialized_start=1364
   _globals['_SETTLERESULT']._serialized_end=1410
-  _globals['_GETSTATUSREQUEST']._serialized_start=1412
-  _globals['_GETSTATUSREQUEST']._serialized_end=1468
-  _globals['_GETSTATUSRESPONSE']._serialized_start=1470
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1534
-  _globals['_GETLIMITSREQUEST']._serialized_start=1536
-  _globals['_GETLIMITSREQUEST']._serialized_end=1604
-  _globals['_GETLIMITSRESPONSE']._serialized_start=1606
-  _globals['_GETLIMITSRESPONSE']._serialized_end=1672
-  _globals['_VERIFYREQUEST']._serialized_start=1674
-  _globals['_VERIFYREQUEST']._serialized_end=1689
-  _globals['_VERIFYRESPONSE']._serialized_start=1692
-  _globals['_VERIFYRESPONSE']._serialized_end=1821
-  _globals['_DISCREPANCY']._serialized_start=1824
-  _globals['_DISCREPANCY']._serialized_end=2066
-  _globals['_GETDEPENDENCIESREQUEST']._serialized_start=2068
-  _globals['_GETDEPENDENCIESREQUEST']._serialized_end=2092
-  _globals['_GETDEPENDENCIESRESPONSE']._serialized_start=2094
-  _globals['_GETDEPENDENCIESRESPONSE']._serialized_end=2169
-  _globals['_DEPENDENCY']._serialized_start=2171
-  _globals['_DEPENDENCY']._serialized_end=2262
-  _globals['_QUOTASERVICE']._serialized_start=2756
-  _globals['_QUOTASERVICE']._serialized_end=3256
+  _globals['_MULTIPLEXREQUEST']._serialized_start=1412
+  _globals['_MULTIPLEXREQUEST']._serialized_end=1501
+  _globals['_MULTIPLEXEDCALL']._serialized_start=1504
+  _globals['_MULTIPLEXEDCALL']._serialized_end=1644
+  _globals['_MULTIPLEXRESPONSE']._serialized_start=1646
+  _globals['_MULTIPLEXRESPONSE']._serialized_end=1738
+  _globals['_MULTIPLEXEDRESULT']._serialized_start=1741
+  _globals['_MULTIPLEXEDRESULT']._serialized_end=1919
+  _globals['_GETSTATUSREQUEST']._serialized_start=1921
+  _globals['_GETSTATUSREQUEST']._serialized_end=1977
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1979
+  _globals['_GETSTATUSRESPONSE']._serialized_end=2043
+  _globals['_GETLIMITSREQUEST']._serialized_start=2045
+  _globals['_GETLIMITSREQUEST']._serialized_end=2113
+  _globals['_GETLIMITSRESPONSE']._serialized_start=2115
+  _globals['_GETLIMITSRESPONSE']._serialized_end=2181
+  _globals['_VERIFYREQUEST']._serialized_start=2183
+  _globals['_VERIFYREQUEST']._serialized_end=2198
+  _globals['_VERIFYRESPONSE']._serialized_start=2201
+  _globals['_VERIFYRESPONSE']._serialized_end=2330
+  _globals['_DISCREPANCY']._serialized_start=2333
+  _globals['_DISCREPANCY']._serialized_end=2575
+  _globals['_GETDEPENDENCIESREQUEST']._serialized_start=2577
+  _globals['_GETDEPENDENCIESREQUEST']._serialized_end=2601
+  _globals['_GETDEPENDENCIESRESPONSE']._serialized_start=2603
+  _globals['_GETDEPENDENCIESRESPONSE']._serialized_end=2678
+  _globals['_DEPENDENCY']._serialized_start=2680
+  _globals['_DEPENDENCY']._serialized_end=2771
+  _globals['_QUOTASERVICE']._serialized_start=3265
+  _globals['_QUOTASERVICE']._serialized_end=3851
 # @@protoc_insertion_point(module_scope)

@@ -489,6 +489,144 @@ class SettleResult(_message.Message):
 Global___SettleResult: _TypeAlias = SettleResult  # noqa: Y015
 
 @_typing.final
+class MultiplexRequest(_message.Message):
+    """MultiplexRequest starts and cancels calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLS_FIELD_NUMBER: _builtins.int
+    CANCELLED_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___MultiplexedCall]:
+        """The calls to start."""
+
+    @_builtins.property
+    def cancelled_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Ids of calls whose results are no longer needed."""
+
+    def __init__(
+        self,
+        *,
+        calls: _abc.Iterable[Global___MultiplexedCall] | None = ...,
+        cancelled_ids: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "cancelled_ids", b"cancelled_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MultiplexRequest: _TypeAlias = MultiplexRequest  # noqa: Y015
+
+@_typing.final
+class MultiplexedCall(_message.Message):
+    """MultiplexedCall is one call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    RESERVE_FIELD_NUMBER: _builtins.int
+    SETTLE_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Id of the call, unique on its stream."""
+    @_builtins.property
+    def reserve(self) -> Global___ReserveRequest:
+        """A call of Reserve."""
+
+    @_builtins.property
+    def settle(self) -> Global___SettleRequest:
+        """A call of Settle."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        reserve: Global___ReserveRequest | None = ...,
+        settle: Global___SettleRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "reserve", b"reserve", "settle", b"settle"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "request", b"request", "reserve", b"reserve", "settle", b"settle"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["reserve", "settle"]  # noqa: Y015
+    _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
+
+Global___MultiplexedCall: _TypeAlias = MultiplexedCall  # noqa: Y015
+
+@_typing.final
+class MultiplexResponse(_message.Message):
+    """MultiplexResponse contains results of calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    IS_DRAINING_FIELD_NUMBER: _builtins.int
+    is_draining: _builtins.bool
+    """Whether the service is stopping. The caller must start no further calls on this stream."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___MultiplexedResult]:
+        """Results of any calls."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___MultiplexedResult] | None = ...,
+        is_draining: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_draining", b"is_draining", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MultiplexResponse: _TypeAlias = MultiplexResponse  # noqa: Y015
+
+@_typing.final
+class MultiplexedResult(_message.Message):
+    """MultiplexedResult is the result of one call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    RESERVE_FIELD_NUMBER: _builtins.int
+    SETTLE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    IS_LAST_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Id of the call."""
+    status: _builtins.bytes
+    """Serialized `google.rpc.Status` of a call that failed, as a failed RPC has it; empty otherwise."""
+    is_last: _builtins.bool
+    """Whether the call has no further results; always true."""
+    @_builtins.property
+    def reserve(self) -> Global___ReserveResponse:
+        """Response to a call of Reserve."""
+
+    @_builtins.property
+    def settle(self) -> Global___SettleResponse:
+        """Response to a call of Settle."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        reserve: Global___ReserveResponse | None = ...,
+        settle: Global___SettleResponse | None = ...,
+        status: _builtins.bytes = ...,
+        is_last: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reserve", b"reserve", "response", b"response", "settle", b"settle"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "is_last", b"is_last", "reserve", b"reserve", "response", b"response", "settle", b"settle", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["reserve", "settle"]  # noqa: Y015
+    _WhichOneofArgType_response: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_response) -> _WhichOneofReturnType_response | None: ...
+
+Global___MultiplexedResult: _TypeAlias = MultiplexedResult  # noqa: Y015
+
+@_typing.final
 class GetStatusRequest(_message.Message):
     """GetStatusRequest contains at most 1,000 keys."""
 

@@ -46,6 +46,11 @@ class QuotaServiceStub:
                 request_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.SettleRequest.SerializeToString,
                 response_deserializer=stack_dot_quota_dot_v1_dot_quota__pb2.SettleResponse.FromString,
                 _registered_method=True)
+        self.Multiplex = channel.stream_stream(
+                '/stack.quota.v1.QuotaService/Multiplex',
+                request_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.MultiplexRequest.SerializeToString,
+                response_deserializer=stack_dot_quota_dot_v1_dot_quota__pb2.MultiplexResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/stack.quota.v1.QuotaService/GetStatus',
                 request_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.GetStatusRequest.SerializeToString,
@@ -84,6 +89,14 @@ class QuotaServiceServicer:
     def Settle(self, request, context):
         """Settle closes holds with inference's verdicts. A settlement without a hold changes nothing, so a retry is safe.
         Results are in the order of the request.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Multiplex(self, request_iterator, context):
+        """Multiplex carries calls of Reserve and Settle of one gateway over one stream, which costs less than an RPC for each.
+        The first response is empty. A caller that ends its side receives the results of its calls in progress.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -130,6 +143,11 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     servicer.Settle,
                     request_deserializer=stack_dot_quota_dot_v1_dot_quota__pb2.SettleRequest.FromString,
                     response_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.SettleResponse.SerializeToString,
+            ),
+            'Multiplex': grpc.stream_stream_rpc_method_handler(
+                    servicer.Multiplex,
+                    request_deserializer=stack_dot_quota_dot_v1_dot_quota__pb2.MultiplexRequest.FromString,
+                    response_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.MultiplexResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -208,6 +226,33 @@ class QuotaService:
             '/stack.quota.v1.QuotaService/Settle',
             stack_dot_quota_dot_v1_dot_quota__pb2.SettleRequest.SerializeToString,
             stack_dot_quota_dot_v1_dot_quota__pb2.SettleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Multiplex(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/stack.quota.v1.QuotaService/Multiplex',
+            stack_dot_quota_dot_v1_dot_quota__pb2.MultiplexRequest.SerializeToString,
+            stack_dot_quota_dot_v1_dot_quota__pb2.MultiplexResponse.FromString,
             options,
             channel_credentials,
             insecure,

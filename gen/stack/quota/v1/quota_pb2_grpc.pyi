@@ -26,6 +26,10 @@ class QuotaServiceStub:
     """Settle closes holds with inference's verdicts. A settlement without a hold changes nothing, so a retry is safe.
     Results are in the order of the request.
     """
+    Multiplex: _aio.StreamStreamMultiCallable[_quota_pb2.MultiplexRequest, _quota_pb2.MultiplexResponse]
+    """Multiplex carries calls of Reserve and Settle of one gateway over one stream, which costs less than an RPC for each.
+    The first response is empty. A caller that ends its side receives the results of its calls in progress.
+    """
     GetStatus: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetStatusRequest, _quota_pb2.GetStatusResponse]
     """GetStatus returns today's counters of keys without changing them."""
     GetLimits: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetLimitsRequest, _quota_pb2.GetLimitsResponse]
@@ -60,6 +64,16 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_quota_pb2.SettleResponse]:
         """Settle closes holds with inference's verdicts. A settlement without a hold changes nothing, so a retry is safe.
         Results are in the order of the request.
+        """
+
+    @_abc_1.abstractmethod
+    def Multiplex(
+        self,
+        request_iterator: _abc.AsyncIterator[_quota_pb2.MultiplexRequest],
+        context: _aio.ServicerContext[_abc.AsyncIterator[_quota_pb2.MultiplexRequest], _abc.AsyncIterator[_quota_pb2.MultiplexResponse]],
+    ) -> _abc.AsyncIterator[_quota_pb2.MultiplexResponse]:
+        """Multiplex carries calls of Reserve and Settle of one gateway over one stream, which costs less than an RPC for each.
+        The first response is empty. A caller that ends its side receives the results of its calls in progress.
         """
 
     @_abc_1.abstractmethod

@@ -74,7 +74,7 @@ class CountLimiter:
         client = DisconnectMonitor()
         client.cancel_on_departure()
         try:
-            with client.watching(request.receive):
+            with client.watching(request.scope, request.receive):
                 return await self._slots.acquire(key_id)
         except QueueFull:
             raise Throttled(

@@ -1,0 +1,266 @@
+"""One stream of a multiplexed RPC, with its calls in progress."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, Protocol
+
+from google.protobuf.message import DecodeError
+from grpc import aio
+
+from services.common.concurrency.fixed_timeout import FixedTimeout
+from services.common.errors import ServiceError, Unavailable
+from services.common.rpc.multiplex.messages import WINDOW_BYTES, fitting
+from services.common.rpc.status import UNREACHABLE, from_rpc, from_serialized
+
+_log = logging.getLogger(__name__)
+_ACKNOWLEDGED_BYTES = WINDOW_BYTES // 4
+"""Consumed bytes of a call that are acknowledged together. Short answers are never acknowledged."""
+
+
+class NotSent(Exception):
+    """The stream ended before the call was sent, so that it can be made again."""
+
+
+class OnEnd(Protocol):
+    """Called when a stream has ended, or must get no further calls."""
+
+    def __call__(self, stream: "CallStream", /, *, is_draining: bool) -> None: ...
+
+
+class _Wait:
+    """A call that waits for results."""
+
+    __slots__ = ("changed", "error", "results")
+
+    def __init__(self) -> None:
+        self.results: list[Any] = []
+        self.error: Exception | None = None
+        self.changed: asyncio.Future[None] | None = None
+
+    def done(self) -> bool:
+        """Return whether there is nothing to wait for."""
+        return self.error is not None or (bool(self.results) and self.results[-1].is_last)
+
+    def deliver(self, result: Any) -> None:
+        """Add a result."""
+        self.results.append(result)
+        self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """Make the caller fail after the results that it already has."""
+        self.error = self.error or error
+        self._wake()
+
+    async def take(self) -> list[Any]:
+        """Wait for results, and return at least one."""
+        while not self.results:
+            if self.error is not None:
+                raise self.error
+            self.changed = asyncio.get_running_loop().create_future()
+            await self.changed
+        results, self.results = self.results, []
+        return results
+
+    def _wake(self) -> None:
+        if self.changed is not None and not self.changed.done():
+            self.changed.set_result(None)
+
+
+class CallStream:
+    """A stream and its calls in progress.
+
+    Attributes:
+        opened_at: Monotonic time at which it was created.
+    """
+
+    def __init__(
+        self,
+        rpc: Any,
+        request_type: Callable[[], Any],
+        *,
+        timeout_seconds: float,
+        unavailable_reason: str,
+        on_end: OnEnd,
+    ) -> None:
+        """Use `rpc`, a started call of gRPC. `on_end` is called when it ends, and when its service is stopping."""
+        self.opened_at = time.monotonic()
+        self._rpc = rpc
+        self._request_type = request_type
+        self._unavailable_reason = unavailable_reason
+        self._on_end = on_end
+        self._unsent: list[tuple[Any, int]] = []
+        """Calls for the next messages."""
+        self._request = request_type()
+        """The rest of the next message."""
+        self._has_request = asyncio.Event()
+        self._waits: dict[int, _Wait] = {}
+        self._last_id = 0
+        self._sent_id = 0
+        """Id of the last call that was sent."""
+        self._is_draining = False
+        self._is_ended = False
+        self._timeouts: FixedTimeout[_Wait] = FixedTimeout(timeout_seconds, self._time_out)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def calls_in_progress(self) -> int:
+        """Number of calls without a last result."""
+        return len(self._waits)
+
+    async def begin(self) -> None:
+        """Wait until the service serves the stream.
+
+        Raises:
+            aio.AioRpcError: It does not.
+        """
+        if await self._rpc.read() is aio.EOF:
+            await self._rpc.code()
+            raise aio.UsageError("the stream ended at once")
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._read()), loop.create_task(self._write())]
+
+    async def call(self, call: Any, size: int = 0) -> Any:
+        """Make a call of a size in bytes with one result, and return that.
+
+        Raises:
+            ServiceError: The call failed, or was lost.
+            NotSent: The call was not made.
+        """
+        wait = self._start(call, size)
+        try:
+            result = (await wait.take())[0]
+        finally:
+            self._end_call(call.id)
+        if result.status:
+            raise from_serialized(result.status)
+        return result
+
+    async def results(self, call: Any, size: int, *, size_of: Callable[[Any], int]) -> AsyncGenerator[Any, None]:
+        """Make a call of a size in bytes and yield its results. The end of the generator cancels the call.
+
+        `size_of` returns the size of a result in bytes, as the service counts it.
+
+        Raises:
+            ServiceError: The call failed, or was lost.
+            NotSent: The call was not made.
+        """
+        wait = self._start(call, size)
+        unacknowledged = 0
+        try:
+            while True:
+                for result in await wait.take():
+                    if result.status:
+                        raise from_serialized(result.status)
+                    yield result
+                    if result.is_last:
+                        return
+                    unacknowledged += size_of(result)
+                if unacknowledged >= _ACKNOWLEDGED_BYTES:
+                    self._acknowledge(call.id, unacknowledged)
+                    unacknowledged = 0
+        finally:
+            self._end_call(call.id)
+
+    def drain(self) -> None:
+        """Start no further calls, and end the stream after those in progress."""
+        self._is_draining = True
+        self._has_request.set()
+
+    async def close(self) -> None:
+        """End the stream and its calls."""
+        self._rpc.cancel()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._end(Unavailable(UNREACHABLE, reason=self._unavailable_reason))
+
+    def _start(self, call: Any, size: int) -> _Wait:
+        if self._is_ended:
+            raise NotSent
+        self._last_id += 1
+        call.id = self._last_id
+        self._unsent.append((call, size))
+        wait = self._waits[call.id] = _Wait()
+        self._timeouts.watch(wait)
+        self._has_request.set()
+        return wait
+
+    def _acknowledge(self, call_id: int, size: int) -> None:
+        self._request.acknowledgements.add(id=call_id, bytes=size)
+        self._has_request.set()
+
+    def _end_call(self, call_id: int) -> None:
+        """Forget a call, and cancel it if it is still in progress."""
+        if self._waits.pop(call_id, None) is not None:
+            self._request.cancelled_ids.append(call_id)
+            self._has_request.set()
+        elif self._is_draining:
+            self._has_request.set()
+
+    def _time_out(self, wait: _Wait) -> None:
+        wait.fail(Unavailable(UNREACHABLE, reason=self._unavailable_reason))
+
+    async def _read(self) -> None:
+        """Deliver results until the stream ends."""
+        error: Exception = Unavailable(UNREACHABLE, reason=self._unavailable_reason)
+        try:
+            while (response := await self._rpc.read()) is not aio.EOF:
+                for result in response.results:
+                    self._deliver(result)
+                if response.is_draining:
+                    self._on_end(self, is_draining=True)
+        except aio.AioRpcError as exc:
+            error = from_rpc(exc, unavailable_reason=self._unavailable_reason)
+        except (aio.UsageError, DecodeError) as exc:
+            _log.error("A multiplexed stream failed.", exc_info=exc)
+        finally:
+            self._end(error)
+
+    def _deliver(self, result: Any) -> None:
+        wait = self._waits.pop(result.id, None) if result.is_last else self._waits.get(result.id)
+        if wait is not None:
+            wait.deliver(result)
+
+    async def _write(self) -> None:
+        """Send what has gathered while the previous message was sent."""
+        try:
+            while not (self._is_draining and not self._waits):
+                await self._has_request.wait()
+                self._has_request.clear()
+                await self._write_some()
+                while self._unsent:
+                    await self._write_some()
+            await self._rpc.done_writing()
+        except (aio.AioRpcError, aio.UsageError, asyncio.InvalidStateError):
+            self._rpc.cancel()  # The task that reads reports the error.
+
+    async def _write_some(self) -> None:
+        request, self._request = self._request, self._request_type()
+        if count := fitting(size for _, size in self._unsent):
+            calls = [call for call, _ in self._unsent[:count]]
+            del self._unsent[:count]
+            request.calls.extend(calls)
+            self._sent_id = calls[-1].id
+        await self._rpc.write(request)
+
+    def _end(self, error: Exception) -> None:
+        """Fail the calls in progress."""
+        self._is_ended = True
+        self._timeouts.close()
+        for call_id, wait in self._waits.items():
+            wait.fail(_copy(error) if call_id <= self._sent_id else NotSent())
+        self._waits.clear()
+        self._rpc.cancel()
+        for task in self._tasks[1:]:
+            task.cancel()
+        self._on_end(self, is_draining=False)
+
+
+def _copy(error: Exception) -> Exception:
+    """Return an error of its own for a call, whose handler may add details."""
+    if isinstance(error, ServiceError):
+        return type(error)(error.message, reason=error.reason, details=error.details)
+    return error
