@@ -46,7 +46,7 @@ removed rename replaced request reset resolve response result retry reuse role r
 schema second secret send sent sentinel server service set sign signature size smtp smtputf8 source stack stale start
 state status step stop stream string summarize summary sums system target test text time timeout timestamp tls to
 token tool total trace trusted type unavailable unknown unreachable unreadable unspecified up update upgrade ups url
-usable usage use used user valkey value verification verified verify wait waiting wants window without
+usable usage use used user valkey value verification verified verify wait waiting wants window without cancelled
 """
 _COMMON = frozenset(_COMMON_WORDS.split())
 """Technical words that need no definition."""
