@@ -1,10 +1,12 @@
 """Network prefixes that identify a client for rate limiting."""
 
 import ipaddress
+from functools import lru_cache
 
 _CHARACTERS_MAX = 64
 
 
+@lru_cache(maxsize=4096)
 def address_prefix(address: str) -> str:
     """Return an IPv4 address unchanged, the /64 network of an IPv6 address, or other text truncated to 64 characters.
 

@@ -61,7 +61,7 @@ class UsageSource(StrEnum):
     """No tokens were used."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class CallContext:
     """Identifies a request, its key and its hold."""
 
@@ -86,7 +86,7 @@ class CallContext:
     """Share of Groq's allowance that the account gets, relative to others, when not all can be served."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ChatCall:
     """A chat request."""
 
@@ -130,7 +130,7 @@ class ChatCall:
         return self.size_bytes + _TOKENS_BESIDE_TEXT_MAX
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Usage:
     """Token counts of one request."""
 
@@ -180,7 +180,7 @@ class Usage:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """An answer of Groq without streaming."""
 

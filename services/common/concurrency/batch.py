@@ -57,7 +57,7 @@ class Batcher(Generic[Item, Result]):
     """Collects items into batches and returns to each caller the result of its item.
 
     Safe for concurrent callers on one event loop. Cancelling a caller does not withdraw its item, which may already
-    have been sent. A batch runs in the context of its first item, and is part of that item's trace.
+    have been sent. A batch runs in the context of the first item that waited, and is part of that item's trace.
     """
 
     def __init__(
@@ -88,7 +88,8 @@ class Batcher(Generic[Item, Result]):
         self._max_concurrent_batches = max_concurrent_batches
         self._gather_seconds = gather_seconds
         self._overlap_seconds = overlap_seconds
-        self._waiting: list[tuple[Item, asyncio.Future[Result], Context]] = []
+        self._waiting: list[tuple[Item, asyncio.Future[Result]]] = []
+        self._context = Context()
         self._in_flight: set[asyncio.Task[None]] = set()
         self._items_in_flight = 0
         self._timer: asyncio.Handle | None = None
@@ -105,13 +106,15 @@ class Batcher(Generic[Item, Result]):
     def send(self, item: Item) -> "asyncio.Future[Result]":
         """Send an item with the next batch. The future receives its result, or the exception it failed with."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((item, future, copy_context()))
+        if not self._waiting:
+            self._context = copy_context()
+        self._waiting.append((item, future))
         self._schedule()
         return future
 
     async def flush(self) -> None:
         """Send waiting items immediately, and return when every item sent so far has succeeded or failed."""
-        sent: list[asyncio.Future[Any]] = [*self._in_flight, *(future for _, future, _ in self._waiting)]
+        sent: list[asyncio.Future[Any]] = [*self._in_flight, *(future for _, future in self._waiting)]
         self._send_batches()
         if sent:
             await asyncio.wait(sent)
@@ -135,7 +138,7 @@ class Batcher(Generic[Item, Result]):
             self._timer = None
         while self._waiting and len(self._in_flight) < self._max_concurrent_batches:
             batch, self._waiting = self._waiting[: self._max_items], self._waiting[self._max_items :]
-            task = asyncio.get_running_loop().create_task(self._run(batch), context=batch[0][2])
+            task = asyncio.get_running_loop().create_task(self._run(batch), context=self._context)
             self._in_flight.add(task)
             task.add_done_callback(self._on_done)
 
@@ -146,14 +149,14 @@ class Batcher(Generic[Item, Result]):
         else:
             self._send_batches()
 
-    async def _run(self, batch: "list[tuple[Item, asyncio.Future[Result], Context]]") -> None:
+    async def _run(self, batch: "list[tuple[Item, asyncio.Future[Result]]]") -> None:
         self._items_in_flight += len(batch)
         try:
-            results = await run_isolated(self._call, [item for item, _, _ in batch], name=self._name)
-            for (_, future, _), result in zip(batch, results, strict=True):
+            results = await run_isolated(self._call, [item for item, _ in batch], name=self._name)
+            for (_, future), result in zip(batch, results, strict=True):
                 _resolve(future, result)
         except BaseException:  # Only a cancellation: `run_isolated` returns exceptions as results.
-            for _, future, _ in batch:
+            for _, future in batch:
                 _resolve(future, asyncio.CancelledError())
             raise
         finally:

@@ -23,7 +23,7 @@ _SETTLE_GATHER_SECONDS = 0.01
 """Clients do not wait for a settle. Gathering settles for 10 ms divides their cost by five."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ReserveItem:
     """A request to hold one slot of all limits."""
 
@@ -36,7 +36,7 @@ class ReserveItem:
         return 1 if self.estimate is None else self.estimate.least(unit)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SettleItem:
     """A request to close one hold."""
 
@@ -110,16 +110,18 @@ class BatchedQuota:
         with suppress(ServiceError):  # Nothing is held, or the sweeper closes the hold.
             await self.settle(await reserving, RELEASED)
 
-    async def settle(self, hold: Hold, verdict: RowVerdict) -> None:
+    def settle(self, hold: Hold, verdict: RowVerdict) -> "asyncio.Future[None]":
         """Close a hold; see `Quota.settle`."""
         account_id = hold.principal.quota_account_id
         self._settling[account_id] += 1
-        try:
-            await self._settles.submit(SettleItem(hold, verdict))
-        finally:
-            self._settling[account_id] -= 1
-            if not self._settling[account_id]:
-                del self._settling[account_id]
+        settled = self._settles.send(SettleItem(hold, verdict))
+        settled.add_done_callback(lambda _: self._note_settled(account_id))
+        return settled
+
+    def _note_settled(self, account_id: str) -> None:
+        self._settling[account_id] -= 1
+        if not self._settling[account_id]:
+            del self._settling[account_id]
 
 
 def counter_unavailable() -> Unavailable:

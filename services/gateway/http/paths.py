@@ -10,6 +10,13 @@ _ALIAS = re.compile(
 )
 _API_ROOTS = frozenset(("api", "v1", "openai", "healthz", "readyz"))
 _ENDPOINTS = frozenset(("chat", "completions", "messages", "responses", "models", "key", "usage", "openapi.json"))
+_CHATS = {
+    f"{prefix}/{name}": f"/api/v1/{name}"
+    for prefix in ("/api/v1", "/openai/v1", "/v1")
+    for name in ("chat", "chat/completions", "completions", "messages", "responses")
+}
+"""Canonical paths of nearly all requests, by their usual aliases."""
+CHAT_PATHS = frozenset(_CHATS.values())
 _LABELED_ROOTS = frozenset(("static", "healthz", "readyz", "playground"))
 
 
@@ -19,6 +26,8 @@ def canonical_path(path: str) -> str:
     The aliases are `/v1`, `/openai/v1`, no prefix (only for chats and models), a repeated prefix and a trailing
     slash, since clients expect different base URLs.
     """
+    if canonical := _CHATS.get(path):
+        return canonical
     match = _ALIAS.fullmatch(path.rstrip("/"))
     return f"/api/v1{match[1]}" if match else path
 

@@ -6,6 +6,8 @@ Users paste API keys in place of ids, and clients with a wrong base URL put them
 import re
 from collections.abc import Mapping
 
+from services.gateway.http.paths import CHAT_PATHS
+
 _CHARACTERS_MAX = 200
 _MASK = "****"
 _OWN_ID = r"(?:req|key|acc|resp|msg|rs|fc|ctc)_[0-9A-Z]{26}(?![0-9A-Za-z])"
@@ -27,6 +29,8 @@ def redacted(text: str) -> str:
 
 def loggable_path(path: str, parameters: Mapping[str, str]) -> str:
     """Return a redacted path, with path parameters replaced by their names."""
+    if not parameters and path in CHAT_PATHS:
+        return path
     for name, value in parameters.items():
         before, found, after = path.rpartition(str(value))
         if found:

@@ -1,5 +1,6 @@
 """Ports to auth, quota and inference. Adapters: gRPC (services/gateway/clients) and local (services/local/adapters)."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
@@ -45,11 +46,11 @@ class Quota(Protocol):
     async def drain(self) -> None:
         """Wait for reserves whose caller was cancelled. Their holds are released."""
 
-    async def settle(self, hold: Hold, verdict: RowVerdict) -> None:
+    def settle(self, hold: Hold, verdict: RowVerdict) -> "asyncio.Future[None]":
         """Close a hold. Repeating it is harmless.
 
-        Raises:
-            Unavailable: Quota gave no answer, or could not close the hold.
+        Returns:
+            A future that fails with `Unavailable` if quota gave no answer, or could not close the hold.
         """
 
 

@@ -40,8 +40,8 @@ class Settlements:
         self._inference = inference
         self._abandoned_max = abandoned_max
         self._abandoned_seconds = abandoned_seconds
-        self._settling: set[asyncio.Task[None]] = set()
-        self._abandoned: set[asyncio.Task[None]] = set()
+        self._settling: set[asyncio.Future[None]] = set()
+        self._abandoned: set[asyncio.Future[None]] = set()
         ABANDONED.set_function(lambda: len(self._abandoned))
 
     def settle_failed(self, hold: Hold, verdict: Verdict | None) -> None:
@@ -58,7 +58,9 @@ class Settlements:
         if verdict is None:
             self.abandon(hold, None)
         else:
-            _spawn(self._settle_until_answered(hold, verdict), self._settling)
+            settled = self._quota.settle(hold, verdict)
+            self._settling.add(settled)
+            settled.add_done_callback(lambda _: self._on_settled(hold, verdict, settled))
 
     def abandon(self, hold: Hold, departure: Departure | None) -> None:
         """Close a hold by the request's ledger row, as soon as there is one.
@@ -94,14 +96,26 @@ class Settlements:
                     return
         _leave_to_sweeper(hold)
 
+    def _on_settled(self, hold: Hold, verdict: RowVerdict, settled: "asyncio.Future[None]") -> None:
+        self._settling.discard(settled)
+        if not settled.cancelled() and (exc := settled.exception()):
+            _spawn(self._settle_again(hold, verdict, exc), self._settling)
+
     async def _settle_until_answered(self, hold: Hold, verdict: RowVerdict) -> None:
+        try:
+            await self._quota.settle(hold, verdict)
+        except ServiceError as exc:
+            await self._settle_again(hold, verdict, exc)
+
+    async def _settle_again(self, hold: Hold, verdict: RowVerdict, error: BaseException) -> None:
         for pause_seconds in _RETRY_SECONDS:
+            facts = {"request_id": hold.request_id, "reason": getattr(error, "reason", type(error).__name__)}
+            _log.warning("The hold could not be settled. Trying again.", extra=facts)
+            await asyncio.sleep(pause_seconds)
             try:
                 await self._quota.settle(hold, verdict)
             except ServiceError as exc:
-                facts = {"request_id": hold.request_id, "reason": exc.reason}
-                _log.warning("The hold could not be settled. Trying again.", extra=facts)
-                await asyncio.sleep(pause_seconds)
+                error = exc
             else:
                 return
         _log.error("The hold could not be settled. The sweeper will close it.", extra={"request_id": hold.request_id})
@@ -162,7 +176,7 @@ def _leave_to_sweeper(hold: Hold) -> None:
     _log.warning("No verdict. The sweeper will close the hold.", extra={"request_id": hold.request_id})
 
 
-def _spawn(work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+def _spawn(work: Coroutine[Any, Any, None], tasks: "set[asyncio.Future[None]]") -> None:
     task = asyncio.get_running_loop().create_task(work)
     tasks.add(task)
     task.add_done_callback(tasks.discard)

@@ -56,7 +56,7 @@ class Renderer(Protocol):
         """Return what is sent while no events arrive."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SurfaceRequest:
     """A parsed request."""
 

@@ -52,7 +52,7 @@ class Principal:
         return any(limit.unit in _METERED for limit in self.limits)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RateLimit:
     """A limit of a key or its account and what is used of it, as shown to its owner."""
 
@@ -82,7 +82,7 @@ class RateLimit:
         return replace(self, held=self.held - 1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Hold:
     """A reserved slot, and where its request is accounted."""
 
@@ -102,7 +102,7 @@ class Hold:
     """The tightest of the limits of tokens; None if there is none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Chat:
     """A parsed and validated chat request."""
 
@@ -120,7 +120,7 @@ class Chat:
         self.members["max_completion_tokens"] = max(1, tokens // (self.members.get("n") or 1))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Completion:
     """An answer without streaming."""
 

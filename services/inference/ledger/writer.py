@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.common.concurrency.batch import Batcher
+from services.common.concurrency.fixed_timeout import FixedTimeout
 from services.common.errors import Unavailable
 from services.common.limits import Unit
 from services.common.surface import Surface
@@ -22,7 +23,7 @@ _RETRY_SECONDS = 0.25
 _WARNED_MODELS_MAX = 100
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LedgerRow:
     """A ledger row: a request with its usage and outcome."""
 
@@ -212,10 +213,12 @@ class Ledger:
             rows_max: Maximum number of waiting rows; at this number, new requests are refused.
         """
         self._store = store
-        self._wait_seconds = wait_seconds
+        self._slow_commits: FixedTimeout[asyncio.Future[Verdict | None]] = FixedTimeout(wait_seconds, _end_wait)
         self._rows_max = rows_max
         # One batch at a time, so that the next group collects while the database commits.
-        self._groups = Batcher(self._commit, name="rows", max_items=_ROWS_IN_A_GROUP_MAX, max_concurrent_batches=1)
+        self._groups: Batcher[LedgerRow, Verdict | None] = Batcher(
+            self._commit, name="rows", max_items=_ROWS_IN_A_GROUP_MAX, max_concurrent_batches=1
+        )
         self._models_without_price: set[str] = set()
         metrics.LEDGER_LAG.set_function(lambda: float(self._groups.load))
 
@@ -235,16 +238,10 @@ class Ledger:
         written, or if the database rejects the row itself, in which case the row is lost. Other rows are not affected.
         """
         _trace(row)
-        commit = self._groups.send(row)
-        done, _ = await asyncio.wait({commit}, timeout=self._wait_seconds)
-        if not done:
-            _log.warning("The database is slow; a ledger row is waiting.", extra={"request_id": row.request_id})
-            return None
-        return self._result(row, commit)
-
-    def _result(self, row: LedgerRow, commit: "asyncio.Future[Verdict]") -> RowVerdict | None:
+        commit: asyncio.Future[Verdict | None] = self._groups.send(row)
+        self._slow_commits.watch(commit)
         try:
-            return RowVerdict(Verdict.CHARGED, row.amounts) if commit.result() is Verdict.CHARGED else RELEASED
+            verdict = await commit
         except Exception as exc:  # noqa: BLE001 - the answer must still be sent; the sweeper closes the request
             metrics.LEDGER_ROWS_REFUSED.inc()
             _log.error(
@@ -253,6 +250,10 @@ class Ledger:
                 exc_info=exc,
             )
             return None
+        if verdict is None:
+            _log.warning("The database is slow; a ledger row is waiting.", extra={"request_id": row.request_id})
+            return None
+        return RowVerdict(Verdict.CHARGED, row.amounts) if verdict is Verdict.CHARGED else RELEASED
 
     async def close(self, *, timeout_seconds: float) -> None:
         """Write the waiting rows for at most `timeout_seconds`, then log the remaining ones as lost."""
@@ -290,6 +291,11 @@ class Ledger:
             self._models_without_price.add(model)
             message = "A model has no price, so its requests have no cost. Add it, or `*`, to PRICES_FILE."
             _log.warning(message, extra={"model": model})
+
+
+def _end_wait(commit: "asyncio.Future[Verdict | None]") -> None:
+    """Let a request end before its row is committed."""
+    commit.set_result(None)
 
 
 def _count(rows: Sequence[LedgerRow]) -> None:

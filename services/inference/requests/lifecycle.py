@@ -45,7 +45,7 @@ _encode = msgspec.json.Encoder().encode
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """An answer without streaming."""
 

@@ -54,7 +54,10 @@ class ScriptedQuota:
     async def drain(self) -> None:
         pass
 
-    async def settle(self, hold: Hold, verdict: RowVerdict) -> None:
+    def settle(self, hold: Hold, verdict: RowVerdict) -> "asyncio.Future[None]":
+        return asyncio.ensure_future(self._settle(hold, verdict))
+
+    async def _settle(self, hold: Hold, verdict: RowVerdict) -> None:
         if self._failures:
             raise self._failures.pop(0)
         self.settled.append((hold.request_id, verdict))
