@@ -45,31 +45,47 @@ class GrpcInference:
 
     async def complete(self, hold: Hold, chat: Chat) -> Completion:
         """Return the whole answer; see `Inference.complete`."""
-        if stream := self._stream_for(chat):
-            call, size = translate.multiplexed_call(hold, chat, stream=False)
-            with suppress(NotSent):
-                return _completion(await stream.call(call, size))
+        try:
+            if stream := self._stream_for(chat):
+                call, size = translate.multiplexed_call(hold, chat, stream=False)
+                with suppress(NotSent):
+                    return _completion(await stream.call(call, size))
+            return await self._complete(hold, chat)
+        finally:
+            self._trimmer.note_freed(chat.body_bytes)
+
+    async def _complete(self, hold: Hold, chat: Chat) -> Completion:
         request = inference_pb2.CreateChatCompletionRequest(
             context=translate.request_context(hold, chat), chat=translate.chat_request(chat), wants_json=True
         )
-        try:
-            with rpc_errors(unavailable_reason="inference_unavailable"):
-                response = await self._stub.CreateChatCompletion(request, timeout=self._timeout_seconds)
-        finally:
-            self._trimmer.note_freed(chat.body_bytes)
+        with rpc_errors(unavailable_reason="inference_unavailable"):
+            response = await self._stub.CreateChatCompletion(request, timeout=self._timeout_seconds)
         # An inference of the previous version does not send JSON.
         text = response.completion_json or json_codec.encode(response.completion)
         return Completion(text, row_verdict_from_proto(response.verdict, response.amounts))
 
-    async def stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[list[bytes] | RowVerdict | None, None]:
+    def stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[list[bytes] | RowVerdict | None, None]:
         """Yield events and the verdict; see `Inference.stream`."""
         if stream := self._stream_for(chat):
-            multiplexed, size = translate.multiplexed_call(hold, chat, stream=True)
-            with suppress(NotSent):
-                async with aclosing(stream.results(multiplexed, size, size_of=_chunks_size)) as results:
-                    async for result in results:
-                        yield _verdict(result) if result.is_last else list(result.chunks_json)
-                return
+            return self._stream_multiplexed(stream, hold, chat)
+        return self._stream(hold, chat)
+
+    async def _stream_multiplexed(
+        self, stream: CallStream, hold: Hold, chat: Chat
+    ) -> AsyncGenerator[list[bytes] | RowVerdict | None, None]:
+        call, size = translate.multiplexed_call(hold, chat, stream=True)
+        try:
+            async with aclosing(stream.results(call, size, size_of=_chunks_size)) as results:
+                async for result in results:
+                    yield _verdict(result) if result.is_last else list(result.chunks_json)
+        except NotSent:
+            async with aclosing(self._stream(hold, chat)) as parts:
+                async for part in parts:
+                    yield part
+        finally:
+            self._trimmer.note_freed(chat.body_bytes)
+
+    async def _stream(self, hold: Hold, chat: Chat) -> AsyncGenerator[list[bytes] | RowVerdict | None, None]:
         request = inference_pb2.StreamChatCompletionRequest(
             context=translate.request_context(hold, chat), chat=translate.chat_request(chat), wants_json=True
         )

@@ -250,6 +250,8 @@ class Ledger:
                 exc_info=exc,
             )
             return None
+        finally:
+            self._slow_commits.forget(commit)
         if verdict is None:
             _log.warning("The database is slow; a ledger row is waiting.", extra={"request_id": row.request_id})
             return None
@@ -295,7 +297,8 @@ class Ledger:
 
 def _end_wait(commit: "asyncio.Future[Verdict | None]") -> None:
     """Let a request end before its row is committed."""
-    commit.set_result(None)
+    if not commit.done():
+        commit.set_result(None)
 
 
 def _count(rows: Sequence[LedgerRow]) -> None:

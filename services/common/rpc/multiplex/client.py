@@ -5,6 +5,7 @@ clients open more, and each is replaced after some time, from which new replicas
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from contextvars import Context
@@ -17,6 +18,7 @@ from prometheus_client import Gauge
 
 from services.common.rpc.multiplex.stream import CallStream
 
+_log = logging.getLogger(__name__)
 _STREAMS = Gauge(
     "stack_rpc_multiplexed_streams", "Open streams that carry many calls each, by service called.", ["service"]
 )
@@ -104,17 +106,22 @@ class MultiplexClient:
             unavailable_reason=self._unavailable_reason,
             on_end=self._remove,
         )
+        pause_seconds = _RETRY_SECONDS
         try:
             async with asyncio.timeout(_OPEN_SECONDS_MAX):
                 await stream.begin()
-        except (aio.AioRpcError, aio.UsageError, TimeoutError) as exc:
-            is_unsupported = isinstance(exc, aio.AioRpcError) and exc.code() is grpc.StatusCode.UNIMPLEMENTED
-            self._open_after = time.monotonic() + (_UNSUPPORTED_SECONDS if is_unsupported else _RETRY_SECONDS)
-            await stream.close()
-        else:
             self._replace_old(stream)
+            pause_seconds = 0.0
+        except aio.AioRpcError as exc:
+            if exc.code() is grpc.StatusCode.UNIMPLEMENTED:
+                pause_seconds = _UNSUPPORTED_SECONDS
+        except (aio.UsageError, TimeoutError):
+            _log.info("A stream for multiplexed calls could not be opened.")
         finally:
+            self._open_after = time.monotonic() + pause_seconds
             self._opening = None
+            if pause_seconds:
+                await stream.close()
 
     def _replace_old(self, new: CallStream) -> None:
         oldest = new.opened_at - _AGE_SECONDS_MAX

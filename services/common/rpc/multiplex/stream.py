@@ -39,10 +39,6 @@ class _Wait:
         self.error: Exception | None = None
         self.changed: asyncio.Future[None] | None = None
 
-    def done(self) -> bool:
-        """Return whether there is nothing to wait for."""
-        return self.error is not None or (bool(self.results) and self.results[-1].is_last)
-
     def deliver(self, result: Any) -> None:
         """Add a result."""
         self.results.append(result)
@@ -132,7 +128,7 @@ class CallStream:
         try:
             result = (await wait.take())[0]
         finally:
-            self._end_call(call.id)
+            self._end_call(call.id, wait)
         if result.status:
             raise from_serialized(result.status)
         return result
@@ -161,7 +157,7 @@ class CallStream:
                     self._acknowledge(call.id, unacknowledged)
                     unacknowledged = 0
         finally:
-            self._end_call(call.id)
+            self._end_call(call.id, wait)
 
     def drain(self) -> None:
         """Start no further calls, and end the stream after those in progress."""
@@ -192,8 +188,9 @@ class CallStream:
         self._request.acknowledgements.add(id=call_id, bytes=size)
         self._has_request.set()
 
-    def _end_call(self, call_id: int) -> None:
+    def _end_call(self, call_id: int, wait: _Wait) -> None:
         """Forget a call, and cancel it if it is still in progress."""
+        self._timeouts.forget(wait)
         if self._waits.pop(call_id, None) is not None:
             self._request.cancelled_ids.append(call_id)
             self._has_request.set()
