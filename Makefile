@@ -102,9 +102,9 @@ bench: .venv/bench.stamp ## Compare the product with LiteLLM, Portkey, a bare pa
 	@$(MAKE) --no-print-directory .venv-bench/portkey.stamp || echo "Portkey cannot be installed (see the error above) and is skipped"
 	$(BIN)/python -m bench
 
-bench-ab: .venv/dev.stamp ## Compare CPU per request and stream event with the commit BASE=HEAD~1, in pairs of turns
+bench-ab: .venv/dev.stamp ## Compare CPU per request and stream event with the commit BASE=HEAD~1; LAYOUT="four processes" only
 	@$(call debian-packages,$(BENCH_PACKAGES))
-	$(BIN)/python -m bench.ab --base $(if $(filter command,$(origin BASE)),$(BASE),HEAD~1)
+	$(BIN)/python -m bench.ab --base $(if $(filter command,$(origin BASE)),$(BASE),HEAD~1) $(if $(LAYOUT),--layout "$(LAYOUT)")
 
 bench-surfaces: .venv/dev.stamp ## Compare CPU per stream event of /responses and /messages with chat completions
 	@$(call debian-packages,$(BENCH_PACKAGES))
@@ -113,9 +113,9 @@ bench-surfaces: .venv/dev.stamp ## Compare CPU per stream event of /responses an
 bench-quota: .venv/dev.stamp ## Measure reservations per second of one quota process, for one key and for 10,000
 	$(BIN)/python -m bench.quota
 
-bench-profile: .venv/bench.stamp ## Profile a worker under load: time by part and by function, and flame graphs
+bench-profile: .venv/bench.stamp ## Profile one process and four under load: time by part and function, flame graphs; LAYOUT="two workers"
 	@$(call debian-packages,$(BENCH_PACKAGES))
-	$(BIN)/python -m bench.profiles
+	$(BIN)/python -m bench.profiles $(if $(LAYOUT),--layout "$(LAYOUT)")
 
 bench-growth: .venv/dev.stamp ## Check that requests stay fast with 2,000 streams and ROWS=1000000 keys and ledger rows (10000000: 15 GB)
 	@$(call debian-packages,$(BENCH_PACKAGES))

@@ -14,6 +14,7 @@ from bench import wire
 from bench.ab import Comparison
 from bench.closed_loop import NotAnswered, body
 from bench.contenders.stack import Stack, stack_alone
+from bench.layouts import LAYOUTS, add_layout_option
 from bench.measure import Meter
 from bench.mock import EVENTS_PER_STREAM
 from bench.streams import Shape
@@ -21,7 +22,6 @@ from bench.streams import Shape
 _STREAMS = 48
 _AT_ONCE = 16
 _RATIO_MAX = 1.5
-_LAYOUTS = {"one process": 1, "four processes": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,12 @@ def main() -> None:
     """Measure and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=12, help="pairs of turns per surface, shape and layout")
-    pairs = parser.parse_args().pairs
+    add_layout_option(parser)
+    options = parser.parse_args()
+    pairs: int = options.pairs
     is_slow = False
-    for layout, workers in _LAYOUTS.items():
-        with stack_alone(workers=workers) as (stack, _):
+    for layout in options.layout:
+        with stack_alone(workers=LAYOUTS[layout]) as (stack, _):
             for surface in (CHAT, *OTHERS):
                 _cpu_ms(stack, surface, "bursts")
             for shape in ("bursts", "spaced"):
