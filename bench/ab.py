@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from bench import measure, rounds
-from bench.contenders.stack import Stack
+from bench.contenders.stack import ALL_LIMITS, Stack
 from bench.layouts import LAYOUTS, add_layout_option
 from bench.measure import Figures
 from bench.mock import Mock
@@ -29,13 +29,6 @@ _TURN_SECONDS = 1.5
 _STREAMS = 192
 _STREAMS_AT_ONCE = 16
 _RESAMPLES = 2_000
-_LIMITS = (
-    *("key:requests:minute=1000000", "key:tokens:minute=1000000000", "key:tokens:day=1000000000"),
-    *("key:cost:day=$1000000", "key:cost:month=$1000000", "key:concurrent_requests=100000"),
-    *("account:requests:minute=1000000", "account:tokens:minute=1000000000", "account:tokens:day=1000000000"),
-    *("account:cost:day=$1000000", "account:cost:month=$1000000", "account:concurrent_requests=100000"),
-)
-"""All limits there are, and none that is reached."""
 _SLOWER_MAX = 1.05
 """Ratio above which a regression is reported, if the whole confidence interval is above 1."""
 
@@ -82,7 +75,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-ab-", dir="/tmp") as name, tree as base:
         for layout in options.layout:
             workers = LAYOUTS[layout]
-            folder, limits = Path(name) / str(workers), _LIMITS if options.limits else ()
+            folder, limits = Path(name) / str(workers), ALL_LIMITS if options.limits else ()
             for load, comparison in _compare(folder, base, workers=workers, pairs=options.pairs, limits=limits):
                 print(f"{layout}, CPU per {load}: {comparison}", flush=True)
                 found.append(comparison)
