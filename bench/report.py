@@ -69,9 +69,10 @@ def markdown(run: Run, *, chart: str) -> str:
         _figures("One worker each", run.medians, names),
         _figures("Two workers each", run.medians, pairs),
         _surfaces(run.medians),
+        _processes(run.medians),
         _programs(run),
     ]
-    return "\n".join(line for part in parts for line in [*part, ""]).rstrip() + "\n"
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
 def cores(figures: Figures) -> float:
@@ -122,6 +123,15 @@ _ROWS: tuple[Row, ...] = (
 )
 
 
+_OF_PROCESSES = {
+    "CPU ms per request, 32 connections": "cpu_ms_per_request@32",
+    "CPU ms per event, bursts of five": "cpu_ms_per_event@bursts",
+    "CPU ms per event, one by one": "cpu_ms_per_event@spaced",
+    "memory (PSS) idle, MB": "pss_mb@idle",
+    "memory (PSS) after load, MB": "pss_mb@load",
+}
+
+
 def _figures(title: str, medians: Medians, names: Sequence[str]) -> list[str]:
     heads = [name.removesuffix(_TWO_WORKERS) if title.startswith("Two") else name for name in names]
     rows = [[label, *(number(value(medians, name)) for name in names)] for label, value in _ROWS]
@@ -130,6 +140,8 @@ def _figures(title: str, medians: Medians, names: Sequence[str]) -> list[str]:
 
 def _surfaces(medians: Medians) -> list[str]:
     names = [name for name, figures in medians.items() if f"requests_per_second@{OTHERS[0].path}" in figures]
+    if not names:
+        return []
     kinds = {"requests/s": "requests_per_second", "CPU ms per request": "cpu_ms_per_request", "CPU ms per event": ""}
     loads = {CHAT.path: ("32", "bursts")} | {surface.path: (surface.path, surface.path) for surface in OTHERS}
     rows = [
@@ -142,6 +154,20 @@ def _surfaces(medians: Medians) -> list[str]:
 
 def _figure(kind: str, requests: str, events: str) -> str:
     return f"{kind}@{requests}" if kind else f"cpu_ms_per_event@{events}"
+
+
+def _processes(medians: Medians) -> list[str]:
+    """Return the costs of each process of the product in the layouts with one of each kind."""
+    rows = [
+        [f"{name}: {part}", *(number(medians[name].get(f"{figure}/{part}")) for figure in _OF_PROCESSES.values())]
+        for name in (LAYOUTS["one process"], LAYOUTS["four processes"])
+        for part in _parts(medians.get(name, {}))
+    ]
+    return [] if not rows else ["### Processes of the product", "", *table(["process", *_OF_PROCESSES], rows)]
+
+
+def _parts(figures: Figures) -> list[str]:
+    return [name.partition("/")[2] for name in figures if name.startswith("cpu_ms_per_request@32/")]
 
 
 def _programs(run: Run) -> list[str]:

@@ -23,6 +23,8 @@ def _figures(rate: float, cpu: float, p50: float) -> Figures:
         "p50_ms@1": p50,
         "first_event_p50_ms@1": p50 + 1,
         "pss_mb@idle": 100.0,
+        "pss_mb@idle/worker": 90.0,
+        "cpu_ms_per_request@32/worker": cpu * 0.9,
     }
 
 
@@ -83,6 +85,10 @@ def test_programs_with_two_workers_are_compared_with_each_other() -> None:
     one, _, rest = _page().partition("### Two workers each")
     assert "| requests/s, 32 connections | 20,000 | 2,000 | 1,000 | 500 | 40 |" in one
     assert rest.strip().startswith("|  | stack |\n| --- | ---: |\n| requests/s, 32 connections | 1,100 |")
+
+
+def test_the_processes_of_the_product_have_their_own_costs() -> None:
+    assert "| stack: worker | 0.9 | - | - | 90 | - |" in _page()
 
 
 def test_the_results_replace_only_their_place_in_the_page(tmp_path: Path) -> None:
