@@ -105,7 +105,7 @@ def _sample(title: str, load: Load, pids: Mapping[str, int]) -> None:
 
 
 def _files(title: str, names: Iterable[str], ending: str) -> dict[str, Path]:
-    return {name: _FOLDER / f"{title} - {name}.{ending}".replace(" ", "-") for name in names}
+    return {name: _FOLDER / f"{title} {name}.{ending}".replace(" ", "-") for name in names}
 
 
 def _record(load: Load, pids: Mapping[str, int], shape: str, out: Mapping[str, Path]) -> Mapping[str, Path]:
