@@ -44,10 +44,17 @@ def run(contender: Contender, *, requests: int, connections: int, surface: Surfa
         options = _options(contender, folder, requests=requests, connections=min(connections, requests))
         command = ["h2load", *options, surface.url(contender)]
         started = time.perf_counter()
-        output = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=True).stdout
+        output = _output(command)
         seconds = time.perf_counter() - started
         lines = (folder / "log").read_text(encoding="ascii").splitlines()
     return _read(lines, requests=requests, seconds=seconds, output=output)
+
+
+def _output(command: list[str]) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=True).stdout
+    except subprocess.TimeoutExpired as exc:
+        raise NotAnswered(f"requests were still unanswered after {_TIMEOUT_SECONDS} s") from exc
 
 
 def _options(contender: Contender, folder: Path, *, requests: int, connections: int) -> list[str]:

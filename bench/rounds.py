@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+import psutil
+
 from bench import measure
 from bench.contenders import Contender
 from bench.measure import Figures
@@ -66,7 +68,7 @@ def run(contenders: Sequence[Contender], plan: Plan) -> tuple[Rounds, dict[str, 
     """Measure all contenders according to the plan. Return the figures, and by name why others were left out.
 
     Raises:
-        NotAnswered: The product did not answer a request. Another contender that does not is left out.
+        ExceptionGroup: The product did not answer a request. Another contender that does not is left out.
     """
     measured = [_Measured(contender, plan) for contender in contenders]
     for each in measured:
@@ -108,11 +110,11 @@ class _Measured:
             return
         try:
             work()
-        except NotAnswered as exc:
+        except* (NotAnswered, OSError, psutil.NoSuchProcess) as group:
             if self._contender.charged() is not None:
                 raise
-            self.failure = f"it did not answer every request: {exc}"
-            say(f"{self.name} FAILED: {exc}")
+            self.failure = f"it did not answer every request: {_first(group)}"
+            say(f"{self.name} FAILED: {_first(group)}")
 
     def _warm_up(self) -> None:
         for surface in (CHAT, *self._surfaces):
@@ -154,3 +156,8 @@ class _Measured:
             count=plan.bursts // 2,
             at_once=plan.streams_at_once,
         )
+
+
+def _first(exc: BaseException) -> BaseException:
+    """Return the first exception in a group that is no group."""
+    return _first(exc.exceptions[0]) if isinstance(exc, BaseExceptionGroup) else exc

@@ -28,6 +28,7 @@ class LiteLLM:
     """The proxy with one model, `groq/openai/gpt-oss-20b`."""
 
     model = "gpt-oss-20b"
+
     def __init__(self, folder: Path, *, groq_base_url: str, workers: int = 1, has_limits: bool = False) -> None:
         """Create it with `workers` processes in front of the mock at `groq_base_url`."""
         self.name = name_of("LiteLLM, limits" if has_limits else "LiteLLM", workers)

@@ -9,6 +9,7 @@ import pytest
 
 from bench import rounds
 from bench.wire import NotAnswered
+from tests.ports import free_port
 
 _PLAN = rounds.Plan(rounds=1, warm_up_requests=1, seconds=0.1, seconds_alone=0.1)
 
@@ -60,5 +61,11 @@ def test_a_contender_that_does_not_answer_is_left_out_with_the_reason(port: int)
 
 
 def test_the_product_must_answer_every_request(port: int) -> None:
-    with pytest.raises(NotAnswered, match="answered with 503"):
+    with pytest.RaisesGroup(pytest.RaisesExc(NotAnswered, match="answered with 503")):
         rounds.run([_Contender(port, charged=0)], _PLAN)
+
+
+def test_a_contender_that_ended_is_left_out_with_the_reason() -> None:
+    found, failed = rounds.run([_Contender(free_port(), charged=None)], _PLAN)
+    assert found == {}
+    assert "Connect call failed" in failed["refusing"]
