@@ -76,9 +76,9 @@ class LiteLLM:
         command = (str(program), "--config", str(configuration), "--host", "127.0.0.1", "--port", str(self._port))
         # Loopback only: without this setting it would fetch its price list from GitHub.
         environment = plain_environment(LITELLM_LOCAL_MODEL_COST_MAP="True", PATH=f"{ENVIRONMENT}/bin:/usr/bin:/bin")
-        self._processes["litellm"] = Process(
-            (*command, "--num_workers", str(self._workers)), log=self._folder / "log", environment=environment
-        )
+        # On a busy machine a worker may need longer to start than uvicorn's health check allows.
+        workers = ("--num_workers", str(self._workers), "--timeout_worker_healthcheck", str(_START_SECONDS))
+        self._processes["litellm"] = Process((*command, *workers), log=self._folder / "log", environment=environment)
         self._processes["litellm"].until_answers(f"{self.base_url}/health/liveliness", seconds=_START_SECONDS)
 
     def stop(self) -> None:
