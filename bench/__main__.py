@@ -95,12 +95,12 @@ def _contenders(folder: Path) -> list[Contender]:
 
 
 def _write(out: Path, run: report.Run, plan: rounds.Plan, found: Mapping[str, object]) -> None:
-    report.write(run, out / "README.md", chart=_CHART)
     raw = out / (re.sub(r"[^a-z0-9]+", "-", run.machine.kind.lower()).strip("-") + ".json")
     # The medians are left out, because they follow from the rounds.
     about = {name: value for name, value in asdict(run).items() if name not in ("medians", "rounds")}
     raw.write_text(json.dumps({**about, "plan": asdict(plan), "rounds": found}, indent=1) + "\n", encoding="utf-8")
     charts.draw(run.medians, out / _CHART)
+    report.write(run, out / "README.md", chart=_CHART)
     say(f"wrote {out / 'README.md'}, {_CHART} and {raw.name}")
     print(report.markdown(run, chart=_CHART))
 

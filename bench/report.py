@@ -42,20 +42,17 @@ def described(contenders: Iterable[Contender]) -> dict[str, tuple[str, str]]:
 
 
 def write(run: Run, page: Path, *, chart: str) -> None:
-    """Replace the results in the page, or write a page of its own if there is none.
+    """Replace the results in the page, or write a page of results alone if there is none.
 
     Raises:
         ValueError: The page exists and has no place for results.
     """
-    results = markdown(run, chart=chart)
-    if not page.exists():
-        page.write_text(results, encoding="utf-8")
-        return
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    text = page.read_text(encoding="utf-8") if page.exists() else f"{BEGIN}\n{END}\n"
+    before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"{page} has no lines '{BEGIN}' and '{END}', between which the results belong")
-    page.write_text(f"{before}{BEGIN}\n\n{results}\n{END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{BEGIN}\n\n{markdown(run, chart=chart)}\n{END}{after}", encoding="utf-8")
 
 
 def markdown(run: Run, *, chart: str) -> str:

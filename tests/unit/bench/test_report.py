@@ -102,6 +102,14 @@ def test_the_results_replace_only_their_place_in_the_page(tmp_path: Path) -> Non
     assert "older" not in text
 
 
+def test_a_page_of_results_alone_is_replaced_by_the_next_run(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    write(_run(), page, chart="older.png")
+    write(_run(), page, chart="chart.png")
+    text = page.read_text(encoding="utf-8")
+    assert text == f"{BEGIN}\n\n{_page()}\n{END}\n"
+
+
 def test_a_page_without_a_place_for_results_is_left_alone(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text("# Benchmarks\n", encoding="utf-8")
