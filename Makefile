@@ -96,26 +96,27 @@ soak: .venv/dev.stamp ## Load the product for MINUTES=30 and check that memory, 
 	@$(call debian-packages,$(BENCH_PACKAGES))
 	$(BIN)/python -m bench.soak --minutes $(or $(MINUTES),30)
 
-bench: .venv/bench.stamp ## Compare the product with LiteLLM, Portkey, a bare pass-through and nginx (at most 15 minutes)
+bench: .venv/bench.stamp ## Compare the product with LiteLLM, Portkey, SMG, a bare pass-through and nginx (25 minutes; SHORT=1: 3)
 	@$(call debian-packages,$(BENCH_PACKAGES))
 	@$(MAKE) --no-print-directory .venv-bench/litellm.stamp || echo "LiteLLM cannot be installed (see the error above) and is skipped"
 	@$(MAKE) --no-print-directory .venv-bench/portkey.stamp || echo "Portkey cannot be installed (see the error above) and is skipped"
-	$(BIN)/python -m bench
+	@$(MAKE) --no-print-directory .venv-bench/smg.stamp || echo "SMG cannot be installed (see the error above) and is skipped"
+	$(BIN)/python -m bench $(if $(SHORT),--short)
 
-bench-ab: .venv/dev.stamp ## Compare CPU per request and stream event with the commit BASE=HEAD~1, in pairs of turns
+bench-ab: .venv/dev.stamp ## Compare CPU per request and stream event with the commit BASE=HEAD~1; LAYOUT="four processes" only
 	@$(call debian-packages,$(BENCH_PACKAGES))
-	$(BIN)/python -m bench.ab --base $(if $(filter command,$(origin BASE)),$(BASE),HEAD~1)
+	$(BIN)/python -m bench.ab --base $(if $(filter command,$(origin BASE)),$(BASE),HEAD~1) $(if $(LAYOUT),--layout "$(LAYOUT)")
 
-bench-surfaces: .venv/dev.stamp ## Compare CPU per stream event of /responses and /messages with chat completions
+bench-surfaces: .venv/dev.stamp ## Compare CPU per stream event of the other surfaces with chat completions
 	@$(call debian-packages,$(BENCH_PACKAGES))
-	$(BIN)/python -m bench.surfaces
+	$(BIN)/python -m bench.surface_ratios
 
 bench-quota: .venv/dev.stamp ## Measure reservations per second of one quota process, for one key and for 10,000
 	$(BIN)/python -m bench.quota
 
-bench-profile: .venv/bench.stamp ## Profile a worker under load: time by part and by function, and flame graphs
+bench-profile: .venv/bench.stamp ## Profile one process and four under load: time by part and function, flame graphs; LAYOUT="two workers"
 	@$(call debian-packages,$(BENCH_PACKAGES))
-	$(BIN)/python -m bench.profiles
+	$(BIN)/python -m bench.profiles $(if $(LAYOUT),--layout "$(LAYOUT)")
 
 bench-growth: .venv/dev.stamp ## Check that requests stay fast with 2,000 streams and ROWS=1000000 keys and ledger rows (10000000: 15 GB)
 	@$(call debian-packages,$(BENCH_PACKAGES))
@@ -176,6 +177,8 @@ lock: ## Compile requirements/*.lock from pyproject.toml (needs uv)
 		-c requirements/dev.lock requirements/bench.in -o requirements/bench.lock
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 		requirements/bench-litellm.in -o requirements/bench-litellm.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		requirements/bench-smg.in -o requirements/bench-smg.lock
 	for set in $(filter-out current,$(CLIENT_SETS)); do \
 		uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 			$$(ls requirements/clients-$$set.overrides 2>/dev/null | sed 's/^/--override /') \
@@ -207,10 +210,10 @@ clean: ## Remove everything that make created, except data
 	@$(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet --require-hashes -r requirements/bench.lock
 	@touch $@
 
-.venv-bench/litellm.stamp: requirements/bench-litellm.lock | .venv/dev.stamp
-	@echo "Installing LiteLLM's proxy ..."
-	@rm -rf .venv-bench/litellm && $(BIN)/python -m venv .venv-bench/litellm
-	@.venv-bench/litellm/bin/python -m pip install --disable-pip-version-check --no-input --quiet --require-hashes -r $<
+.venv-bench/litellm.stamp .venv-bench/smg.stamp: .venv-bench/%.stamp: requirements/bench-%.lock | .venv/dev.stamp
+	@echo "Installing $* to compare with ..."
+	@rm -rf .venv-bench/$* && $(BIN)/python -m venv .venv-bench/$*
+	@.venv-bench/$*/bin/python -m pip install --disable-pip-version-check --no-input --quiet --require-hashes -r $<
 	@touch $@
 
 .venv-bench/portkey.stamp: bench/contenders/npm/package-lock.json | .venv/dev.stamp

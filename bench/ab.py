@@ -2,7 +2,7 @@
 
 Both trees run at the same time in front of one mock of Groq. Load alternates between them every one or two seconds, so
 that noise affects both. Each pair of turns gives one ratio. The report has the median ratio and its confidence
-interval, for one process (all services in a worker) and for four.
+interval, for one process (all services in a worker) and for four, or for the layouts of `--layout`.
 """
 
 import argparse
@@ -17,7 +17,8 @@ from pathlib import Path
 from statistics import median
 
 from bench import measure, rounds
-from bench.contenders.stack import Stack
+from bench.contenders.stack import ALL_LIMITS, Stack
+from bench.layouts import LAYOUTS, add_layout_option
 from bench.measure import Figures
 from bench.mock import Mock
 from bench.progress import say
@@ -28,14 +29,6 @@ _TURN_SECONDS = 1.5
 _STREAMS = 192
 _STREAMS_AT_ONCE = 16
 _RESAMPLES = 2_000
-_LAYOUTS = {"one process": 1, "four processes": 0}
-_LIMITS = (
-    *("key:requests:minute=1000000", "key:tokens:minute=1000000000", "key:tokens:day=1000000000"),
-    *("key:cost:day=$1000000", "key:cost:month=$1000000", "key:concurrent_requests=100000"),
-    *("account:requests:minute=1000000", "account:tokens:minute=1000000000", "account:tokens:day=1000000000"),
-    *("account:cost:day=$1000000", "account:cost:month=$1000000", "account:concurrent_requests=100000"),
-)
-"""All limits there are, and none that is reached."""
 _SLOWER_MAX = 1.05
 """Ratio above which a regression is reported, if the whole confidence interval is above 1."""
 
@@ -75,12 +68,14 @@ def main() -> None:
     parser.add_argument("--base", default="HEAD~1", help="commit to compare with")
     parser.add_argument("--pairs", type=int, default=12, help="pairs of turns per load and layout")
     parser.add_argument("--limits", action="store_true", help="compare a key with all limits to one without instead")
+    add_layout_option(parser)
     options = parser.parse_args()
     found: list[Comparison] = []
     tree = nullcontext(_ROOT) if options.limits else _checked_out(options.base)
     with tempfile.TemporaryDirectory(prefix="bench-ab-", dir="/tmp") as name, tree as base:
-        for layout, workers in _LAYOUTS.items():
-            folder, limits = Path(name) / str(workers), _LIMITS if options.limits else ()
+        for layout in options.layout:
+            workers = LAYOUTS[layout]
+            folder, limits = Path(name) / str(workers), ALL_LIMITS if options.limits else ()
             for load, comparison in _compare(folder, base, workers=workers, pairs=options.pairs, limits=limits):
                 print(f"{layout}, CPU per {load}: {comparison}", flush=True)
                 found.append(comparison)

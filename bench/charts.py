@@ -9,15 +9,16 @@ mpl.use("Agg")
 
 from matplotlib import pyplot
 
-from bench.report import OURS, added
 from bench.tables import Medians, number
+from bench.targets import added
 
+_OURS = "stack"
 _OURS_COLOUR, _OTHERS_COLOUR = "#1f6feb", "#9aa4b2"
 
 
 def draw(medians: Medians, path: Path) -> None:
     """Write the chart as PNG: four panels with logarithmic axes, because contenders differ by powers of ten."""
-    figure, axes = pyplot.subplots(2, 2, figsize=(12, 7), layout="constrained")
+    figure, axes = pyplot.subplots(2, 2, figsize=(14, 9), layout="constrained")
     panels: list[tuple[str, Callable[[str], float | None]]] = [
         ("requests/s, 32 connections (more is better)", lambda name: medians[name].get("requests_per_second@32")),
         ("CPU ms per request, all processes", lambda name: medians[name].get("cpu_ms_per_request@32")),
@@ -26,7 +27,7 @@ def draw(medians: Medians, path: Path) -> None:
     ]
     for axis, (title, value_of) in zip(axes.flat, panels, strict=True):
         values = {name: value for name in medians if name != "direct" and (value := value_of(name)) and value > 0}
-        colours = [_OURS_COLOUR if name.startswith(OURS) else _OTHERS_COLOUR for name in values]
+        colours = [_OURS_COLOUR if name.startswith(_OURS) else _OTHERS_COLOUR for name in values]
         bars = axis.barh(list(values), list(values.values()), color=colours)
         axis.bar_label(bars, [number(value) for value in values.values()], padding=3)
         axis.set_xscale("log")

@@ -1,6 +1,5 @@
 """Closed-loop load with h2load: a fixed number of connections with one request at a time on each."""
 
-import json
 import subprocess
 import tempfile
 import time
@@ -9,14 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.contenders import Contender
+from bench.surfaces import CHAT, Surface
+from bench.wire import NotAnswered
 
-_SYSTEM = "You are a careful assistant. Answer in plain words and short sentences. " * 3
-_QUESTION = "Explain how a token quota works, and what a client sees when it is used up."
 _TIMEOUT_SECONDS = 120
-
-
-class NotAnswered(Exception):
-    """Some requests were not answered with 200, so the measurement is invalid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +32,7 @@ class Answers:
         return self.count / self.seconds
 
 
-def body(contender: Contender, word: str = "", **members: object) -> bytes:
-    """Return the request body of the benchmark. `word` is appended to the question and selects the mock's stream."""
-    messages = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": f"{_QUESTION} {word}"}]
-    request = {"model": contender.model, "messages": messages, "temperature": 0.7, "max_completion_tokens": 256}
-    return json.dumps(request | members).encode()
-
-
-def run(contender: Contender, *, requests: int, connections: int) -> Answers:
+def run(contender: Contender, *, requests: int, connections: int, surface: Surface = CHAT) -> Answers:
     """Send exactly `requests` requests and wait for all responses.
 
     Raises:
@@ -52,21 +40,29 @@ def run(contender: Contender, *, requests: int, connections: int) -> Answers:
     """
     with tempfile.TemporaryDirectory(prefix="bench-load-") as name:
         folder = Path(name)
-        (folder / "body.json").write_bytes(body(contender))
-        command = _command(contender, folder, requests=requests, connections=min(connections, requests))
+        (folder / "body.json").write_bytes(surface.body(contender))
+        options = _options(contender, folder, requests=requests, connections=min(connections, requests))
+        command = ["h2load", *options, surface.url(contender)]
         started = time.perf_counter()
-        output = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=True).stdout
+        output = _output(command)
         seconds = time.perf_counter() - started
         lines = (folder / "log").read_text(encoding="ascii").splitlines()
     return _read(lines, requests=requests, seconds=seconds, output=output)
 
 
-def _command(contender: Contender, folder: Path, *, requests: int, connections: int) -> list[str]:
+def _output(command: list[str]) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=True).stdout
+    except subprocess.TimeoutExpired as exc:
+        raise NotAnswered(f"requests were still unanswered after {_TIMEOUT_SECONDS} s") from exc
+
+
+def _options(contender: Contender, folder: Path, *, requests: int, connections: int) -> list[str]:
     headers: Mapping[str, str] = {"Content-Type": "application/json", **contender.headers}
     return [
-        *("h2load", "--h1", "-t1", f"-c{connections}", f"-n{requests}", f"--log-file={folder / 'log'}"),
+        *("--h1", "-t1", f"-c{connections}", f"-n{requests}", f"--log-file={folder / 'log'}"),
         *(f"-H{name}: {value}" for name, value in headers.items()),
-        *("-d", str(folder / "body.json"), contender.url),
+        *("-d", str(folder / "body.json")),
     ]
 
 

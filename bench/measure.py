@@ -1,9 +1,12 @@
 """Figures of one contender in one round, with the CPU time of its processes and a check of its charges."""
 
-from bench import closed_loop, open_loop, streams
+import asyncio
+
+from bench import closed_loop, open_loop, streams, wire
 from bench.contenders import Contender
 from bench.percentiles import percentile
-from bench.usage import usage
+from bench.surfaces import CHAT, Surface
+from bench.usage import pss_bytes, usage
 
 Figures = dict[str, float]
 """Figures by name. A name may end with `@` and the load, then `/` and one of several processes."""
@@ -51,10 +54,11 @@ class Meter:
         return seconds
 
 
-def warm_up(contender: Contender, *, requests: int) -> float:
-    """Send `requests` over 32 connections, read a few streams, and return the requests per second."""
-    rate = closed_loop.run(contender, requests=requests, connections=32).per_second
-    streams.read(contender, "bursts", streams=4, at_once=4)
+def warm_up(contender: Contender, *, requests: int, surface: Surface = CHAT) -> float:
+    """Check an answer, send `requests` over 32 connections, read a few streams, and return the requests per second."""
+    asyncio.run(_check_answer(contender, surface))
+    rate = closed_loop.run(contender, requests=requests, connections=32, surface=surface).per_second
+    streams.read(contender, "bursts", streams=4, at_once=4, surface=surface)
     return rate
 
 
@@ -66,6 +70,18 @@ def requests(contender: Contender, *, connections: int, seconds: float, rate: fl
     load = str(connections)
     cpu = _by_part("cpu_ms_per_request", load, meter.cpu_ms(answers=count))
     return {f"requests_per_second@{load}": answers.per_second, **cpu, **_latencies(answers, load)}
+
+
+def other_surface(contender: Contender, surface: Surface, *, requests: int, count: int, at_once: int) -> Figures:
+    """Measure a surface: `requests` in a closed loop at 32 connections, and `count` streams in bursts."""
+    requests = max(requests, _REQUESTS_MIN)
+    meter = Meter(contender)
+    answers = closed_loop.run(contender, requests=requests, connections=32, surface=surface)
+    figures = {f"requests_per_second@{surface.path}": answers.per_second}
+    figures |= _by_part("cpu_ms_per_request", surface.path, meter.cpu_ms(answers=requests))
+    meter = Meter(contender)
+    found = streams.read(contender, "bursts", streams=count, at_once=at_once, surface=surface)
+    return figures | _by_part("cpu_ms_per_event", surface.path, meter.cpu_ms(answers=count, units=found.events))
 
 
 def arrivals(contender: Contender, *, per_second: int, seconds: float) -> Figures:
@@ -95,12 +111,21 @@ def first_event(contender: Contender, *, count: int) -> Figures:
 
 
 def memory(contender: Contender, moment: str) -> Figures:
-    """Return the resident memory, in total and by process."""
-    found = {"": usage(contender.parts.values()).rss_bytes / 1e6}
+    """Return the proportional memory (PSS), in total and by process."""
+    found = {"": pss_bytes(contender.parts.values()) / 1e6}
     if len(contender.parts) > 1:
         for name, pid in contender.parts.items():
-            found[name] = usage([pid], with_children=False).rss_bytes / 1e6
-    return _by_part("rss_mb", moment, found)
+            found[name] = pss_bytes([pid], with_children=False) / 1e6
+    return _by_part("pss_mb", moment, found)
+
+
+async def _check_answer(contender: Contender, surface: Surface) -> None:
+    connection = await wire.connect(contender)
+    request = wire.request(contender, surface.body(contender), path=surface.url_path(contender))
+    try:
+        surface.check(await connection.ask(request))
+    finally:
+        connection.close()
 
 
 def _latencies(answers: closed_loop.Answers, load: str) -> Figures:

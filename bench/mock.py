@@ -21,6 +21,8 @@ class Mock:
 
     name = "direct"
     model = MODEL
+    features = "none: this is the mock itself"
+    surfaces: tuple[str, ...] = ()
 
     def __init__(self, folder: Path) -> None:
         """Create a mock with its files in `folder`."""

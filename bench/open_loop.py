@@ -8,8 +8,10 @@ import asyncio
 import time
 
 from bench import wire
-from bench.closed_loop import Answers, NotAnswered, body
+from bench.closed_loop import Answers
 from bench.contenders import Contender
+from bench.surfaces import CHAT
+from bench.wire import NotAnswered
 
 _CONNECTIONS_MAX = 512
 
@@ -25,7 +27,7 @@ def run(contender: Contender, *, rate: float, requests: int) -> Answers:
 
 async def _run(contender: Contender, *, rate: float, requests: int) -> Answers:
     pool = _Pool(contender)
-    request = wire.request(contender, body(contender))
+    request = wire.request(contender, CHAT.body(contender))
     started = time.perf_counter()
     async with asyncio.TaskGroup() as group:
         tasks = []

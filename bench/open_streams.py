@@ -11,12 +11,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench import streams, wire
-from bench.closed_loop import body
+from bench import wire
 from bench.contenders.stack import WORKER, Stack, stack_alone
 from bench.mock import Mock
 from bench.percentiles import percentile
 from bench.progress import say
+from bench.surfaces import CHAT
 from bench.tables import number, table
 from bench.usage import usage
 
@@ -61,7 +61,7 @@ async def measure(stack: Stack, mock: Mock, steps: Sequence[int]) -> list[Level]
     connections: list[wire.Connection] = []
     reading: list[asyncio.Task[wire.Reply]] = []
     levels = []
-    request = wire.request(stack, body(stack, "slow", stream=True))
+    request = wire.request(stack, CHAT.body(stack, "slow", stream=True))
     for step in steps:
         while len(connections) < step:
             opened = [await wire.connect(stack) for _ in range(min(_OPENING_AT_ONCE, step - len(connections)))]
@@ -71,7 +71,7 @@ async def measure(stack: Stack, mock: Mock, steps: Sequence[int]) -> list[Level]
         levels.append(await _level(stack, step))
     mock.release()
     for reply in await asyncio.gather(*reading):
-        streams.check(reply, contents_min=2)
+        CHAT.check_stream(reply, contents_min=2)
     for connection in connections:
         connection.close()
     return levels
@@ -93,7 +93,7 @@ def report(levels: Sequence[Level]) -> list[str]:
 
 async def _level(stack: Stack, count: int) -> Level:
     connection = await wire.connect(stack)
-    request = wire.request(stack, body(stack))
+    request = wire.request(stack, CHAT.body(stack))
     took = []
     for _ in range(_ASKED):
         sent = time.perf_counter()

@@ -1,16 +1,23 @@
-"""The report of a benchmark run: ratios first, then absolute figures, then the method."""
+"""The results of `make bench` as Markdown, and their place in the page of the benchmarks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from bench.contenders.stack import NO_SERVICES
+from bench.contenders import Contender
 from bench.machine import Machine
 from bench.measure import Figures
-from bench.tables import Medians, everything, number, table
+from bench.surfaces import CHAT, OTHERS
+from bench.tables import Medians, number, table
+from bench.targets import LAYOUTS, TARGETS, added
 
-OURS = "stack"
-"""Name of the product as `make run` starts it, and prefix of the names of its other layouts."""
-_DIRECT = "direct"
+BEGIN, END = "<!-- results of make bench -->", "<!-- end of the results -->"
+"""Marks of the part of the page that `make bench` replaces."""
+_TWO_WORKERS = ", 2 workers"
+_ALL_CORES = ("SMG",)
+"""Contenders whose one process uses all cores. They are in both tables."""
+
+Row = tuple[str, Callable[[Medians, str], float | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +26,8 @@ class Run:
 
     date: str
     machine: Machine
-    versions: Mapping[str, str]
+    contenders: Mapping[str, tuple[str, str]]
+    """Version, and limits and accounting that are on, by contender."""
     skipped: Mapping[str, str]
     """Skipped contenders and the reasons."""
     medians: Medians
@@ -28,22 +36,40 @@ class Run:
     """Requests answered by the product, each charged once in the ledger and in the counters."""
 
 
-def markdown(run: Run) -> str:
-    """Return the report as Markdown."""
-    parts = [_introduction(run), _ratios(run), _latencies(run), _costs(run), _charts(), _all(run), _how()]
-    return "\n".join(line for part in parts for line in [*part, ""]).rstrip() + "\n"
+def described(contenders: Iterable[Contender]) -> dict[str, tuple[str, str]]:
+    """Return the version and the features of each contender."""
+    return {contender.name: (contender.version, contender.features) for contender in contenders}
 
 
-def added(medians: Medians, name: str, figure: str) -> float | None:
-    """Return how many milliseconds a contender is slower than the mock; None if it was not measured."""
-    value, direct = medians.get(name, {}).get(figure), medians[_DIRECT].get(figure)
-    return None if value is None or direct is None else value - direct
+def write(run: Run, page: Path, *, chart: str) -> None:
+    """Replace the results in the page, or write a page of results alone if there is none.
+
+    Raises:
+        ValueError: The page exists and has no place for results.
+    """
+    text = page.read_text(encoding="utf-8") if page.exists() else f"{BEGIN}\n{END}\n"
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{page} has no lines '{BEGIN}' and '{END}', between which the results belong")
+    page.write_text(f"{before}{BEGIN}\n\n{markdown(run, chart=chart)}\n{END}{after}", encoding="utf-8")
 
 
-def ratio(medians: Medians, over: str, under: str, figure: str) -> float | None:
-    """Return the figure of `over` divided by that of `under`; None if one was not measured."""
-    above, below = medians.get(over, {}).get(figure), medians.get(under, {}).get(figure)
-    return None if above is None or not below else above / below
+def markdown(run: Run, *, chart: str) -> str:
+    """Return the results as Markdown."""
+    names = [name for name in run.medians if not name.endswith(_TWO_WORKERS)]
+    pairs = [name for name in run.medians if name.endswith(_TWO_WORKERS) or name in _ALL_CORES]
+    parts = [
+        _introduction(run),
+        _targets(run.medians),
+        [f"![Requests per second, CPU per request, added latency and CPU per event]({chart})"],
+        _figures("One worker each", run.medians, names),
+        _figures("Two workers each", run.medians, pairs),
+        _surfaces(run.medians),
+        _processes(run.medians),
+        _programs(run),
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
 
 def cores(figures: Figures) -> float:
@@ -53,138 +79,97 @@ def cores(figures: Figures) -> float:
 
 def _introduction(run: Run) -> list[str]:
     return [
-        "# The benchmark's last run",
-        "",
         f"`make bench`, {run.date}, {run.machine.kind} ({run.machine.system}, Python {run.machine.python}), load "
-        f"average {run.machine.load} before it began; all programs share the cores. Medians of "
-        f"{run.rounds} interleaved rounds. Ratios are the point; times are context.",
-        "",
-        *(f"- {name}: {version}" for name, version in run.versions.items()),
-        *(f"- {name}: **skipped**: {reason}" for name, reason in run.skipped.items()),
+        f"average {run.machine.load} before it began. Medians of {run.rounds} interleaved rounds.",
         "",
         f"All {run.charged:,} requests that the product answered were charged once, in the ledger and in the counters.",
     ]
 
 
-def _ratios(run: Run) -> list[str]:
-    ours = [name for name in run.medians if name.startswith(OURS)]
-    measured = [targets(run.medians, name) for name in ours]
+def _targets(medians: Medians) -> list[str]:
+    rows = [[target.name, *target.cells(medians)] for target in TARGETS]
+    return ["### Targets", "", "✓ met, ✗ missed.", "", *table(["figure", *LAYOUTS], rows)]
+
+
+def _of(figure: str) -> Callable[[Medians, str], float | None]:
+    return lambda medians, name: medians[name].get(figure)
+
+
+def _added(figure: str) -> Callable[[Medians, str], float | None]:
+    return lambda medians, name: added(medians, name, figure)
+
+
+_ROWS: tuple[Row, ...] = (
+    ("requests/s, 32 connections", _of("requests_per_second@32")),
+    ("requests/s, 1 connection", _of("requests_per_second@1")),
+    ("CPU ms per request, 32 connections", _of("cpu_ms_per_request@32")),
+    ("CPU ms per request, 1 connection", _of("cpu_ms_per_request@1")),
+    ("cores in use, 32 connections", lambda medians, name: cores(medians[name])),
+    ("added ms, 32 connections, p50", _added("p50_ms@32")),
+    ("added ms, 32 connections, p99", _added("p99_ms@32")),
+    ("added ms, 1 connection, p50", _added("p50_ms@1")),
+    ("added ms, 1 connection, p99", _added("p99_ms@1")),
+    ("added ms, 200 requests/s, p50", _added("p50_ms@200 a second")),
+    ("added ms, 200 requests/s, p99", _added("p99_ms@200 a second")),
+    ("added ms to the first event, p50", _added("first_event_p50_ms@1")),
+    ("streams/s, bursts of five, 16 at once", _of("streams_per_second@bursts")),
+    ("CPU ms per event, bursts of five", _of("cpu_ms_per_event@bursts")),
+    ("CPU ms per event, one by one", _of("cpu_ms_per_event@spaced")),
+    ("memory (PSS) idle, MB", _of("pss_mb@idle")),
+    ("memory (PSS) after load, MB", _of("pss_mb@load")),
+)
+
+
+_OF_PROCESSES = {
+    "CPU ms per request, 32 connections": "cpu_ms_per_request@32",
+    "CPU ms per event, bursts of five": "cpu_ms_per_event@bursts",
+    "CPU ms per event, one by one": "cpu_ms_per_event@spaced",
+    "memory (PSS) idle, MB": "pss_mb@idle",
+    "memory (PSS) after load, MB": "pss_mb@load",
+}
+
+
+def _figures(title: str, medians: Medians, names: Sequence[str]) -> list[str]:
+    heads = [name.removesuffix(_TWO_WORKERS) if title.startswith("Two") else name for name in names]
+    rows = [[label, *(number(value(medians, name)) for name in names)] for label, value in _ROWS]
+    return [f"### {title}", "", *table(["", *heads], rows)]
+
+
+def _surfaces(medians: Medians) -> list[str]:
+    names = [name for name, figures in medians.items() if f"requests_per_second@{OTHERS[0].path}" in figures]
+    if not names:
+        return []
+    kinds = {"requests/s": "requests_per_second", "CPU ms per request": "cpu_ms_per_request", "CPU ms per event": ""}
+    loads = {CHAT.path: ("32", "bursts")} | {surface.path: (surface.path, surface.path) for surface in OTHERS}
     rows = [
-        [*one[0][:3], *(number(each[3]) if each[3] is not None else "not measured" for each in one)]
-        for one in zip(*measured, strict=True)
+        [f"/v1/{path}, {label}", *(number(medians[name].get(_figure(kind, *load))) for name in names)]
+        for label, kind in kinds.items()
+        for path, load in loads.items()
     ]
-    return ["## Targets", "", *table(["figure", "at least", "stretch", *ours], rows)]
+    return ["### Surfaces", "", "32 connections; streams in bursts of five.", "", *table(["", *names], rows)]
 
 
-def targets(medians: Medians, name: str = OURS) -> list[tuple[str, str, str, float | None]]:
-    """Return the targets: description, minimum, stretch goal, and the result of one layout of the product."""
-
-    def quotient(over: float | None, under: float | None) -> float | None:
-        return None if over is None or not under else over / under
-
-    ours = medians[name]
-    alone = "p50_ms@1"
-    return [
-        (
-            "requests/s against LiteLLM, 32 connections",
-            "25",
-            "40",
-            ratio(medians, name, "LiteLLM", "requests_per_second@32"),
-        ),
-        (
-            "requests/s against Portkey, 32 connections",
-            "2.5",
-            "4",
-            ratio(medians, name, "Portkey", "requests_per_second@32"),
-        ),
-        (
-            "CPU per request against the pass-through",
-            "≤ 5",
-            "≤ 3",
-            ratio(medians, name, "pass-through", "cpu_ms_per_request@32"),
-        ),
-        (
-            "added latency p50, 1 connection, against LiteLLM",
-            "≤ 0.125",
-            "≤ 0.067",
-            quotient(added(medians, name, alone), added(medians, "LiteLLM", alone)),
-        ),
-        (
-            "events per CPU second against LiteLLM, bursts",
-            "25",
-            "50",
-            ratio(medians, "LiteLLM", name, "cpu_ms_per_event@bursts"),
-        ),
-        (
-            "events per CPU second against LiteLLM, spaced",
-            "5",
-            "8",
-            ratio(medians, "LiteLLM", name, "cpu_ms_per_event@spaced"),
-        ),
-        ("added time to first event p50, ms", "≤ 3", "≤ 1.5", added(medians, name, "first_event_p50_ms@1")),
-        ("RSS of the four services idle, MB", "≤ 400", "≤ 300", _services_rss(ours, "idle")),
-        ("RSS of the four services after load, MB", "≤ 500", "≤ 350", _services_rss(ours, "load")),
-    ]
+def _figure(kind: str, requests: str, events: str) -> str:
+    return f"{kind}@{requests}" if kind else f"cpu_ms_per_event@{events}"
 
 
-def _services_rss(figures: Figures, moment: str) -> float:
-    parts = (name for name in figures if name.startswith(f"rss_mb@{moment}/"))
-    return sum(figures[part] for part in parts if part.rpartition("/")[2] not in NO_SERVICES)
-
-
-def _latencies(run: Run) -> list[str]:
-    loads = [name.removeprefix("p50_ms@") for name in run.medians[_DIRECT] if name.startswith("p50_ms@")]
-    names = [name for name in run.medians if name != _DIRECT]
+def _processes(medians: Medians) -> list[str]:
+    """Return the costs of each process of the product in the layouts with one of each kind."""
     rows = [
-        [f"{_words(load)}, {share}", *(number(added(run.medians, name, f"{share}_ms@{load}")) for name in names)]
-        for load in loads
-        for share in ("p50", "p99", "p99.9")
+        [f"{name}: {part}", *(number(medians[name].get(f"{figure}/{part}")) for figure in _OF_PROCESSES.values())]
+        for name in (LAYOUTS["one process"], LAYOUTS["four processes"])
+        for part in _parts(medians.get(name, {}))
     ]
-    rows.append(["first event, p50", *(number(added(run.medians, name, "first_event_p50_ms@1")) for name in names)])
-    return [
-        "## Added latency",
-        "",
-        "Milliseconds on top of the mock asked directly.",
-        "",
-        *table(["load", *names], rows),
-    ]
+    return [] if not rows else ["### Processes of the product", "", *table(["process", *_OF_PROCESSES], rows)]
 
 
-def _words(load: str) -> str:
-    if "second" in load:
-        return load
-    return f"{load} connection" + ("s" if load != "1" else "")
+def _parts(figures: Figures) -> list[str]:
+    return [name.partition("/")[2] for name in figures if name.startswith("cpu_ms_per_request@32/")]
 
 
-def _costs(run: Run) -> list[str]:
-    figures = {
-        "requests/s, 32 connections": "requests_per_second@32",
-        "requests/s, 1 connection": "requests_per_second@1",
-        "CPU ms per request, 32 connections": "cpu_ms_per_request@32",
-        "CPU ms per request, 1 connection": "cpu_ms_per_request@1",
-        "streams/s, bursts of five, 16 at once": "streams_per_second@bursts",
-        "CPU ms per event, bursts of five": "cpu_ms_per_event@bursts",
-        "CPU ms per event, spaced": "cpu_ms_per_event@spaced",
-        "RSS idle, MB": "rss_mb@idle",
-        "RSS after load, MB": "rss_mb@load",
-    }
-    rows = [[label, *(number(found.get(name)) for found in run.medians.values())] for label, name in figures.items()]
-    rows.insert(4, ["cores in use, 32 connections", *(number(cores(found)) for found in run.medians.values())])
-    return ["## Rates and costs", "", *table(["figure", *run.medians], rows)]
-
-
-def _charts() -> list[str]:
-    return ["![Requests a second, CPU per request, added latency and CPU per event](latest.png)"]
-
-
-def _all(run: Run) -> list[str]:
-    heading = "## Everything measured"
-    return [heading, "", "The rounds behind these medians are in `latest.json`.", "", *everything(run.medians)]
-
-
-def _how() -> list[str]:
-    return [
-        "## How",
-        "",
-        "See [README.md](README.md).",
-    ]
+def _programs(run: Run) -> list[str]:
+    rows = [[name, *about] for name, about in run.contenders.items()]
+    skipped = [f"- {name} was **skipped**: {reason}" for name, reason in run.skipped.items()]
+    lines = ["| " + " | ".join(cells) + " |" for cells in (["program", "version", "limits and accounting on"],)]
+    lines += ["|---|---|---|", *("| " + " | ".join(row) + " |" for row in rows)]
+    return ["### Programs", "", *lines, *(["", *skipped] if skipped else [])]

@@ -53,10 +53,11 @@ def main() -> None:
     """Run the load, write the samples, print a table, and exit with 1 if a process grows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/soak.csv"), help="file for the samples")
+    parser.add_argument("--out", type=Path, default=Path("var/soak.csv"), help="file for the samples")
     options = parser.parse_args()
     with stack_alone() as (stack, _):
         samples = list(soak(stack, seconds=options.minutes * 60))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     write(samples, options.out)
     print("\n".join(report(samples)))
     if grown := growth(samples):

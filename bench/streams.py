@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bench import wire
-from bench.closed_loop import NotAnswered, body
 from bench.contenders import Contender
 from bench.mock import EVENTS_PER_STREAM
+from bench.surfaces import CHAT, Surface
 
 Shape = Literal["bursts", "spaced"]
 """How the mock sends events: five every 10 ms, or one every 10 ms."""
@@ -38,22 +38,23 @@ class Streams:
         return self.count * EVENTS_PER_STREAM
 
 
-def read(contender: Contender, shape: Shape, *, streams: int, at_once: int) -> Streams:
+def read(contender: Contender, shape: Shape, *, streams: int, at_once: int, surface: Surface = CHAT) -> Streams:
     """Read `streams` streams, `at_once` at a time.
 
     Raises:
         NotAnswered: A stream was refused or incomplete.
     """
-    return asyncio.run(_read(contender, shape, streams=streams, at_once=min(at_once, streams)))
+    return asyncio.run(_read(contender, shape, streams=streams, at_once=min(at_once, streams), surface=surface))
 
 
-async def _read(contender: Contender, shape: Shape, *, streams: int, at_once: int) -> Streams:
-    request = wire.request(contender, body(contender, shape, stream=True))
+async def _read(contender: Contender, shape: Shape, *, streams: int, at_once: int, surface: Surface) -> Streams:
+    body = surface.body(contender, shape, stream=True)
+    request = wire.request(contender, body, path=surface.url_path(contender))
     connections = [await wire.connect(contender) for _ in range(at_once)]
     waiting = iter(range(streams))
 
     async def client(connection: wire.Connection) -> list[float]:
-        return [await _one(connection, request) for _ in waiting]
+        return [await _one(connection, request, surface) for _ in waiting]
 
     started = time.perf_counter()
     async with asyncio.TaskGroup() as group:
@@ -64,20 +65,9 @@ async def _read(contender: Contender, shape: Shape, *, streams: int, at_once: in
     return Streams(seconds, tuple(value for task in tasks for value in task.result()))
 
 
-async def _one(connection: wire.Connection, request: bytes) -> float:
+async def _one(connection: wire.Connection, request: bytes, surface: Surface) -> float:
     """Read a stream and return the milliseconds to its first event."""
     sent = time.perf_counter()
     reply = await connection.ask(request)
-    check(reply)
+    surface.check_stream(reply)
     return (reply.began - sent) * 1000
-
-
-def check(reply: wire.Reply, *, contents_min: int = EVENTS_PER_STREAM - 2) -> None:
-    """Check that a stream is complete: at least `contents_min` events with content, and `[DONE]`.
-
-    Raises:
-        NotAnswered: The stream is incomplete.
-    """
-    contents = reply.body.count(b'"content":')
-    if reply.status != 200 or contents < contents_min or b"data: [DONE]" not in reply.body:
-        raise NotAnswered(f"a stream ended with {reply.status} and {contents} contents: {reply.body[-300:]!r}")

@@ -1,111 +1,80 @@
-"""`make bench-surfaces`: CPU time per stream event of `/responses` and `/messages`, compared with chat completions.
+"""The surfaces of the API: the same conversation as a request on each, and how a complete answer looks."""
 
-One stack serves all surfaces in front of the mock. Turns alternate between chat and the other surface, so that noise
-affects both, and each pair of turns gives one ratio. Exits with 1 if a surface costs more than 1.5 times as much.
-"""
-
-import argparse
-import asyncio
 import json
-import sys
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
-from bench import wire
-from bench.ab import Comparison
-from bench.closed_loop import NotAnswered, body
-from bench.contenders.stack import Stack, stack_alone
-from bench.measure import Meter
+from bench.contenders import Contender
 from bench.mock import EVENTS_PER_STREAM
-from bench.streams import Shape
+from bench.wire import NotAnswered, Reply
 
-_STREAMS = 48
-_AT_ONCE = 16
-_RATIO_MAX = 1.5
-_LAYOUTS = {"one process": 1, "four processes": 0}
+_SYSTEM = "You are a careful assistant. Answer in plain words and short sentences. " * 3
+_QUESTION = "Explain how a token quota works, and what a client sees when it is used up."
 
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """How a surface asks for the benchmark's stream, and how a complete one looks."""
+    """One surface. The texts are searched in answers, which may be formatted in any way."""
 
     path: str
-    delta: bytes
-    """Text in each event with content."""
+    """Path below `/v1/`, by which contenders name the surfaces that they serve."""
+    content: bytes
+    """Text that an answer has, and a stream in each event with content."""
     end: bytes
     """Text in the event that ends a complete stream."""
+    contents_min: int = 1
+    """Events with content that a complete stream has at least; some surfaces may merge events that arrive together."""
 
-    def request(self, stack: Stack, shape: Shape) -> bytes:
-        """Return the encoded request of the same conversation on this surface."""
-        chat = json.loads(body(stack, shape, stream=True))
-        system, user = (message["content"] for message in chat["messages"])
-        members = {
-            "chat/completions": chat,
-            "responses": {"instructions": system, "input": user, "max_output_tokens": 256},
-            "messages": {"system": system, "messages": [{"role": "user", "content": user}], "max_tokens": 256},
-        }[self.path]
-        payload = json.dumps({"model": stack.model, "temperature": 0.7, "stream": True} | members).encode()
-        return wire.request(stack, payload, path=f"/api/v1/{self.path}")
+    def url(self, contender: Contender) -> str:
+        """Return the contender's URL of this surface."""
+        return contender.url.removesuffix(CHAT.path) + self.path
 
-    def check(self, reply: wire.Reply) -> None:
-        """Check that a stream is complete.
+    def url_path(self, contender: Contender) -> str:
+        """Return the path of that URL."""
+        return urlsplit(self.url(contender)).path
+
+    def body(self, contender: Contender, word: str = "", *, stream: bool = False) -> bytes:
+        """Return the request body. `word` is appended to the question and selects the mock's stream."""
+        question = f"{_QUESTION} {word}"
+        members: dict[str, object] = {"model": contender.model, "temperature": 0.7} | _members(self.path, question)
+        return json.dumps(members | ({"stream": True} if stream else {})).encode()
+
+    def check(self, reply: Reply) -> None:
+        """Check an answer that is not a stream.
 
         Raises:
-            NotAnswered: It is not.
+            NotAnswered: It has another status than 200, or no content.
         """
-        contents = reply.body.count(self.delta)
-        if reply.status != 200 or contents < 1 or self.end not in reply.body:
-            raise NotAnswered(f"{self.path}: {reply.status}, {contents} deltas: {reply.body[-300:]!r}")
+        if reply.status != 200 or self.content not in reply.body:
+            raise NotAnswered(f"{self.path} was answered with {reply.status}: {reply.body[:300]!r}")
+
+    def check_stream(self, reply: Reply, *, contents_min: int | None = None) -> None:
+        """Check that a stream is complete: enough events with content, and the one that ends it.
+
+        Raises:
+            NotAnswered: The stream was refused or is incomplete.
+        """
+        contents = reply.body.count(self.content)
+        required = self.contents_min if contents_min is None else contents_min
+        if reply.status != 200 or contents < required or self.end not in reply.body:
+            found = f"{reply.status} and {contents} contents: {reply.body[-300:]!r}"
+            raise NotAnswered(f"a stream of {self.path} ended with {found}")
 
 
-CHAT = Surface("chat/completions", b'"content":', b"data: [DONE]")
-OTHERS = (
-    Surface("responses", b"response.output_text.delta", b"event: response.completed"),
-    Surface("messages", b"text_delta", b"event: message_stop"),
-)
+CHAT = Surface("chat/completions", b'"content":', b"data: [DONE]", contents_min=EVENTS_PER_STREAM - 2)
+RESPONSES = Surface("responses", b"output_text", b'response.completed"')
+MESSAGES = Surface("messages", b'"text', b'message_stop"')
+COMPLETIONS = Surface("completions", b'"text":', b"data: [DONE]")
+OTHERS = (RESPONSES, MESSAGES, COMPLETIONS)
+"""All surfaces but chat completions."""
 
 
-def main() -> None:
-    """Measure and print the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pairs", type=int, default=12, help="pairs of turns per surface, shape and layout")
-    pairs = parser.parse_args().pairs
-    is_slow = False
-    for layout, workers in _LAYOUTS.items():
-        with stack_alone(workers=workers) as (stack, _):
-            for surface in (CHAT, *OTHERS):
-                _cpu_ms(stack, surface, "bursts")
-            for shape in ("bursts", "spaced"):
-                for surface in OTHERS:
-                    found = Comparison(tuple(_ratio(stack, surface, shape, pair) for pair in range(pairs)))
-                    print(f"{layout}, {shape}, /{surface.path} vs chat, CPU per event: {found}", flush=True)
-                    is_slow |= found.ratio > _RATIO_MAX
-    sys.exit(int(is_slow))
-
-
-def _ratio(stack: Stack, surface: Surface, shape: Shape, pair: int) -> float:
-    """Return the ratio of one pair of turns. Their order alternates."""
-    turns = (CHAT, surface) if pair % 2 == 0 else (surface, CHAT)
-    cost = {turn.path: _cpu_ms(stack, turn, shape) for turn in turns}
-    return cost[surface.path] / cost[CHAT.path]
-
-
-def _cpu_ms(stack: Stack, surface: Surface, shape: Shape) -> float:
-    """Return the CPU time of all processes per event of the mock."""
-    meter = Meter(stack)
-    for reply in asyncio.run(_read(stack, surface.request(stack, shape))):
-        surface.check(reply)
-    return meter.cpu_ms(answers=_STREAMS, units=_STREAMS * EVENTS_PER_STREAM)[""]
-
-
-async def _read(stack: Stack, request: bytes) -> list[wire.Reply]:
-    async def client() -> list[wire.Reply]:
-        connection = await wire.connect(stack)
-        replies = [await connection.ask(request) for _ in range(_STREAMS // _AT_ONCE)]
-        connection.close()
-        return replies
-
-    return [reply for replies in await asyncio.gather(*(client() for _ in range(_AT_ONCE))) for reply in replies]
-
-
-if __name__ == "__main__":
-    main()
+def _members(path: str, question: str) -> dict[str, object]:
+    """Return the members of a request that differ between surfaces."""
+    user = {"role": "user", "content": question}
+    return {
+        CHAT.path: {"messages": [{"role": "system", "content": _SYSTEM}, user], "max_completion_tokens": 256},
+        RESPONSES.path: {"instructions": _SYSTEM, "input": question, "max_output_tokens": 256},
+        MESSAGES.path: {"system": _SYSTEM, "messages": [user], "max_tokens": 256},
+        COMPLETIONS.path: {"prompt": f"{_SYSTEM}{question}", "max_tokens": 256},
+    }[path]

@@ -26,16 +26,30 @@ def usage(pids: Iterable[int], *, with_children: bool = True) -> Usage:
     Raises:
         psutil.NoSuchProcess: One of `pids` has ended, so the sum would be wrong.
     """
+    group = _group(pids, with_children=with_children)
+    return Usage(
+        cpu_seconds=sum(_cpu_seconds(process) for process in group),
+        rss_bytes=sum(process.memory_info().rss for process in group),
+        threads=sum(process.num_threads() for process in group),
+        descriptors=sum(process.num_fds() for process in group),
+    )
+
+
+def pss_bytes(pids: Iterable[int], *, with_children: bool = True) -> int:
+    """Return the proportional memory of these processes: shared pages count in equal parts for those that share them.
+
+    Raises:
+        psutil.NoSuchProcess: One of `pids` has ended, so the sum would be wrong.
+    """
+    return sum(int(process.memory_full_info().pss) for process in _group(pids, with_children=with_children))
+
+
+def _group(pids: Iterable[int], *, with_children: bool) -> list[psutil.Process]:
     group = {pid: psutil.Process(pid) for pid in pids}
     if with_children:
         for process in list(group.values()):
             group |= {child.pid: child for child in process.children(recursive=True)}
-    return Usage(
-        cpu_seconds=sum(_cpu_seconds(process) for process in group.values()),
-        rss_bytes=sum(process.memory_info().rss for process in group.values()),
-        threads=sum(process.num_threads() for process in group.values()),
-        descriptors=sum(process.num_fds() for process in group.values()),
-    )
+    return list(group.values())
 
 
 def _cpu_seconds(process: psutil.Process) -> float:

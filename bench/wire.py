@@ -7,8 +7,11 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from bench.closed_loop import NotAnswered
 from bench.contenders import Contender
+
+
+class NotAnswered(Exception):
+    """Some requests were not answered with 200, so the measurement is invalid."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,14 @@ class Contender(Protocol):
         """Version and configuration, so that the measurement can be repeated."""
 
     @property
+    def features(self) -> str:
+        """Its limits and accounting that are on, as a phrase."""
+
+    @property
+    def surfaces(self) -> tuple[str, ...]:
+        """Paths of the surfaces that it serves, other than chat completions."""
+
+    @property
     def model(self) -> str:
         """This program's name for Groq's `openai/gpt-oss-20b`."""
 
@@ -42,4 +50,9 @@ class Contender(Protocol):
         """Stop all of its processes."""
 
     def charged(self) -> int | None:
-        """Return how many requests it has charged so far, once all are settled; None when it does not count."""
+        """Return how many requests it has charged so far, once all are settled; None if that is not checked."""
+
+
+def name_of(program: str, workers: int) -> str:
+    """Return the name of a program with a number of workers; one is not mentioned."""
+    return program if workers == 1 else f"{program}, {workers} workers"

@@ -14,6 +14,8 @@ class Nginx:
 
     name = "nginx"
     model = MODEL
+    features = "none"
+    surfaces: tuple[str, ...] = ()
 
     def __init__(self, folder: Path, *, upstream: str) -> None:
         """Create it in front of `upstream`, the mock's address without a path."""

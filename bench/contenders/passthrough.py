@@ -4,6 +4,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from bench.contenders.contender import name_of
 from bench.mock import MODEL
 from bench.processes import Process, plain_environment
 from tests.ports import free_port
@@ -12,14 +13,17 @@ _START_SECONDS = 15
 
 
 class PassThrough:
-    """uvicorn (uvloop, httptools, no access log) and aiohttp in one process."""
+    """uvicorn (uvloop, httptools, no access log) and aiohttp."""
 
-    name = "pass-through"
     model = MODEL
+    features = "none"
+    surfaces: tuple[str, ...] = ()
 
-    def __init__(self, folder: Path, *, upstream: str) -> None:
-        """Create it in front of `upstream`, the mock's chat URL."""
+    def __init__(self, folder: Path, *, upstream: str, workers: int = 1) -> None:
+        """Create it with `workers` processes in front of `upstream`, the mock's chat URL."""
+        self.name = name_of("pass-through", workers)
         self._folder = folder
+        self._workers = workers
         self._upstream = upstream
         self.headers = {"Authorization": "Bearer anything"}
         self._port = free_port()
@@ -32,15 +36,17 @@ class PassThrough:
 
     @property
     def parts(self) -> dict[str, int]:
-        """Its one process."""
+        """Its process, or the one that started its workers."""
         return {"uvicorn": self._process.pid}
 
     def start(self) -> None:
         """Start it and return when it answers."""
         command = (sys.executable, "-m", "uvicorn", "bench.contenders.passthrough_app:app", "--port", str(self._port))
-        options = ("--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning")
+        loop = ("--loop", "uvloop", "--http", "httptools", "--workers", str(self._workers))
+        quiet = ("--no-access-log", "--log-level", "warning")
         environment = plain_environment(UPSTREAM=self._upstream)
-        self._process = Process((*command, *options), log=self._folder / "pass-through.log", environment=environment)
+        log = self._folder / f"{self.name}.log"
+        self._process = Process((*command, *loop, *quiet), log=log, environment=environment)
         self._process.until_answers(self.url, seconds=_START_SECONDS)
 
     def stop(self) -> None:

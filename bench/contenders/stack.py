@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 from redis import Redis
 
+from bench.contenders.contender import name_of
 from bench.machine import commit
 from bench.mock import MODEL, Mock
 from bench.processes import DidNotStart, Process, plain_environment
@@ -29,6 +30,13 @@ WORKER = "worker"
 """Names in figures of the processes that run the four services; further ones have a number."""
 NO_SERVICES = ("supervisor", "valkey")
 """The other processes."""
+ALL_LIMITS = (
+    *("key:requests:minute=1000000", "key:tokens:minute=1000000000", "key:tokens:day=1000000000"),
+    *("key:cost:day=$1000000", "key:cost:month=$1000000", "key:concurrent_requests=100000"),
+    *("account:requests:minute=1000000", "account:tokens:minute=1000000000", "account:tokens:day=1000000000"),
+    *("account:cost:day=$1000000", "account:cost:month=$1000000", "account:concurrent_requests=100000"),
+)
+"""All limits there are, other than a key's requests per day, and none that is reached."""
 _ROOT = Path(__file__).parents[2]
 _EMAIL = "bench@example.com"
 _START_SECONDS = 40
@@ -49,6 +57,7 @@ class Stack:
     """`python -m services.local` with a separate data folder."""
 
     model = MODEL
+    surfaces = ("responses", "messages", "completions")
 
     def __init__(
         self,
@@ -70,7 +79,7 @@ class Stack:
             limits: Limits of the key and the account, other than requests per day, as texts.
             environment: Additional settings.
         """
-        self.name = {0: "stack, 4 processes", 1: "stack"}.get(workers, f"stack, {workers} workers")
+        self.name = name_of("stack", workers) if workers else "stack, 4 processes"
         self.data = folder / f"data-{workers}"
         self._log = folder / f"stack-{workers}.log"
         self._tree = tree or _ROOT
@@ -96,6 +105,12 @@ class Stack:
     def version(self) -> str:
         """Version and commit."""
         return f"{version('stack-api')} ({commit()})"
+
+    @property
+    def features(self) -> str:
+        """What is on: everything, and the limits that its key and account have."""
+        limits = f"{len(self._limits) + 1} limits of key and account" if self._limits else "requests per day of a key"
+        return f"{limits}, exact over all processes; a ledger row before the answer ends; metrics; log"
 
     @property
     def parts(self) -> dict[str, int]:

@@ -11,7 +11,8 @@ from bench.measure import Meter, Miscounted
 class _Counting:
     """A contender whose counts are set by the test; this process stands in for its processes."""
 
-    name = version = model = url = "counting"
+    name = version = model = url = features = "counting"
+    surfaces = ()
 
     def __init__(self, *counts: int) -> None:
         self.headers: dict[str, str] = {}

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from bench.profiles import by_function, by_part
+from bench.profiles import by_function, by_part, shares
 
 _RUN = "run (asyncio/runners.py:118)"
 _STREAM = f"{_RUN};stream (services/gateway/requests/streaming.py:90)"
@@ -23,3 +23,13 @@ def test_a_sample_counts_towards_the_function_that_ran_on_any_of_its_lines() -> 
     counts = by_function(_STACKS)
     assert counts["stream (services/gateway/requests/streaming.py)"] == 3
     assert counts.total() == 10
+
+
+def test_a_table_of_several_processes_has_the_share_of_each_in_its_own_samples() -> None:
+    lines = shares("requests", {"gateway": Counter({"grpc": 1, "uvicorn": 3}), "quota": Counter({"grpc": 10})})
+    assert lines == [
+        "| requests | gateway | quota |",
+        "| --- | ---: | ---: |",
+        "| `grpc` | 25.0% | 100.0% |",
+        "| `uvicorn` | 75.0% | 0.0% |",
+    ]
