@@ -101,6 +101,26 @@ async def test_an_expected_caller_is_answered_in_calls_and_streams(world: World)
         assert [part async for part in stream(it, "stream_echo")(b"hello", timeout=5)] == [b"hello", b"hello"]
 
 
+async def test_streams_in_both_directions_are_open_to_expected_callers_only(world: World) -> None:
+    async def talk(requests: AsyncIterator[bytes], context: Context) -> None:
+        while (request := await context.read()) is not aio.EOF:
+            await context.write(request)
+
+    world.behaviours["talk_echo"] = talk
+    async with world.running():
+        for name, is_expected in (("gateway", True), ("quota", False)):
+            async with open_channel(world.address, world.caller(name).certificates, service="auth") as channel:
+                call = channel.stream_stream(f"/{SERVICE}/talk_echo")(timeout=5)
+                if is_expected:
+                    await call.write(b"hello")
+                    assert await call.read() == b"hello"
+                    await call.done_writing()
+                    assert await call.read() is aio.EOF
+                else:
+                    with pytest.raises(aio.AioRpcError, match="PERMISSION_DENIED"):
+                        await call.read()
+
+
 async def test_a_caller_with_another_identity_is_refused_by_name(world: World) -> None:
     certificates = world.caller("quota").certificates
     async with world.running(), open_channel(world.address, certificates, service="auth") as channel:
