@@ -110,15 +110,15 @@ async def test_streams_in_both_directions_are_open_to_expected_callers_only(worl
     async with world.running():
         for name, is_expected in (("gateway", True), ("quota", False)):
             async with open_channel(world.address, world.caller(name).certificates, service="auth") as channel:
-                call = channel.stream_stream(f"/{SERVICE}/talk_echo")(timeout=5)
+                talking: Any = channel.stream_stream(f"/{SERVICE}/talk_echo")(timeout=5)
                 if is_expected:
-                    await call.write(b"hello")
-                    assert await call.read() == b"hello"
-                    await call.done_writing()
-                    assert await call.read() is aio.EOF
+                    await talking.write(b"hello")
+                    assert await talking.read() == b"hello"
+                    await talking.done_writing()
+                    assert await talking.read() is aio.EOF
                 else:
                     with pytest.raises(aio.AioRpcError, match="PERMISSION_DENIED"):
-                        await call.read()
+                        await talking.read()
 
 
 async def test_a_caller_with_another_identity_is_refused_by_name(world: World) -> None:
