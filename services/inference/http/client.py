@@ -102,7 +102,12 @@ class HTTPClient:
 
 @asynccontextmanager
 async def open_client(
-    url: httpx.URL, *, proxy: Proxy | None, connections_max: int, connect_timeout_seconds: float
+    url: httpx.URL,
+    *,
+    proxy: Proxy | None,
+    connections_max: int,
+    connect_timeout_seconds: float,
+    idle_seconds: float = _IDLE_SECONDS,
 ) -> AsyncIterator[HTTPClient]:
     """Open a client for the block.
 
@@ -112,6 +117,7 @@ async def open_client(
         connections_max: Maximum number of connections.
         connect_timeout_seconds: Time-out of connecting, including the wait for a connection, the look-up of the
             server's addresses and TLS.
+        idle_seconds: Time after which an idle connection is closed.
     """
     origin = origin_of(url)
     proxy_origin = origin_of(httpx.URL(proxy.url)) if proxy else None
@@ -120,7 +126,7 @@ async def open_client(
         connector.connect,
         connections_max=connections_max,
         connect_timeout_seconds=connect_timeout_seconds,
-        idle_seconds=_IDLE_SECONDS,
+        idle_seconds=idle_seconds,
     )
     try:
         yield HTTPClient(pool)

@@ -31,7 +31,9 @@ class Connection(asyncio.Protocol):
         self._parts: list[bytes] = []
         """The unread bytes of the body."""
         self.on_body = self._parts.append  # Called by the parser, without a Python function in between.
-        self._parser: httptools.HttpResponseParser = httptools.HttpResponseParser(self)
+        self._parser = httptools.HttpResponseParser(self)
+        # Harmless deviations of some servers and proxies. Nothing is pipelined, so they cannot shift responses.
+        self._parser.set_dangerous_leniencies(lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True)
         self._is_open = False
         self._is_paused = False
         self._waiter: asyncio.Future[None] | None = None

@@ -62,7 +62,8 @@ class Tunnel(asyncio.Protocol):
         match = _STATUS.match(self._head)
         status = int(match[1]) if match else 0
         # The server sends nothing before it has received something, so more than the head is not from the server.
-        if not 200 <= status < 300 or not self._head.endswith(b"\r\n\r\n"):
+        _, end, rest = self._head.partition(b"\r\n\r\n")
+        if not 200 <= status < 300 or not end or rest:
             raise ProxyRefused(status)
 
     def _end(self) -> None:
