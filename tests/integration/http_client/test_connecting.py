@@ -198,6 +198,17 @@ async def test_a_tunnel_passes_requests_that_the_proxy_cannot_read(is_tls_proxy:
     assert forward.received == [f"{expected}Proxy-Authorization: Basic {credentials}\r\n\r\n".encode()]
 
 
+@pytest.mark.parametrize("is_tls_proxy", [False, True])
+async def test_requests_without_tls_are_sent_to_the_proxy_itself(is_tls_proxy: bool, authority: trustme.CA) -> None:
+    tls = tls_for(authority, "localhost") if is_tls_proxy else None
+    async with (
+        serving(answering, tls=tls) as server,
+        client_through(Proxy(named(server.url, "localhost")), "http://groq.invalid") as client,
+    ):
+        assert [await fetch(client) for _ in range(3)] == [b"ok"] * 3
+        assert [peer.heads for peer in server.peers] == [[GET] * 3]
+
+
 REFUSALS: dict[str, tuple[bytes, int]] = {
     "407": (b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 2\r\n\r\nno", 407),
     "502": (b"HTTP/1.1 502 Bad Gateway\r\n\r\n", 502),

@@ -1,8 +1,10 @@
 """Responses of all forms are read whole, and what is not HTTP is an error."""
 
 import asyncio
+import random
 import socket
 import struct
+from contextlib import suppress
 
 import pytest
 
@@ -183,6 +185,39 @@ async def test_a_cut_response_is_an_error_after_what_came_before_it(name: str, i
             await read_parts(client, received)
 
     assert b"".join(received) == (b"abc" if CUT[name].endswith((b"abc", b"abc\r\n")) else b"")
+
+
+def mutated(text: bytes, chance: random.Random) -> bytes:
+    """Return a response with a few bytes replaced, removed, repeated or added."""
+    for _ in range(chance.randrange(1, 4)):
+        at, size = chance.randrange(len(text)), chance.randrange(0, 6)
+        piece = chance.choice([b"", b"\r\n", b"0", b"-1", b"\0", b"x: y\r\n", text[at : at + 20], chance.randbytes(4)])
+        text = (text[:at] + piece + text[at + size :]) or b"x"
+    return text
+
+
+@pytest.mark.parametrize("seed", [*range(2), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 20))])
+async def test_a_mutated_response_is_read_or_is_an_error_and_affects_no_other_request(seed: int) -> None:
+    chance, texts = random.Random(seed), [*KEPT.values(), *CLOSED.values()]
+    is_healthy = False
+
+    async def handle(peer: Peer) -> None:
+        if is_healthy:
+            await answering(peer)
+        await peer.request()
+        text = mutated(chance.choice(texts), chance)
+        at = chance.randrange(len(text) + 1)
+        await peer.send(text[:at], text[at:])
+        peer.writer.write_eof()
+        await peer.until_closed()
+
+    async with serving(handle) as server, client_of(server.url, connections_max=1) as client, asyncio.timeout(10):
+        for _ in range(100):
+            with suppress(HTTPClientError):
+                await fetch(client)
+        assert server.requests > 50
+        is_healthy = True
+        assert [await fetch(client, is_idempotent=True) for _ in range(3)] == [b"ok"] * 3
 
 
 async def test_segments_that_arrived_before_the_reader_came_are_returned_together() -> None:
