@@ -251,6 +251,23 @@ async def test_a_response_that_outlives_its_client_is_an_error_and_not_a_wait() 
         response.close()
 
 
+async def test_what_arrived_before_the_end_of_the_client_can_still_be_read() -> None:
+    async def handle(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n")
+        while True:  # More than is buffered, so that reading pauses.
+            await peer.send(b"x" * 65_536)
+
+    async with serving(handle) as server:
+        async with client_of(server.url) as client:
+            response = await client.send(GET)
+            await asyncio.sleep(0.1)
+        assert len(await response.read()) >= 128 * 1024
+        with pytest.raises(ConnectionLost):
+            await response.read()
+        response.close()
+
+
 async def misbehaving(peer: Peer) -> None:
     """Answer, hang, cut, close or send nonsense, by chance."""
     while True:
