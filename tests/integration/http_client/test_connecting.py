@@ -14,7 +14,7 @@ import trustme
 
 from services.common.runtime.http_proxy import Proxy
 from services.inference.http.client import HTTPClient, open_client
-from services.inference.http.errors import ConnectError, ConnectTimeout, ProxyRefused
+from services.inference.http.errors import ConnectError, ConnectionLost, ConnectTimeout, ProxyRefused
 from tests.integration.http_client.server import GET, Handler, Peer, answering, client_of, fetch, serving, until
 from tests.integration.upstream import dead_address
 
@@ -292,6 +292,19 @@ async def test_a_refused_connection_frees_its_place() -> None:
                     await client.send(GET)
     assert isinstance(raised.value.__cause__, ConnectionRefusedError)
     assert not str(raised.value)
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+async def test_a_server_that_closes_at_once_is_an_error_and_not_a_wait(is_tls: bool, authority: trustme.CA) -> None:
+    async def handle(peer: Peer) -> None:
+        peer.writer.transport.abort()
+
+    tls = tls_for(authority, "localhost") if is_tls else None
+    async with serving(handle, tls=tls) as server, client_of(named(server.url, "localhost")) as client:
+        async with asyncio.timeout(10):
+            found = await asyncio.gather(*(client.send(GET) for _ in range(100)), return_exceptions=True)
+
+    assert {type(one) for one in found} <= {ConnectError, ConnectionLost}
 
 
 async def test_the_end_of_the_client_ends_what_is_being_opened(authority: trustme.CA) -> None:

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from services.inference.http.client import HTTPClient, open_client
+from services.inference.http.connection import Connection
 from services.inference.http.errors import ConnectError, ConnectionLost, ConnectTimeout, HTTPClientError
 from tests.integration.http_client.server import (
     GET,
@@ -126,6 +127,17 @@ async def test_a_connection_that_the_server_closed_while_idle_is_not_reused() ->
             await server.peers[-1].closed.wait()
             await asyncio.sleep(0.05)
             assert len(server.peers) == number
+
+
+async def test_a_closed_connection_sends_nothing_and_does_not_wait_for_a_response() -> None:
+    lost: list[Connection] = []
+    async with serving(answering) as server, asyncio.timeout(5):
+        host, port = server.url.removeprefix("http://").split(":")
+        _, connection = await asyncio.get_running_loop().create_connection(lambda: Connection(lost.append), host, port)
+        connection.close()
+        await until(lambda: lost == [connection])
+        with pytest.raises(ConnectionLost):
+            await connection.send(GET, b"")
 
 
 async def second_closes(peer: Peer) -> None:
