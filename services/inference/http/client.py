@@ -131,7 +131,6 @@ async def open_client(
     try:
         yield HTTPClient(pool)
     finally:
-        connector.close()
         await pool.close()
 
 

@@ -203,15 +203,14 @@ class Connection(asyncio.Protocol):
             self._is_persistent = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Store a header. Trailers are ignored."""
-        if not self.status:
-            self._raw_headers.append((name, value))
+        """Store a header. Trailers are stored too, but never read."""
+        self._raw_headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Store the head, unless it is an interim response (1xx)."""
+        """Store the head, unless it is an interim response (1xx). At a switch of protocols (101), the parser fails."""
         raw, self._raw_headers = self._raw_headers, []
         status = self._parser.get_status_code()
-        if self.status or status == 101 or len(raw) > _HEADERS_MAX:
+        if self.status or len(raw) > _HEADERS_MAX:
             raise MalformedResponse
         if self._without_body > _HEAD_BYTES_MAX and sum(map(len, _flat(raw))) > _HEAD_BYTES_MAX:
             raise MalformedResponse

@@ -49,10 +49,6 @@ class Connector:
         except (OSError, UnicodeError, HTTPClientError) as exc:
             raise ConnectError from exc
 
-    def close(self) -> None:
-        """Cancel a look-up in progress."""
-        self._resolver.close()
-
     async def _connect(self, on_lost: Callable[[Connection], None]) -> Connection:
         sock = await self._resolver.open_socket()
         if not self._first.is_tls and not self._is_tunnelled:

@@ -32,16 +32,10 @@ class Resolver:
         addresses = await self._addresses()
         return await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS)
 
-    def close(self) -> None:
-        """Cancel a look-up in progress."""
-        if self._lookup is not None:
-            self._lookup.cancel()
-
     async def _addresses(self) -> Sequence[AddrInfoType]:
         lookup = self._lookup
         if lookup is None or (lookup.done() and asyncio.get_running_loop().time() >= self._expires_at):
             lookup = self._lookup = asyncio.create_task(self._look_up())
-            lookup.add_done_callback(self._forget_failure)
         return await asyncio.shield(lookup)  # Others wait for it too.
 
     async def _look_up(self) -> Sequence[AddrInfoType]:
@@ -50,7 +44,3 @@ class Resolver:
         found = await loop.getaddrinfo(self._origin.host, self._origin.port, type=socket.SOCK_STREAM, flags=flags)
         self._expires_at = loop.time() + _CACHE_SECONDS
         return found
-
-    def _forget_failure(self, lookup: asyncio.Task[Sequence[AddrInfoType]]) -> None:
-        if lookup.cancelled() or lookup.exception() is not None:
-            self._lookup = None

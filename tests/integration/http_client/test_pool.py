@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import random
+from collections.abc import Callable
 from contextlib import suppress
 
 import httpx
@@ -11,6 +12,7 @@ import pytest
 from services.inference.http.client import HTTPClient, open_client
 from services.inference.http.connection import Connection
 from services.inference.http.errors import ConnectError, ConnectionLost, ConnectTimeout, HTTPClientError
+from services.inference.http.pool import ConnectionPool
 from tests.integration.http_client.server import (
     GET,
     OK,
@@ -129,15 +131,40 @@ async def test_a_connection_that_the_server_closed_while_idle_is_not_reused() ->
             assert len(server.peers) == number
 
 
+async def connected(url: str, on_lost: Callable[[Connection], None]) -> Connection:
+    """Open a connection without a pool."""
+    host, port = url.removeprefix("http://").split(":")
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.create_connection(lambda: Connection(on_lost), host, int(port))
+    return connection
+
+
 async def test_a_closed_connection_sends_nothing_and_does_not_wait_for_a_response() -> None:
     lost: list[Connection] = []
     async with serving(answering) as server, asyncio.timeout(5):
-        host, port = server.url.removeprefix("http://").split(":")
-        _, connection = await asyncio.get_running_loop().create_connection(lambda: Connection(lost.append), host, port)
+        connection = await connected(server.url, lost.append)
         connection.close()
         await until(lambda: lost == [connection])
         with pytest.raises(ConnectionLost):
             await connection.send(GET, b"")
+
+
+async def test_a_connection_that_is_being_closed_is_not_reused() -> None:
+    async def connect(on_lost: Callable[[Connection], None]) -> Connection:
+        return await connected(server.url, on_lost)
+
+    async with serving(answering) as server, asyncio.timeout(5):
+        pool = ConnectionPool(connect, connections_max=1, connect_timeout_seconds=1, idle_seconds=60)
+        first = await pool.acquire()
+        await first.send(GET, b"")
+        assert await first.read() == b"ok"
+        pool.release(first)
+        first.close()
+        assert pool.take_idle() is None
+        second = await pool.acquire()
+        assert second is not first
+        pool.release(second)
+        await pool.close()
 
 
 async def second_closes(peer: Peer) -> None:
