@@ -33,11 +33,12 @@ class Peer:
         return await self.reader.readexactly(int(lengths[0]) if lengths else 0)
 
     async def send(self, *parts: bytes) -> None:
-        """Send parts, each as a segment of its own."""
+        """Send parts, each as a segment of its own if possible."""
+        pause = 0.002 if len(parts) < 10 else 0
         for part in parts:
             self.writer.write(part)
             await self.writer.drain()
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(pause)
 
     async def until_closed(self) -> None:
         """Read until the client has closed the connection."""
