@@ -50,26 +50,24 @@ async def test_requests_one_after_the_other_use_one_connection_and_concurrent_on
 
 
 async def test_the_connection_used_last_is_used_first_so_that_the_others_expire() -> None:
-    async with serving(answering) as server, client_of(server.url, idle_seconds=0.3) as client:
+    async with serving(answering) as server, client_of(server.url, idle_seconds=0.6) as client:
         await asyncio.gather(*(fetch(client) for _ in range(5)))
         async with asyncio.timeout(5):
-            while not all(peer.closed.is_set() for peer in server.peers[1:]) or len(server.peers) < 5:
+            while sum(not peer.closed.is_set() for peer in server.peers) > 1:
                 await fetch(client)
                 await asyncio.sleep(0.02)
-                if sum(not peer.closed.is_set() for peer in server.peers) == 1:
-                    break
         assert len(server.peers) == 5, "none had to be opened again"
 
 
 async def test_idle_connections_are_closed_in_time_and_not_before() -> None:
     loop = asyncio.get_running_loop()
-    async with serving(answering) as server, client_of(server.url, idle_seconds=0.3) as client:
+    async with serving(answering) as server, client_of(server.url, idle_seconds=0.6) as client:
         await fetch(client)
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.3)
         await fetch(client)
         began = loop.time()
         await server.peers[0].closed.wait()
-        assert 0.25 < loop.time() - began < 1
+        assert 0.5 < loop.time() - began < 3
         assert await fetch(client) == b"ok"
         assert len(server.peers) == 2
 
@@ -97,7 +95,7 @@ async def test_the_time_out_of_connecting_covers_the_wait_for_a_connection() -> 
         began = loop.time()
         with pytest.raises(ConnectTimeout):
             await client.send(GET)
-        assert 0.15 < loop.time() - began < 1
+        assert 0.15 < loop.time() - began < 3
         assert not first.done(), "a request that was sent has no time-out"
         first.cancel()
         await asyncio.gather(first, return_exceptions=True)
@@ -205,7 +203,7 @@ async def test_a_cancelled_request_closes_its_connection_at_once_and_frees_its_p
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asking
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(3):
                 await server.peers[-1].closed.wait()
 
 
@@ -214,7 +212,7 @@ async def test_a_response_that_is_not_read_to_its_end_closes_its_connection() ->
         for _ in range(3):
             with await client.send(GET) as response:
                 assert await response.read() == b"abc"
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(3):
                 await server.peers[-1].closed.wait()
 
 
@@ -264,7 +262,7 @@ async def test_the_end_of_the_client_closes_idle_and_used_connections() -> None:
             response.close()
         with pytest.raises(ConnectionLost):
             await asking
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(3):
             await asyncio.gather(*(peer.closed.wait() for peer in server.peers))
         with pytest.raises(ConnectError):
             await client.send(GET)
@@ -291,16 +289,20 @@ async def test_a_response_that_outlives_its_client_is_an_error_and_not_a_wait() 
 
 
 async def test_what_arrived_before_the_end_of_the_client_can_still_be_read() -> None:
+    sent = 0
+
     async def handle(peer: Peer) -> None:
+        nonlocal sent
         await peer.request()
         await peer.send(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n")
         while True:  # More than is buffered, so that reading pauses.
             await peer.send(b"x" * 65_536)
+            sent += 65_536
 
     async with serving(handle) as server:
         async with client_of(server.url) as client:
             response = await client.send(GET)
-            await asyncio.sleep(0.1)
+            await until(lambda: sent > 1_000_000)
         assert len(await response.read()) >= 128 * 1024
         with pytest.raises(ConnectionLost):
             await response.read()
