@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-import aiohttp
 import httpx
 import pytest
 from groq import AsyncGroq
@@ -14,6 +13,7 @@ from groq import AsyncGroq
 from services.common.errors import StartError
 from services.inference.groq.provider import open_groq
 from services.inference.groq.transport import HTTPTransport
+from services.inference.http.errors import ProxyRefused
 from tests.integration.upstream import asking
 
 _ANSWER = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\nset-cookie: edge=1\r\n\r\n{}"
@@ -73,7 +73,7 @@ async def test_the_transport_sends_what_the_package_sends(key: int) -> None:
     body = asking("hello, Grüße")
     async with listening() as (recorder, url), both(url) as (wire, clients):
         await clients[key].post("/openai/v1/chat/completions", cast_to=httpx.Response, content=body, options={})
-        async with await wire.post(body, key=key) as response:
+        with await wire.post(body, key=key) as response:
             assert await response.read() == b"{}"
 
     package, ours = recorder.requests
@@ -87,7 +87,7 @@ async def test_the_transport_sends_what_the_package_sends(key: int) -> None:
 async def test_the_edges_cookies_are_not_carried_from_one_users_request_to_the_next() -> None:
     async with listening() as (recorder, url), both(url) as (wire, _):
         for _ in range(2):
-            async with await wire.post(asking("hello"), key=0) as response:
+            with await wire.post(asking("hello"), key=0) as response:
                 await response.read()
 
     assert [headers.get("cookie") for _, headers, _ in recorder.requests] == [None, None]
@@ -102,9 +102,9 @@ async def test_chats_and_the_model_list_go_through_the_same_proxy_with_its_crede
         monkeypatch.setenv(variable, url.replace("http://", "http://ada:p%40ß@"))
         monkeypatch.setenv("NO_PROXY", "[::1],fd00::/8")
         async with both("http://groq.invalid") as (wire, _):
-            async with await wire.post(asking("hello"), key=0) as response:
+            with await wire.post(asking("hello"), key=0) as response:
                 assert response.status == 200
-            async with await wire.get_models(key=0) as response:
+            with await wire.get_models(key=0) as response:
                 assert response.status == 200
 
     lines = [line for line, _, _ in recorder.requests]
@@ -127,9 +127,9 @@ async def test_https_uses_a_tunnel_whose_proxy_does_not_see_groqs_key(
     async with listening() as (recorder, url):
         monkeypatch.setenv(variable, url.replace("http://", f"http://{credentials}"))
         async with both("https://groq.invalid") as (wire, _):
-            with pytest.raises(aiohttp.ClientError):
+            with pytest.raises(ProxyRefused):
                 await wire.post(asking("hello"), key=0)
-            with pytest.raises(aiohttp.ClientError):
+            with pytest.raises(ProxyRefused):
                 await wire.get_models(key=0)
 
     assert [line for line, _, _ in recorder.requests] == ["CONNECT groq.invalid:443 HTTP/1.1"] * 2
@@ -143,9 +143,9 @@ async def test_a_loopback_address_is_reached_directly(monkeypatch: pytest.Monkey
     async with listening() as (recorder, url):
         monkeypatch.setenv(variable, "http://127.0.0.1:1")
         async with both(url) as (wire, _):
-            async with await wire.post(asking("hello"), key=0) as response:
+            with await wire.post(asking("hello"), key=0) as response:
                 assert response.status == 200
-            async with await wire.get_models(key=0) as response:
+            with await wire.get_models(key=0) as response:
                 assert response.status == 200
 
     assert len(recorder.requests) == 2

@@ -4,11 +4,11 @@ A refused connection must be distinguishable from a time-out, since only the for
 until its connection is closed.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
-import aiohttp
 import httpx
 from groq import AsyncGroq
 
@@ -22,11 +22,14 @@ from services.inference.groq.rate_limits import observed_in_headers
 from services.inference.groq.refusals import from_event, from_status
 from services.inference.groq.sse import EventReader, ServerSentEvent
 from services.inference.groq.transport import HTTPTransport, open_transport
+from services.inference.http.client import Response
+from services.inference.http.errors import HTTPClientError, MalformedResponse
 
 _log = logging.getLogger(__name__)
 _DONE = b"[DONE]"
 _ERROR_BYTES_MAX = 64 * 1024
 _MODELS_BYTES_MAX = 1024 * 1024
+_MODELS_TIMEOUT_SECONDS = 5.0
 _MODELS_MAX = 1_000
 _MODEL_ID_CHARACTERS_MAX = 256
 
@@ -50,11 +53,10 @@ class GroqProvider:
         Raises:
             ServiceError: Groq refused, failed, or sent an invalid answer.
         """
-        with _connection_errors():
-            async with await self._transport.post(body, key=lease.key) as response:
-                await _raise_for_status(response)
-                lease.record_limits(observed_in_headers(response.headers))
-                text = await _read(response, bytes_max=self._answer_bytes_max)
+        with _connection_errors(), await self._transport.post(body, key=lease.key) as response:
+            await _raise_for_status(response)
+            lease.record_limits(observed_in_headers(response.headers))
+            text = await _read(response, bytes_max=self._answer_bytes_max)
         return Reply(_answer(text))
 
     @asynccontextmanager
@@ -67,11 +69,11 @@ class GroqProvider:
         with _connection_errors():
             response = await self._transport.post(body, key=lease.key)
         # Leaving the block returns the connection to the pool if the stream was read to the end, or closes it.
-        async with response:
+        with response:
             with _connection_errors():
                 await _raise_for_status(response)
             lease.record_limits(observed_in_headers(response.headers))
-            yield _batches(response.content, EventReader(event_bytes_max=self._answer_bytes_max))
+            yield _batches(response, EventReader(event_bytes_max=self._answer_bytes_max))
 
     async def list_models(self, lease: Lease) -> list[JSONObject]:
         """Return the models that Groq serves.
@@ -92,9 +94,10 @@ class GroqProvider:
 
     async def _list_models(self, key: int) -> list[JSONObject]:
         with _connection_errors():
-            async with await self._transport.get_models(key=key) as response:
-                await _raise_for_status(response)
-                text = await _read(response, bytes_max=_MODELS_BYTES_MAX)
+            async with asyncio.timeout(_MODELS_TIMEOUT_SECONDS):
+                with await self._transport.get_models(key=key) as response:
+                    await _raise_for_status(response)
+                    text = await _read(response, bytes_max=_MODELS_BYTES_MAX)
         models = decode_object(text).get("data")
         if not isinstance(models, list):
             raise UpstreamInvalid
@@ -124,10 +127,10 @@ async def open_groq(
             yield transport
 
 
-async def _batches(content: aiohttp.StreamReader, reader: EventReader) -> AsyncIterator[list[JSONObject]]:
+async def _batches(response: Response, reader: EventReader) -> AsyncIterator[list[JSONObject]]:
     chunks = ChunkDecoder()
     with _connection_errors(_interrupted):
-        while raw := await content.readany():
+        while raw := await response.read():
             batch = _Batch(reader.feed(raw), chunks)
             if batch.events:
                 yield batch.events
@@ -195,32 +198,23 @@ def _is_model(model: object) -> bool:
     return isinstance(name, str) and 0 < len(name) <= _MODEL_ID_CHARACTERS_MAX
 
 
-async def _raise_for_status(response: aiohttp.ClientResponse) -> None:
+async def _raise_for_status(response: Response) -> None:
     """Raise the error of a response whose status is not 2xx."""
     if 200 <= response.status < 300:
         return
-    text = await _read_beginning(response, bytes_max=_ERROR_BYTES_MAX)
+    text = await response.read_beginning(_ERROR_BYTES_MAX)
     error = from_status(response.status, response.headers, decode_error(text))
     _log.warning("Groq returned an error.", extra={"status": response.status, "reason": error.reason})
     raise error
 
 
-async def _read(response: aiohttp.ClientResponse, *, bytes_max: int) -> bytes:
+async def _read(response: Response, *, bytes_max: int) -> bytes:
     with _connection_errors(_interrupted):
-        text = await _read_beginning(response, bytes_max=bytes_max + 1)
+        text = await response.read_beginning(bytes_max + 1)
     if len(text) > bytes_max:
         _log.warning("Groq's answer is too large and was discarded.", extra={"bytes_max": bytes_max})
         raise UpstreamInvalid
     return text
-
-
-async def _read_beginning(response: aiohttp.ClientResponse, *, bytes_max: int) -> bytes:
-    """Return up to `bytes_max` bytes of a body."""
-    parts, size = [], 0
-    while size < bytes_max and (part := await response.content.readany()):
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)[:bytes_max]
 
 
 def _unreachable() -> UpstreamFailed:
@@ -233,21 +227,15 @@ def _interrupted() -> UpstreamFailed:
 
 @contextmanager
 def _connection_errors(error: Callable[[], UpstreamFailed] = _unreachable) -> Iterator[None]:
-    """Convert aiohttp's exceptions to `error`, or to `_interrupted` if a malformed answer has begun.
+    """Convert errors of the connection to `error`, or to `_interrupted` if a malformed answer has begun.
 
-    The exceptions contain request headers and so the operator's key, so only their types and numbers are logged.
+    Only their types and numbers are logged, since the texts of the system's errors contain addresses.
     """
     try:
         yield
-    except (aiohttp.ClientError, aiohttp.http_exceptions.HttpProcessingError, OSError) as exc:
+    except (HTTPClientError, TimeoutError) as exc:
         _log.warning("The connection to Groq failed.", extra=_error_fields(exc))
-        raise (_interrupted() if _is_malformed(exc) else error()) from None
-
-
-def _is_malformed(exc: BaseException) -> bool:
-    """Return whether the answer is not valid HTTP; a bad chunk may arrive with the response's head or after it."""
-    is_answer = isinstance(exc, aiohttp.ClientResponseError | aiohttp.http_exceptions.HttpProcessingError)
-    return is_answer and not isinstance(exc, aiohttp.ClientHttpProxyError)
+        raise (_interrupted() if isinstance(exc, MalformedResponse) else error()) from None
 
 
 def _error_fields(exc: BaseException) -> dict[str, str | int]:
