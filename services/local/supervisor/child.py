@@ -52,11 +52,11 @@ class Child:
 
     async def start(self) -> None:
         """Start the program. Its output is appended to its log."""
-        if self._preloaded is not None:
-            self._process, self._preloaded = self._preloaded, None
-            await _hand_over(self._process, self.program, self.log)
-            return
         with os.fdopen(open_private(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as output:
+            if self._preloaded is not None:
+                self._process, self._preloaded = self._preloaded, None
+                await _hand_over(self._process, self.program, self.log)
+                return
             self._process = await asyncio.create_subprocess_exec(
                 *self.program.command,
                 stdin=asyncio.subprocess.DEVNULL,

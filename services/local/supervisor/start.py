@@ -7,6 +7,7 @@ import sys
 
 from services.common.errors import StartError
 from services.common.runtime.stop_signal import stop_signal
+from services.local.configuration import Configuration
 from services.local.supervisor.python import kill, start_python
 
 
@@ -31,7 +32,10 @@ async def _run() -> None:
         output, _ = await reading.communicate()
         if reading.returncode:
             sys.exit(reading.returncode)  # It has printed the reason.
-        await run(pickle.loads(output), stopping, worker)
+        settings: Configuration = pickle.loads(output)
+        if worker is not None and not settings.workers:
+            await kill(worker)
+        await run(settings, stopping, worker)
     finally:
         await kill(reading)
         if worker is not None:
