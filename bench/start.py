@@ -44,8 +44,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-start-", dir="/tmp") as name, checked_out(options.base) as base:
         (base / ".venv").symlink_to(_ROOT / ".venv")
         trees = {options.base: base, "now": _ROOT}
-        for line in (*_times(Path(name), trees, options.starts), "", *_memory(Path(name)), "", *_imports()):
-            print(line, flush=True)
+        print(*_times(Path(name), trees, options.starts), sep="\n", flush=True)
+        print("", *_memory(Path(name)), sep="\n", flush=True)
+        print("", *_imports(), sep="\n")
 
 
 def _times(folder: Path, trees: dict[str, Path], starts: int) -> list[str]:
@@ -67,6 +68,8 @@ def _times(folder: Path, trees: dict[str, Path], starts: int) -> list[str]:
 def _memory(folder: Path) -> list[str]:
     rows = []
     for layout, workers in _LAYOUTS.items():
+        with _running(_ROOT, folder / layout, STACK_WORKERS=workers):
+            pass  # Only a first start loads what migrates the databases.
         with _running(_ROOT, folder / layout, STACK_WORKERS=workers) as (process, _):
             time.sleep(_SETTLE_SECONDS)
             children = psutil.Process(process.pid).children(recursive=True)
