@@ -34,6 +34,8 @@ LABEL org.opencontainers.image.title="stack" \
 RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3.*/*-packages/pip /usr/local/lib/python3.*/*-packages/pip-*.dist-info \
         /usr/local/lib/python3.*/ensurepip
 COPY --from=build /opt/stack /opt/stack
+# A volume that is mounted here belongs to the user below (deploy/compose).
+RUN install --directory --owner 10001 --group 10001 /data
 # With the manifests the root file system is read-only, so bytecode cannot be written.
 ENV PATH=/opt/stack/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -5,7 +5,7 @@ SHELL := /bin/bash
 # Any Python from 3.11; choose one with `make run PYTHON=python3.13`.
 PYTHON ?=
 BIN := .venv/bin
-VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
+VERSION = $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' pyproject.toml)
 IMAGE ?= stack:$(VERSION)
 # Base of the image; any image with Python 3.13 and its venv module, such as one from your own registry.
 BASE ?= python:3.13-slim
@@ -15,7 +15,7 @@ CLIENT_SETS := openai2 current groq0 surfaces aider open-webui
 BENCH_PACKAGES := nginx-light libnginx-mod-http-lua nghttp2-client
 # Byte code is always cached, because the suite starts hundreds of processes.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --dist loadgroup
-PROTOS := $(shell find protos -name '*.proto' | sort)
+PROTOS = $(shell find protos -name '*.proto' | sort)
 
 ##@ Use
 .PHONY: help run
@@ -31,7 +31,7 @@ run: .venv/run.stamp ## Start everything on this machine and print a working cur
 	@exec $(BIN)/python -m services.local
 
 ##@ Check
-.PHONY: test test-long test-install test-pgbouncer test-clocks test-faults test-fairness test-abuse test-clients test-fuzz test-mutations test-rollout test-containers test-browser test-floods test-proxies bench-growth manifests lint types format bench-ab bench-surfaces bench bench-quota bench-profile soak dashboard
+.PHONY: test test-long test-install test-pgbouncer test-clocks test-faults test-fairness test-abuse test-clients test-fuzz test-mutations test-rollout test-containers test-browser test-floods test-proxies bench-growth manifests lint types format bench-ab bench-start bench-surfaces bench bench-quota bench-profile soak dashboard
 test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no container engine needed)
 	$(PYTEST) -n 4 -m "not long"
 
@@ -106,6 +106,9 @@ bench: .venv/bench.stamp ## Compare the product with LiteLLM, Portkey, SMG, a ba
 bench-ab: .venv/dev.stamp ## Compare CPU per request and stream event with the commit BASE=HEAD~1; LAYOUT="four processes" only
 	@$(call debian-packages,$(BENCH_PACKAGES))
 	$(BIN)/python -m bench.ab --base $(if $(filter command,$(origin BASE)),$(BASE),HEAD~1) $(if $(LAYOUT),--layout "$(LAYOUT)")
+
+bench-start: .venv/dev.stamp ## Compare the time of `make run` with the commit BASE=HEAD~1; memory of its processes
+	$(BIN)/python -m bench.start --base $(if $(filter command,$(origin BASE)),$(BASE),HEAD~1)
 
 bench-surfaces: .venv/dev.stamp ## Compare CPU per stream event of the other surfaces with chat completions
 	@$(call debian-packages,$(BENCH_PACKAGES))

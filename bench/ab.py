@@ -71,7 +71,7 @@ def main() -> None:
     add_layout_option(parser)
     options = parser.parse_args()
     found: list[Comparison] = []
-    tree = nullcontext(_ROOT) if options.limits else _checked_out(options.base)
+    tree = nullcontext(_ROOT) if options.limits else checked_out(options.base)
     with tempfile.TemporaryDirectory(prefix="bench-ab-", dir="/tmp") as name, tree as base:
         for layout in options.layout:
             workers = LAYOUTS[layout]
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 @contextmanager
-def _checked_out(commit: str) -> Iterator[Path]:
+def checked_out(commit: str) -> Iterator[Path]:
     """Check a commit out into a temporary worktree for the block."""
     with tempfile.TemporaryDirectory(prefix="bench-base-", dir="/tmp") as name:
         tree = Path(name) / "tree"

@@ -23,7 +23,7 @@ _PROGRAMS = (
     "services.quota.server",
     "services.gateway.server",
     "services.local.supervisor.run",
-    "services.local.worker",
+    "services.local.worker.server",
     "services.cli.main",
     "tools.groq_standin.__main__",
 )

@@ -84,6 +84,8 @@ class Stack:
         self._log = folder / f"stack-{workers}.log"
         self._tree = tree or _ROOT
         self.addresses = {name: f"127.0.0.1:{free_port()}" for name in _PORTS}
+        first = int(self.addresses["GATEWAY_METRICS_LISTEN"].rpartition(":")[2])
+        self._metrics_ports = range(first, first + max(1, workers))
         port = free_port()
         self.base_url = f"http://127.0.0.1:{port}"
         self.url = f"{self.base_url}/api/v1/chat/completions"
@@ -129,6 +131,8 @@ class Stack:
             (sys.executable, "-m", "services.local"), log=self._log, environment=self.environment, folder=self._tree
         )
         self._process.until_answers(f"{self.base_url}/readyz", seconds=_START_SECONDS)
+        for port in self._metrics_ports:  # The first worker serves before the others.
+            self._process.until_answers(f"http://127.0.0.1:{port}/metrics", seconds=_START_SECONDS)
         self.key_id, secret = self._create_key()
         self.headers = {"Authorization": f"Bearer {secret}"}
 

@@ -9,7 +9,7 @@ from services.auth.accounts.webhook_signatures import parse_secrets
 from services.auth.keys.model import Bounds
 from services.common.db.database import DatabaseURL, is_sqlite
 from services.common.errors import InvalidRequest
-from services.common.runtime.address import HTTPURL, HostAndPort, Listen
+from services.common.runtime.address_settings import HTTPURL, HostAndPort, Listen
 from services.common.runtime.settings import ServiceSettings
 from services.common.url_credentials import with_credentials
 

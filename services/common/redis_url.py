@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from redis.asyncio.connection import parse_url
-
 from services.common.url_credentials import with_encoded_credentials
 
 _PORT = 6379
@@ -24,6 +22,8 @@ def check_redis_url(url: str) -> str:
 
 def redis_options(url: str) -> dict[str, Any]:
     """Return the options of a connection to a valid URL."""
+    from redis.asyncio.connection import parse_url  # Takes 10 MB, and not every process has a URL.
+
     return dict(parse_url(with_encoded_credentials(url)))
 
 

@@ -25,7 +25,7 @@ from services.common.runtime.address import Address
 from services.common.runtime.clock import SystemClock
 from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
-from services.gateway.apis import routes, tokenizers
+from services.gateway.apis import routes
 from services.gateway.apis.estimates import Estimator
 from services.gateway.apis.model_aliases import model_aliases
 from services.gateway.apis.model_facts import ModelFactsCache
@@ -141,7 +141,6 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
         await stack.enter_async_context(running(restarting(partial(readiness.begin, channels))))
         settlements = Settlements(ports.quota, ports.inference, abandoned_seconds=settings.call_seconds_max)
         idempotent = _idempotent(settings, ports)
-        tokenizers.load()
         facts = ModelFactsCache(ports.inference)
         handler = _handler(settings, ports, settlements, idempotent, facts)
         await stack.enter_async_context(running(restarting(facts.poll)))

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.common.rpc.sizes import MESSAGE_BYTES_MAX
-from services.common.runtime.address import Host, HostAndPort
+from services.common.runtime.address_settings import Host, HostAndPort
 from services.common.runtime.settings import ServiceSettings
 from services.gateway.apis.chat_completions.limits import ChatLimits
 from services.gateway.apis.model_aliases import model_aliases

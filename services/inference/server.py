@@ -3,6 +3,7 @@
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from services.common.concurrency.byte_budget import ByteBudget
 from services.common.db import database
@@ -30,7 +31,6 @@ from services.inference.requests.slots import Limits
 from services.inference.requests.upstream import ModelLister, Upstream
 from services.inference.responses.model import ResponseStore
 from services.inference.responses.rpc import StoredResponseService
-from services.inference.responses.wiring import Stores, open_stores
 from services.inference.rpc import InferenceService, UsageService
 from services.inference.settings import InferenceSettings
 from stack.inference.v1 import (
@@ -43,6 +43,9 @@ from stack.inference.v1 import (
     usage_pb2,
     usage_pb2_grpc,
 )
+
+if TYPE_CHECKING:
+    from services.inference.responses.wiring import Stores
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "inference_alembic_version"
@@ -123,7 +126,7 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
     if not settings.keys:
         raise StartError("No Groq key is set. Set GROQ_API_KEY, or GROQ_API_KEYS to a comma-separated list.")
     prices = read_prices(settings.prices_file)
-    stores = open_stores(settings, stack)
+    stores = _open_stores(settings, stack)
     store = await _open_ledger(settings, stack)
     ledger = Ledger(store, wait_seconds=settings.ledger_wait_seconds, rows_max=settings.ledger_rows_max)
     provider = await _open_provider(settings, stack)
@@ -168,7 +171,15 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
     return Parts(completions, catalogue, key_check, ledger, store, responses, _idempotency(settings, stores, store))
 
 
-def _idempotency(settings: InferenceSettings, stores: Stores | None, ledger: SQLLedgerStore) -> KeysByKind | None:
+def _open_stores(settings: InferenceSettings, stack: AsyncExitStack) -> "Stores | None":
+    if not settings.responses_redis:
+        return None
+    from services.inference.responses.wiring import open_stores  # Loads the client of Redis, and encryption.
+
+    return open_stores(settings, stack)
+
+
+def _idempotency(settings: InferenceSettings, stores: "Stores | None", ledger: SQLLedgerStore) -> KeysByKind | None:
     if stores is None:
         return None
     explicit = StoredIdempotencyKeys(stores.records, stores.answers, ledger)

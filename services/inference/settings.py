@@ -8,7 +8,7 @@ from pydantic_settings import SettingsConfigDict
 from services.common.db.database import DatabaseURL, is_sqlite
 from services.common.redis_url import check_redis_url
 from services.common.rpc.sizes import MESSAGE_BYTES_MAX
-from services.common.runtime.address import HTTPURL, HostAndPort, Listen
+from services.common.runtime.address_settings import HTTPURL, HostAndPort, Listen
 from services.common.runtime.settings import ServiceSettings
 from services.common.url_credentials import with_credentials
 from services.inference.allowance.model import Window
@@ -53,7 +53,7 @@ class InferenceSettings(ServiceSettings):
     """Comma-separated Groq keys, used in rotation; takes precedence over GROQ_API_KEY."""
 
     groq_base_url: HTTPURL = Field(default="https://api.groq.com", validation_alias="GROQ_BASE_URL")
-    """Base URL of Groq, without the path `/openai/v1`, which the `groq` package appends."""
+    """Base URL of Groq, without the path `/openai/v1`, which is appended."""
 
     default_model: str = Field(default="llama-3.1-8b-instant", max_length=256)
     """Model of a request without a `model`."""

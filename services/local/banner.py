@@ -3,14 +3,14 @@
 import json
 from collections.abc import Sequence
 
-from services.local.first_key import EMAIL, FILE, FirstKey
-from services.local.settings import LocalSettings
+from services.local.configuration import Configuration
+from services.local.first_account import EMAIL, FILE, FirstKey
 
 _LINK_NOTE = "sets the account's password; valid once, for an hour"
 _EXAMPLE_BODY = json.dumps({"messages": [{"role": "user", "content": "Hello, who are you?"}]})
 
 
-def banner(settings: LocalSettings, key: FirstKey, *, log_in_link: str = "", problems: Sequence[str] = ()) -> str:
+def banner(settings: Configuration, key: FirstKey, *, log_in_link: str = "", problems: Sequence[str] = ()) -> str:
     """Return the startup message.
 
     Args:
@@ -48,7 +48,7 @@ def curl(api: str, secret: str) -> str:
     return f"curl {api}/chat {headers} -d '{_EXAMPLE_BODY}'"
 
 
-def _key_line(settings: LocalSettings, key: FirstKey) -> str:
+def _key_line(settings: Configuration, key: FirstKey) -> str:
     match key.denial:
         case "":
             return key.secret
@@ -58,7 +58,7 @@ def _key_line(settings: LocalSettings, key: FirstKey) -> str:
             return f"{denial}; create another with: stackctl keys create --email {EMAIL} --name NAME"
 
 
-def _model_line(settings: LocalSettings) -> str:
+def _model_line(settings: Configuration) -> str:
     if settings.has_groq_key:
         return "Groq"
     return "local stand-in for Groq; set GROQ_API_KEY to use Groq"

@@ -1,7 +1,6 @@
-"""The first account and API key of a new installation."""
+"""Creation of the first account and API key of a new installation, over gRPC."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +8,11 @@ from services.common.errors import AlreadyExists, StartError
 from services.common.rpc.channel import open_channel
 from services.common.rpc.status import rpc_errors
 from services.common.runtime.private_files import open_private
+from services.local.first_account import EMAIL, FILE, FirstKey
 from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, auth_pb2, auth_pb2_grpc, keys_pb2, keys_pb2_grpc
 
-EMAIL = "you@example.com"
-"""E-mail address of the first account."""
-
-FILE = "first-api-key"
-"""Name of the key's file in DATA_DIR."""
-
-CALL_OPTIONS: dict[str, Any] = {"timeout": 15.0, "wait_for_ready": True}
-"""Options of calls to auth: wait up to 15 seconds for a worker that is not ready yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class FirstKey:
-    """The API key to show at startup."""
-
-    secret: str
-    denial: str
-    """Reason why the key is denied: `revoked`, `expired`, or `unknown` with another database. Empty if it is active."""
+CALL_OPTIONS: dict[str, Any] = {"timeout": 30.0, "wait_for_ready": True}
+"""Options of calls to auth: wait up to 30 seconds for a worker that is not ready yet."""
 
 
 async def first_key(data_dir: Path, *, auth_target: str, admin_token: str) -> FirstKey:

@@ -1,8 +1,11 @@
 """Selection of free ports for a stack on one machine."""
 
+from dataclasses import replace
+from typing import Any
+
 from services.common.errors import StartError
 from services.common.runtime.address import Address, bind, parse_address
-from services.local.settings import LocalSettings
+from services.local.configuration import Configuration
 
 _LISTENS = ("auth_listen", "quota_listen", "inference_listen")
 _METRICS = ("gateway_metrics_listen", "auth_metrics_listen", "quota_metrics_listen", "inference_metrics_listen")
@@ -10,7 +13,7 @@ _STEP = 10
 _STEPS_MAX = 100
 
 
-def with_free_ports(settings: LocalSettings) -> LocalSettings:
+def with_free_ports(settings: Configuration) -> Configuration:
     """Return the settings with free ports in place of occupied internal ports that were not set explicitly.
 
     The API's port and ports that were set explicitly never change.
@@ -23,11 +26,11 @@ def with_free_ports(settings: LocalSettings) -> LocalSettings:
     ports = dict.fromkeys((*_LISTENS, *(_METRICS[:1] if settings.workers else _METRICS)), 1)
     ports[_METRICS[0]] = max(1, settings.workers)
     chosen: set[int] = {settings.gateway_port}
-    changes = {field: _free_address(settings, field, count, chosen) for field, count in ports.items()}
-    return settings.model_copy(update=changes)
+    changes: dict[str, Any] = {field: _free_address(settings, field, count, chosen) for field, count in ports.items()}
+    return replace(settings, **changes)
 
 
-def _free_address(settings: LocalSettings, field: str, ports: int, chosen: set[int]) -> str:
+def _free_address(settings: Configuration, field: str, ports: int, chosen: set[int]) -> str:
     """Return the address of a setting, or a free one with a higher port.
 
     It is the first of `ports` consecutive ports, all of them free.
@@ -36,7 +39,7 @@ def _free_address(settings: LocalSettings, field: str, ports: int, chosen: set[i
     if not text or text.startswith("unix:"):
         return text
     wanted = parse_address(text)
-    if field in settings.model_fields_set:
+    if field in settings.explicit:
         _check(_variable(field), [wanted.shifted(by) for by in range(ports)], _variable(field))
         return text
     for step in range(_STEPS_MAX):
@@ -75,7 +78,7 @@ def _check_bindable(address: Address) -> None:
         one.close()
 
 
-def _check_shareable(settings: LocalSettings) -> None:
+def _check_shareable(settings: Configuration) -> None:
     for field in _LISTENS:
         address: str = getattr(settings, field)
         if settings.workers > 1 and address.startswith("unix:"):
@@ -86,4 +89,4 @@ def _check_shareable(settings: LocalSettings) -> None:
 
 
 def _variable(field: str) -> str:
-    return str(LocalSettings.model_fields[field].validation_alias)
+    return field.upper()

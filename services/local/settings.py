@@ -1,12 +1,33 @@
-"""Settings of `make run`. Other environment variables are passed to the services unchanged."""
+"""Settings of `make run`. Other environment variables are passed to the services unchanged.
 
-from pydantic import Field, SecretStr
+The supervisor reads them in a process that ends (`python -m services.local.settings`): pydantic takes 15 MB.
+"""
+
+import pickle
+import sys
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from services.common.runtime.address import Address, Host, HostAndPort, Listen, parse_address, reachable
+from services.common.errors import StartError
+from services.common.runtime.address_settings import Host, HostAndPort, Listen
+from services.common.runtime.read_settings import read
 from services.common.runtime.settings import ServiceSettings
+from services.local.configuration import Configuration
+from services.local.cores import usable_cores
 
 _GRACE_SECONDS = 5.0
+_WORKERS_MAX = 64
+_AUTO_WORKERS_MAX = 4
+"""More would each take memory that a single machine rarely needs for this."""
+
+
+def _check_workers(value: object) -> object:
+    text = str(value)
+    if text == "auto" or (text.isascii() and text.isdigit() and int(text) <= _WORKERS_MAX):
+        return value
+    raise ValueError(f"expected auto, or a number from 0 to {_WORKERS_MAX}")
 
 
 class LocalSettings(ServiceSettings):
@@ -62,8 +83,8 @@ class LocalSettings(ServiceSettings):
     gateway_metrics_listen: HostAndPort = Field(default="127.0.0.1:8280", validation_alias="GATEWAY_METRICS_LISTEN")
     """Address of the gateway's metrics; empty disables them."""
 
-    workers: int = Field(default=1, ge=0, le=64)
-    """Number of processes that each run all four services and share the ports. One per core gives the best throughput.
+    workers: Annotated[int | Literal["auto"], BeforeValidator(_check_workers)] = "auto"
+    """Number of processes that each run all four services and share the ports; `auto` is one per core, at most four.
     0 runs each service as a separate process, as in a cluster."""
 
     valkey_server: str = ""
@@ -72,59 +93,46 @@ class LocalSettings(ServiceSettings):
     admin_token: SecretStr = Field(default=SecretStr(""), max_length=1_024, validation_alias="STACK_ADMIN_TOKEN")
     """Bearer token for auth's management API; empty reads auth's generated token from DATA_DIR."""
 
-    @property
-    def url(self) -> str:
-        """URL of the API and the console on this machine."""
-        return f"http://{Address(self.gateway_host, self.gateway_port).reachable}"
+    def configuration(self) -> Configuration:
+        """Return the settings in the form in which the supervisor uses them."""
+        return Configuration(
+            data_dir=self.data_dir,
+            gateway_host=self.gateway_host,
+            gateway_port=self.gateway_port,
+            auth_listen=self.auth_listen,
+            quota_listen=self.quota_listen,
+            inference_listen=self.inference_listen,
+            gateway_metrics_listen=self.gateway_metrics_listen,
+            auth_metrics_listen=self.auth_metrics_listen,
+            quota_metrics_listen=self.quota_metrics_listen,
+            inference_metrics_listen=self.inference_metrics_listen,
+            workers=self._workers(),
+            stop_seconds=self.grace_seconds if "grace_seconds" in self.model_fields_set else _GRACE_SECONDS,
+            console=self.console,
+            has_groq_key=bool(self.groq_api_key.get_secret_value() or self.groq_api_keys.get_secret_value()),
+            quota_redis_url=self.quota_redis_url,
+            has_responses_valkey=self.store_responses and not self.responses_redis_url,
+            valkey_server=self.valkey_server,
+            admin_token=self.admin_token.get_secret_value(),
+            explicit=frozenset(self.model_fields_set),
+        )
 
-    @property
-    def targets(self) -> dict[str, str]:
-        """Addresses at which this machine reaches the gRPC services, by service name."""
-        return {
-            "auth": reachable(self.auth_listen),
-            "quota": reachable(self.quota_listen),
-            "inference": reachable(self.inference_listen),
-        }
-
-    @property
-    def metrics(self) -> dict[str, str]:
-        """Addresses at which this machine reaches each process's metrics, by process name; empty if disabled."""
-        return {name: listen and reachable(listen) for name, listen in self.metrics_listens.items()}
-
-    @property
-    def metrics_listens(self) -> dict[str, str]:
-        """Listen address of each process's metrics, by process name. Workers use consecutive ports."""
-
-        if self.workers:
-            return {name: _shifted(self.gateway_metrics_listen, by) for by, name in enumerate(self.worker_names)}
-        return {
-            "gateway": self.gateway_metrics_listen,
-            "auth": self.auth_metrics_listen,
-            "quota": self.quota_metrics_listen,
-            "inference": self.inference_metrics_listen,
-        }
-
-    @property
-    def worker_names(self) -> tuple[str, ...]:
-        """Names of the worker processes, also used for their log files."""
-        return ("stack", *(f"stack-{number}" for number in range(2, self.workers + 1)))
-
-    @property
-    def stop_seconds(self) -> float:
-        """Grace period for requests in flight at shutdown: GRACE_SECONDS if it is set, otherwise 5 s."""
-        return self.grace_seconds if "grace_seconds" in self.model_fields_set else _GRACE_SECONDS
-
-    @property
-    def has_responses_valkey(self) -> bool:
-        """Whether to run the second Valkey, for stored responses."""
-        return self.store_responses and not self.responses_redis_url
-
-    @property
-    def has_groq_key(self) -> bool:
-        """Whether to use Groq instead of the local stand-in."""
-        return bool(self.groq_api_key.get_secret_value() or self.groq_api_keys.get_secret_value())
+    def _workers(self) -> int:
+        if self.workers != "auto":
+            return self.workers
+        listens = (self.auth_listen, self.quota_listen, self.inference_listen)
+        # Processes cannot share a Unix socket.
+        return 1 if any(one.startswith("unix:") for one in listens) else min(_AUTO_WORKERS_MAX, usable_cores())
 
 
-def _shifted(address: str, by: int) -> str:
-    """Return the address with `by` added to its port; an empty address stays empty."""
-    return str(parse_address(address).shifted(by)) if address else ""
+def _main() -> None:
+    """Write the configuration to standard output, pickled, for the supervisor."""
+    try:
+        configuration = read(LocalSettings).configuration()
+    except StartError as exc:
+        sys.exit(f"stack: {exc}")
+    pickle.dump(configuration, sys.stdout.buffer)
+
+
+if __name__ == "__main__":
+    _main()

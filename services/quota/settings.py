@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_val
 from pydantic_settings import SettingsConfigDict
 
 from services.common.redis_url import check_redis_url
-from services.common.runtime.address import HostAndPort, Listen
+from services.common.runtime.address_settings import HostAndPort, Listen
 from services.common.runtime.settings import ServiceSettings
 from services.quota.redis.connections import RedisTarget
 

@@ -112,7 +112,7 @@ def test_the_guide_explains_every_component() -> None:
 
 
 def test_a_cluster_runs_the_same_services_as_one_machine() -> None:
-    local = LocalSettings(quota_redis_url="redis://nowhere")
+    local = LocalSettings(quota_redis_url="redis://nowhere").configuration()
     on_one_machine = {program.name for program in services(local, sockets=ROOT, groq_base_url="")}
     deployed = {one["metadata"]["name"] for one in Objects.parse(render(K8S / "overlays" / "local")).of("Deployment")}
     assert deployed - {"stackctl"} == on_one_machine

@@ -33,6 +33,7 @@ from services.local.supervisor import programs, ready
 from services.local.supervisor.child import Program
 from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, keys_pb2, keys_pb2_grpc, plans_pb2, plans_pb2_grpc
 from tests.forked import Started, started_process
+from tests.grpc_health import grpc_serves
 from tests.ports import free_port
 
 EMAIL = "tester@example.com"
@@ -105,7 +106,7 @@ class Stack:
             inference_metrics_listen="",
             gateway_metrics_listen="",
             workers=workers,
-        )
+        ).configuration()
         ports = [self.settings.gateway_port] + [free_port() for _ in range(gateways - 1)]
         self.gateways = [f"http://127.0.0.1:{port}" for port in ports]
         self._add_stores({"valkey": valkey_options, valkey.RESPONSES: responses_valkey_options})
@@ -395,7 +396,7 @@ class Stack:
                 url = self.gateways[int(name.partition("-")[2] or 1) - 1]
                 await ready.until(lambda: ready.http_answers(f"{url}/readyz"))
             case _:
-                await ready.until(lambda: ready.grpc_serves(self.socket(name)))
+                await ready.until(lambda: grpc_serves(self.socket(name)))
 
 
 @contextmanager

@@ -56,6 +56,7 @@ class Machine:
             **{f"{name}_METRICS_LISTEN": "" for name in (*_PORTS, "GATEWAY")},
             "GATEWAY_PORT": str(self.port),
             "DATA_DIR": str(folder / "var"),
+            "STACK_WORKERS": "1",
             "PYTHONPATH": f"{_ROOT}{os.pathsep}{_ROOT / 'gen'}",
             "PATH": f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
         }

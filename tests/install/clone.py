@@ -36,7 +36,7 @@ class Clone:
         starts = [
             str(self.venv / "bin" / "python"),
             "-c",
-            "import services.local.supervisor.run, services.local.worker",
+            "import services.local.supervisor.run, services.local.worker.server",
         ]
         stackctl = [str(self.venv / "bin" / "stackctl"), "--help"]
         done = [subprocess.run(one, cwd=self.folder, capture_output=True, check=False) for one in (starts, stackctl)]

@@ -12,7 +12,8 @@ from services.auth.keys.model import SECRET_PREFIX
 from services.auth.keys.pepper import Pepper
 from services.common import checksummed_token
 from services.local.banner import banner
-from services.local.first_key import EMAIL, FILE, first_key
+from services.local.first_account import EMAIL, FILE
+from services.local.first_key import first_key
 from services.local.settings import LocalSettings
 from stack.auth.v1 import accounts_pb2, auth_pb2, keys_pb2
 from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, auth_client, run_auth, running_auth, shown
@@ -112,7 +113,7 @@ def test_a_blank_pepper_is_not_treated_as_unset(tmp_path: Path) -> None:
 
 async def test_an_unusable_first_key_is_reported_with_reason_and_remedy(tmp_path: Path) -> None:
     """One that its database does not contain is not revoked, and has no account that could get another."""
-    settings = LocalSettings(data_dir=tmp_path)
+    settings = LocalSettings(data_dir=tmp_path).configuration()
     with running_auth(tmp_path, {"STACK_ADMIN_TOKEN": ADMIN_TOKEN}) as service:
         made = await first_key(tmp_path, auth_target=service.target, admin_token=ADMIN_TOKEN)
         assert f"Bearer {made.secret}" in banner(settings, made)

@@ -11,6 +11,7 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, DateTime, MetaData, bindparam, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -18,6 +19,7 @@ from bench.rows import Filler
 from services.auth import server as auth
 from services.auth.db import tables as auth_tables
 from services.common.db import database
+from services.common.db import schema as schemas
 from services.inference import server as inference
 from services.inference.ledger import tables as inference_tables
 from tests.backends import fresh_database
@@ -79,6 +81,31 @@ async def _move(engine: AsyncEngine, schema: Schema, target: str) -> None:
 async def _differences(engine: AsyncEngine, schema: Schema) -> list[object]:
     async with engine.connect() as connection:
         return await connection.run_sync(schema.differences)
+
+
+@pytest.mark.parametrize("tables", [AUTH, LEDGER])
+def test_the_revisions_by_file_name_are_those_of_alembic(tables: Schema) -> None:
+    """A start reads them without Alembic."""
+    config = Config()
+    config.set_main_option("script_location", str(tables.migrations))
+    config.set_main_option("path_separator", "os")
+    scripts = ScriptDirectory.from_config(config)
+    assert [script.revision for script in scripts.walk_revisions()] == schemas.revisions(tables.migrations)[::-1]
+
+
+async def test_a_current_schema_is_not_migrated_and_one_of_a_later_version_is_left_alone(
+    urls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"migrations": AUTH.migrations, "version_table": AUTH.version_table}
+    await database.migrate(urls[0], **options)  # type: ignore[arg-type]
+    monkeypatch.setattr(command, "upgrade", None)
+    await database.migrate(urls[0], **options)  # type: ignore[arg-type]
+    async with database.open_database(urls[0], **options) as engine:  # type: ignore[arg-type]
+        async with engine.begin() as connection:
+            await connection.execute(text(f"UPDATE {AUTH.version_table} SET version_num = '9999'"))
+        await schemas.upgrade(engine, AUTH.migrations, AUTH.version_table)
+        async with engine.connect() as connection:
+            assert await connection.run_sync(schemas.current_revision, AUTH.version_table) == "9999"
 
 
 async def test_down_and_up_again_restores_the_schema_and_keeps_every_account_key_and_request(

@@ -29,6 +29,7 @@ from stack.quota.v1 import quota_pb2
 from tests.certificates import Issued
 from tests.e2e.stack import EMAIL, Stack, bare_environment, say, stack_folder
 from tests.forked import run_module
+from tests.grpc_health import grpc_serves
 from tests.ports import free_port
 
 pytestmark = pytest.mark.xdist_group("mtls")
@@ -91,7 +92,7 @@ class Secured(Stack):
 
     async def _until_one_ready(self, name: str) -> None:
         if name in self.targets:
-            await ready.until(lambda: ready.grpc_serves(health.default_health_address(self.targets[name])))
+            await ready.until(lambda: grpc_serves(health.default_health_address(self.targets[name])))
         else:
             await super()._until_one_ready(name)
 
@@ -177,7 +178,7 @@ async def test_no_rpc_of_any_port_is_reached_without_a_certificate(
 @pytest.mark.parametrize("server", _CONTRACTS)
 async def test_the_plaintext_port_answers_health_and_nothing_else(secured: Secured, server: str) -> None:
     target = health.default_health_address(secured.targets[server])
-    assert await ready.grpc_serves(target)
+    assert await grpc_serves(target)
     async with open_channel(target) as channel:
         for _, service, method in (rpc for rpc in _RPCS if rpc[0] == server):
             call: Any = channel.unary_unary(f"/{service}/{method.name}", bytes, bytes)

@@ -6,7 +6,9 @@ import socketserver
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tests.e2e.stack import Stack
 from tests.ports import free_port
@@ -75,8 +77,8 @@ class MovingStack(Stack):
         self._numbers = itertools.count(1)
         targets = {f"{service.upper()}_TARGET": names.target(service) for service in SERVICES}
         super().__init__(folder, gateways=2, auths=2, quotas=2, inferences=2, environment={**environment, **targets})
-        listens = {f"{service}_listen": names.target(service) for service in SERVICES}
-        self.settings = self.settings.model_copy(update=listens)
+        listens: dict[str, Any] = {f"{service}_listen": names.target(service) for service in SERVICES}
+        self.settings = replace(self.settings, **listens)
 
     def socket(self, name: str) -> str:
         """Return where a replica listens now."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tools.groq_standin.chat import Settings
 from tools.groq_standin.limits import LimitSettings
-from tools.groq_standin.server import bind, run
+from tools.groq_standin.server import bind, inherit, run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ),
     )
     try:
-        listener = bind(options.host, options.port)
+        listener = bind(options.host, options.port) if options.descriptor is None else inherit(options.descriptor)
     except (OSError, OverflowError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         where = f"{options.host}:{options.port}"
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default %(default)s)")
     add("--port", type=int, default=9090, help="port to listen on, 0 for a free one (default %(default)s)")
+    add("--descriptor", type=_natural, metavar="N", help="listen on this inherited socket instead of a host and port")
     add("--api-key", action="append", default=[], metavar="KEY", help="accept only this key; may be repeated")
     add("--token-delay-ms", type=_natural, default=0, metavar="N", help="pause between streamed tokens")
     add("--first-token-delay-ms", type=_natural, default=0, metavar="N", help="pause before the first token")

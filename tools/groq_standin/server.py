@@ -55,6 +55,17 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def inherit(descriptor: int) -> socket.socket:
+    """Return the listening socket that the parent process opened.
+
+    Raises:
+        OSError: The descriptor is not a socket.
+    """
+    listener = socket.socket(fileno=descriptor)
+    listener.listen(_BACKLOG)
+    return listener
+
+
 def run(listener: socket.socket, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Open streams are cut."""
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL + 1)

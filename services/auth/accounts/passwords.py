@@ -8,6 +8,7 @@ import asyncio
 import os
 import threading
 import unicodedata
+from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,6 +16,7 @@ from typing import TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+from argon2.low_level import ARGON2_VERSION
 
 from services.auth.bulkhead import Bulkhead
 from services.common.errors import InvalidRequest, PermissionDenied
@@ -39,7 +41,7 @@ class Passwords:
         """Allow at most `calls_max` calls to run or wait."""
         self._threads = ThreadPoolExecutor(_THREADS, "argon2", initializer=_lower_priority)
         self._bulkhead = Bulkhead(calls_max)
-        self._dummy_hash = _HASHER.hash(os.urandom(16).hex())
+        self._dummy_hash = random_hash()
 
     async def hash(self, password: str, *, client: str) -> str:
         """Return the salted hash of a password, in the PHC string format.
@@ -71,6 +73,14 @@ class Passwords:
     async def _in_thread(self, work: Callable[[], T], client: str) -> T:
         with self._bulkhead.enter(client):
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+
+def random_hash() -> str:
+    """Return a hash that no password matches, without the time that hashing takes."""
+    lengths = (_HASHER.salt_len, _HASHER.hash_len)
+    salt, digest = (b64encode(os.urandom(length)).rstrip(b"=").decode() for length in lengths)
+    settings = f"m={_HASHER.memory_cost},t={_HASHER.time_cost},p={_HASHER.parallelism}"
+    return f"$argon2id$v={ARGON2_VERSION}${settings}${salt}${digest}"
 
 
 def checked_password(password: str) -> str:

@@ -5,7 +5,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Table, case, delete, insert, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.auth.accounts.model import Account, AccountId, Proof
@@ -15,6 +14,7 @@ from services.auth.db.tables import accounts, former_accounts, one_time_tokens, 
 from services.auth.sessions.model import NewSession, Session
 from services.auth.sessions.proofs import check_proof, lock_account
 from services.auth.sessions.rate_limiter import Tries
+from services.common.db.dialects import insert_of
 from services.common.db.transactions import Transactions, deadline
 
 _DELETE_BATCH_SIZE = 2_000
@@ -139,7 +139,7 @@ class SQLRateLimitStore:
     def __init__(self, engine: AsyncEngine, transactions: Transactions) -> None:
         """Use `transactions`, and the SQL dialect of `engine`."""
         self._transactions = transactions
-        self._insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+        self._insert = insert_of(engine)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def count(self, subject: str, *, window: timedelta, now: datetime) -> Tries:

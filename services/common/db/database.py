@@ -1,6 +1,5 @@
 """SQLite and Postgres databases: connections and migrations."""
 
-import asyncio
 import logging
 import os
 import sqlite3
@@ -10,19 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from asyncpg import PostgresError
 from pydantic import AfterValidator
-from sqlalchemy import Connection, event, text
+from sqlalchemy import event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from services.common.db import schema
 from services.common.db.sqlite_writer import SQLiteWriter, sqlite_writer
-from services.common.db.transactions import DATABASE_ERRORS, wait_for_cancelled
+from services.common.db.transactions import wait_for_cancelled
 from services.common.errors import StartError
 from services.common.runtime.file_lock import lock_file, try_lock
 from services.common.runtime.private_files import open_private, restrict
@@ -31,8 +26,6 @@ from services.common.url_credentials import with_encoded_credentials
 _log = logging.getLogger(__name__)
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg"}
 _EXAMPLES = "sqlite:///path or postgresql://user:password@host:5432/name"
-_MIGRATION_LOCK = 7_301_936_220
-"""Postgres advisory lock held during migrations, so that replicas that start together migrate once."""
 _DRAIN_SECONDS = 3.0
 """Longer than a cancelled query takes to close its connection to a frozen Postgres."""
 
@@ -67,14 +60,14 @@ async def open_database(
             _use_wal(file)
             engine = _sqlite_engine(parsed)
             try:
-                await _upgrade(engine, migrations, version_table)
+                await schema.upgrade(engine, migrations, version_table)
                 yield engine
             finally:
                 await _close(engine)
         return
     engine = _postgres_engine(parsed, connections, behind_pooler=True)
     try:
-        await _wait_for_schema(engine, migrations, version_table)
+        await schema.wait_for(engine, migrations, version_table)
         if await _is_behind_pooler(engine):
             _log.info("connected through a pooler; prepared statements are off")
         else:
@@ -122,9 +115,11 @@ async def migrate(url: str, *, migrations: Path, version_table: str) -> None:
     if parsed.get_backend_name() == "sqlite":
         async with open_database(url, migrations=migrations, version_table=version_table):
             return
+    from asyncpg import PostgresError  # The engine loads it; processes without Postgres do not.
+
     engine = _postgres_engine(parsed, 1, behind_pooler=True)
     try:
-        await _upgrade(engine, migrations, version_table)
+        await schema.upgrade(engine, migrations, version_table)
     except (PostgresError, OSError) as exc:
         raise StartError(f"Cannot connect to the database: {exc}. Check its URL and that it is running.") from exc
     finally:
@@ -238,66 +233,3 @@ def _set_pragmas(connection: Any, _: object) -> None:
     for pragma in ("synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
-
-
-async def _upgrade(engine: AsyncEngine, migrations: Path, version_table: str) -> None:
-    config = _alembic(migrations, version_table)
-    known = _known_revisions(ScriptDirectory.from_config(config))
-
-    def upgrade(connection: Connection) -> None:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MIGRATION_LOCK})
-        else:
-            connection.execute(text("BEGIN IMMEDIATE"))  # Processes that start together migrate in turn.
-        revision = _current_revision(connection, version_table)
-        if revision not in known:
-            # After a downgrade of the service, Alembic does not know the schema's revision and would fail.
-            _log.warning("The database schema is from a later version", extra={"found": revision})
-            return
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-
-    async with engine.begin() as connection:
-        await connection.run_sync(upgrade)
-
-
-async def _wait_for_schema(engine: AsyncEngine, migrations: Path, version_table: str) -> None:
-    """Return when the schema has everything that this version needs.
-
-    An unknown revision is from a later version. Migrations expand the schema first and contract it one version later,
-    so it is accepted: replicas of this version may start while the next version is rolled out.
-    """
-    scripts = ScriptDirectory.from_config(_alembic(migrations, version_table))
-    head, known = scripts.get_current_head(), _known_revisions(scripts)
-    is_logged = False
-    while (revision := await _revision(engine, version_table)) != head and revision in known:
-        if not is_logged:
-            _log.warning("Waiting for the database migration", extra={"found": revision, "wanted": head})
-            is_logged = True
-        await asyncio.sleep(0.5)
-
-
-async def _revision(engine: AsyncEngine, version_table: str) -> str | None:
-    try:
-        async with engine.connect() as connection:
-            return await connection.run_sync(_current_revision, version_table)
-    except DATABASE_ERRORS as exc:
-        _log.warning("Cannot connect to the database", extra={"error": str(exc)})
-        return None
-
-
-def _current_revision(connection: Connection, version_table: str) -> str | None:
-    return MigrationContext.configure(connection, opts={"version_table": version_table}).get_current_revision()
-
-
-def _known_revisions(scripts: ScriptDirectory) -> set[str | None]:
-    """Return the revisions of this version, and None for a database that is empty or unreachable."""
-    return {None, *(script.revision for script in scripts.walk_revisions())}
-
-
-def _alembic(migrations: Path, version_table: str) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(migrations).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    config.attributes["version_table"] = version_table
-    return config

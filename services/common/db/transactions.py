@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import sqlite3
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from asyncpg import InterfaceError, PostgresError
 from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -20,9 +20,8 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 Work = Callable[Parameters, Coroutine[Any, Any, Result]]
 
-DATABASE_ERRORS = (SQLAlchemyError, PostgresError, InterfaceError, sqlite3.Error, OSError)
-"""Exceptions that databases raise. SQLAlchemy does not wrap asyncpg's errors when it cannot connect, and `SQLiteWriter`
-uses its driver directly."""
+_ERRORS = (SQLAlchemyError, sqlite3.Error, OSError)
+"""Exceptions that databases raise. `SQLiteWriter` uses its driver directly."""
 
 _POSTGRES_WRITERS = 0.6
 """Maximum fraction of a pool's connections used by writers, so that reads continue while writes wait for locks. SQLite
@@ -63,6 +62,13 @@ def deadline(
         return limited
 
     return decorate
+
+
+def database_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions that databases raise in this process, for `except`."""
+    # SQLAlchemy loads it with the first Postgres engine, and does not wrap its errors when it cannot connect.
+    asyncpg = sys.modules.get("asyncpg")
+    return (*_ERRORS, asyncpg.PostgresError, asyncpg.InterfaceError) if asyncpg else _ERRORS
 
 
 async def wait_for_cancelled(seconds_max: float) -> None:
@@ -153,11 +159,15 @@ class Transactions:
     def _failures(self) -> Iterator[None]:
         try:
             yield
-        except (*DATABASE_ERRORS, OverflowError) as exc:
+        except _statement_errors() as exc:
             _log.debug("database error", exc_info=exc)
             if _is_rejected_value(exc):
                 raise InternalError("The database rejected a value.") from exc
             raise self._unavailable() from exc
+
+
+def _statement_errors() -> tuple[type[Exception], ...]:
+    return (*database_errors(), OverflowError)
 
 
 def _is_rejected_value(exc: Exception) -> bool:

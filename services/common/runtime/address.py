@@ -11,18 +11,12 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from typing import Annotated
-from urllib.parse import urlsplit
-
-from pydantic import AfterValidator
 
 from services.common.errors import StartError
 
 _UNIX = "unix:"
 _WRITTEN = re.compile(r"(?:\[(?P<ipv6>[^\[\]]+)\]|(?P<host>[^\[\]:/@\s]+)):(?P<port>[0-9]{1,5})")
 _PORT_MAX = 65_535
-_UNIX_BYTES_MAX = 107
-"""Bytes of a Unix socket's path on Linux (`sun_path` without its end)."""
 _RESOLVE_SECONDS = 5.0
 """Maximum wait for name resolution. Without a network, the system resolver takes 30 s to fail, or never does."""
 
@@ -82,47 +76,6 @@ def parse_host(text: str) -> str:
     if not re.fullmatch(r"[\w.-]+", host) or re.fullmatch(r"[\d.]+", host):
         raise ValueError("expected an IP address or a name, such as 127.0.0.1, :: or localhost")
     return host
-
-
-def _check_address(text: str) -> str:
-    return text if not text else str(parse_address(text))
-
-
-def _check_listen(text: str) -> str:
-    if not text.startswith(_UNIX):
-        return str(parse_address(text))
-    path = text.removeprefix(_UNIX)
-    if not path.strip("/ ") or len(path.encode()) > _UNIX_BYTES_MAX:
-        raise ValueError(f"expected unix:/path with a path of at most {_UNIX_BYTES_MAX} bytes")
-    return text
-
-
-EMPTY_IS_NONE = "empty is none"
-"""Marks the type of a text setting that may be empty although its default is not."""
-
-HostAndPort = Annotated[str, AfterValidator(_check_address), EMPTY_IS_NONE]
-"""A setting of the form `host:port`. Empty means not set."""
-
-Listen = Annotated[str, AfterValidator(_check_listen)]
-"""A setting of the form `host:port` or `unix:/path`."""
-
-ListenOrNone = Annotated[str, AfterValidator(lambda text: text and _check_listen(text))]
-"""A setting of the form `host:port` or `unix:/path`. Empty means not set."""
-
-Host = Annotated[str, AfterValidator(parse_host)]
-"""A setting that is a host name or IP address."""
-
-
-def _check_url(text: str) -> str:
-    with suppress(ValueError):
-        parts = urlsplit(text)
-        if parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port):
-            return text
-    raise ValueError("expected http://host or https://host")
-
-
-HTTPURL = Annotated[str, AfterValidator(_check_url)]
-"""A setting that is the URL of an HTTP server."""
 
 
 def reachable(listen: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 from annotated_types import MaxLen
@@ -11,8 +11,10 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_val
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from services.common.rpc.tls import Certificates, TLSFiles
-from services.common.runtime.address import EMPTY_IS_NONE, ListenOrNone
+from services.common.runtime.address_settings import EMPTY_IS_NONE, ListenOrNone
+
+if TYPE_CHECKING:
+    from services.common.rpc.tls import Certificates
 
 _GRACE_BEYOND_REQUEST_SECONDS = 10.0
 RENAMED = {
@@ -60,9 +62,7 @@ class CheckedSettings(BaseSettings):
     Other values would stop the start with a traceback, or fail every request with a 500.
     """
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", use_attribute_docstrings=True, populate_by_name=True, allow_inf_nan=False
-    )
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True, allow_inf_nan=False)
 
     @classmethod
     def settings_customise_sources(
@@ -153,7 +153,7 @@ class TLSSettings(CheckedSettings):
             )
         return value
 
-    def certificates(self) -> Certificates | None:
+    def certificates(self) -> "Certificates | None":
         """Return the certificates in the configured files, or None if no files are configured.
 
         Raises:
@@ -161,6 +161,8 @@ class TLSSettings(CheckedSettings):
         """
         if not self.tls_certificate_file:
             return None
+        from services.common.rpc.tls import Certificates, TLSFiles  # Loads gRPC, which not every program uses.
+
         return Certificates(TLSFiles(Path(self.tls_certificate_file), Path(self.tls_key_file), Path(self.tls_ca_file)))
 
 

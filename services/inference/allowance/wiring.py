@@ -5,7 +5,6 @@ from contextlib import AsyncExitStack
 from services.common.runtime.clock import SystemClock
 from services.inference.allowance.model import AllowanceView
 from services.inference.allowance.own_view import OwnView
-from services.inference.allowance.shared_view import SharedView, connect
 from services.inference.metrics import export_allowance
 from services.inference.settings import InferenceSettings
 
@@ -17,6 +16,8 @@ def open_view(settings: InferenceSettings, stack: AsyncExitStack) -> AllowanceVi
     if not settings.allowance_redis:
         export_allowance(own.remaining, lambda: False)
         return own
+    from services.inference.allowance.shared_view import SharedView, connect  # Loads the client of Redis.
+
     client = connect(settings.allowance_redis)
     stack.push_async_callback(client.aclose)
     shared = SharedView(client, own, clock, keys=settings.keys)

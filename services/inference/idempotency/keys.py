@@ -6,6 +6,7 @@ charged is never run again.
 """
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from services.common.errors import FailedPrecondition, NotFound
 from services.common.verdict import Verdict
@@ -22,7 +23,9 @@ from services.inference.idempotency.model import (
     Verdicts,
     enabled,
 )
-from services.inference.responses.store import RedisResponseStore
+
+if TYPE_CHECKING:
+    from services.inference.responses.store import RedisResponseStore
 
 _STATES = {Progress.NEW: State.CLAIMED, Progress.MISMATCHED: State.MISMATCHED, Progress.RUNNING: State.RUNNING}
 
@@ -30,7 +33,7 @@ _STATES = {Progress.NEW: State.CLAIMED, Progress.MISMATCHED: State.MISMATCHED, P
 class StoredIdempotencyKeys:
     """Idempotency keys whose records and answers are stored."""
 
-    def __init__(self, records: RecordStore, answers: RedisResponseStore, ledger: Verdicts) -> None:
+    def __init__(self, records: RecordStore, answers: "RedisResponseStore", ledger: Verdicts) -> None:
         """Create the keys.
 
         Args:

@@ -8,9 +8,9 @@ from operator import attrgetter, itemgetter
 from typing import Any
 
 from sqlalchemy import Column, Row, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from services.common.db.dialects import insert_of
 from services.common.db.sqlite_writer import SQLiteWriter
 from services.common.db.transactions import Transactions, deadline
 from services.common.errors import Unavailable
@@ -49,7 +49,7 @@ class SQLLedgerStore:
         """
         self._writer = writer
         self._transactions = Transactions(engine, unavailable=_unavailable)
-        insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+        insert = insert_of(engine)
         self._insert = _upsert(insert(usage_ledger)).returning(usage_ledger.c.request_id, usage_ledger.c.charged)
         self._insert_unknown = insert(usage_ledger).on_conflict_do_nothing(index_elements=["request_id"])
         # Executing the compiled text avoids SQLAlchemy's overhead, four fifths of the transaction's time.

@@ -32,14 +32,12 @@ class Stores:
     retried_records: RedisRecordStore
 
 
-def open_stores(settings: InferenceSettings, stack: AsyncExitStack) -> Stores | None:
-    """Return stores that `stack` closes; None if responses are not stored. Redis need not be reachable yet.
+def open_stores(settings: InferenceSettings, stack: AsyncExitStack) -> Stores:
+    """Return stores that `stack` closes. Redis need not be reachable yet.
 
     Raises:
         StartError: The secret is missing and cannot be generated, or one is too short.
     """
-    if not settings.responses_redis:
-        return None
     client = connect(settings.responses_redis)
     stack.push_async_callback(client.aclose)
     cipher, clock = Cipher(_secrets(settings)), SystemClock()

@@ -1,7 +1,9 @@
 """Child processes that end with their parent."""
 
 import asyncio
+import contextlib
 import ctypes
+import json
 import os
 import signal
 import sys
@@ -22,14 +24,24 @@ class Program:
     command: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict)
     """Variables added to the parent's environment."""
+    descriptors: tuple[int, ...] = ()
+    """File descriptors that it inherits."""
 
 
 class Child:
     """A program that runs as a child process and writes to a log file."""
 
-    def __init__(self, program: Program, *, log: Path) -> None:
+    def __init__(self, program: Program, *, log: Path, preloaded: asyncio.subprocess.Process | None = None) -> None:
+        """Create a child.
+
+        Args:
+            program: The program.
+            log: Its log file.
+            preloaded: A process that has loaded it and becomes the first start (`services/local/worker/preload.py`).
+        """
         self.program = program
         self.log = log
+        self._preloaded = preloaded
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -41,6 +53,10 @@ class Child:
     async def start(self) -> None:
         """Start the program. Its output is appended to its log."""
         with os.fdopen(open_private(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as output:
+            if self._preloaded is not None:
+                self._process, self._preloaded = self._preloaded, None
+                await _hand_over(self._process, self.program, self.log)
+                return
             self._process = await asyncio.create_subprocess_exec(
                 *self.program.command,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -49,6 +65,7 @@ class Child:
                 env={**os.environ, **self.program.environment},
                 # A new session: Ctrl-C in the terminal reaches only the parent, which stops the children in order.
                 start_new_session=True,
+                pass_fds=self.program.descriptors,
                 preexec_fn=die_with_parent if sys.platform == "linux" else None,
             )
 
@@ -74,6 +91,15 @@ class Child:
         """Return the last line of the log, for error messages."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1] if lines else "its log is empty"
+
+
+async def _hand_over(process: asyncio.subprocess.Process, program: Program, log: Path) -> None:
+    assert process.stdin is not None, "without a pipe"
+    given = {"environment": dict(program.environment), "log": str(log)}
+    with contextlib.suppress(ConnectionError):  # It has ended, as `wait` reports.
+        process.stdin.write(json.dumps(given).encode() + b"\n")
+        await process.stdin.drain()
+    process.stdin.close()
 
 
 def die_with_parent() -> None:

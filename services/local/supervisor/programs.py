@@ -9,7 +9,7 @@ from urllib.parse import quote
 from services.common.errors import StartError
 from services.common.runtime.private_files import make_private_folder
 from services.local import valkey
-from services.local.settings import LocalSettings
+from services.local.configuration import Configuration
 from services.local.supervisor.child import Program
 
 _STANDIN = "groq-standin"
@@ -18,7 +18,7 @@ _PLAINTEXT = dict.fromkeys(("TLS_CERTIFICATE_FILE", "TLS_KEY_FILE", "TLS_CA_FILE
 """Traffic stays on the machine, and certificates in the environment usually belong to the operator of a cluster."""
 
 
-def stores(settings: LocalSettings, *, sockets: Path) -> list[Program]:
+def stores(settings: Configuration, *, sockets: Path) -> list[Program]:
     """Return the embedded Valkey servers, which must respond before the services start.
 
     There is none for counters if QUOTA_REDIS_URL is set, and one for stored responses only if it is wanted.
@@ -35,7 +35,7 @@ def stores(settings: LocalSettings, *, sockets: Path) -> list[Program]:
     return programs
 
 
-def _data_folder(settings: LocalSettings, name: str) -> Path:
+def _data_folder(settings: Configuration, name: str) -> Path:
     folder = settings.data_dir / name
     try:
         make_private_folder(folder)
@@ -51,7 +51,14 @@ def standin(port: int) -> Program:
     return Program(_STANDIN, _module("tools.groq_standin", "--port", str(port)))
 
 
-def services(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> list[Program]:
+def listening_standin(listener: socket.socket) -> Program:
+    """Return the local stand-in for Groq, which accepts the connections of `listener`."""
+    descriptor = listener.fileno()
+    command = _module("tools.groq_standin", "--descriptor", str(descriptor))
+    return Program(_STANDIN, command, descriptors=(descriptor,))
+
+
+def services(settings: Configuration, *, sockets: Path, groq_base_url: str) -> list[Program]:
     """Return the four services as separate programs, in start order.
 
     Args:
@@ -66,7 +73,7 @@ def services(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> l
     ]
 
 
-def workers(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> list[Program]:
+def workers(settings: Configuration, *, sockets: Path, groq_base_url: str) -> list[Program]:
     """Return the processes that each run all four services; empty if STACK_WORKERS is 0.
 
     The arguments are those of `services`.
@@ -84,7 +91,7 @@ def workers(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> li
     ]
 
 
-def _common(settings: LocalSettings) -> dict[str, str]:
+def _common(settings: Configuration) -> dict[str, str]:
     return {
         "DATA_DIR": str(settings.data_dir),
         "DRAIN_SECONDS": "0",  # There is no other replica for callers to switch to.
@@ -93,7 +100,7 @@ def _common(settings: LocalSettings) -> dict[str, str]:
     }
 
 
-def _environments(settings: LocalSettings, *, sockets: Path, groq_base_url: str) -> dict[str, dict[str, str]]:
+def _environments(settings: Configuration, *, sockets: Path, groq_base_url: str) -> dict[str, dict[str, str]]:
     """Return the environment of each service, in start order."""
     upstream = {"GROQ_BASE_URL": groq_base_url, "GROQ_API_KEY": _STANDIN_KEY} if groq_base_url else {}
     return {
@@ -132,7 +139,7 @@ def _embedded(socket: Path) -> dict[str, str]:
     return {"QUOTA_REDIS_URL": f"unix://{quote(str(socket))}", "QUOTA_REDIS_CLUSTER": "false", **none}
 
 
-def _shared_allowance(settings: LocalSettings, socket: Path) -> dict[str, str]:
+def _shared_allowance(settings: Configuration, socket: Path) -> dict[str, str]:
     """Return the settings with which several workers share their view of Groq's limits; a single one needs no Redis."""
     is_wanted = settings.workers > 1 and "INFERENCE_REDIS_URL" not in os.environ and not settings.quota_redis_url
     return {"INFERENCE_REDIS_URL": f"unix://{quote(str(socket))}"} if is_wanted else {}
@@ -142,13 +149,6 @@ def _embedded_responses(socket: Path) -> dict[str, str]:
     """Return the settings for the second embedded Valkey, which has no password."""
     none = {"INFERENCE_RESPONSES_REDIS_USER": "", "INFERENCE_RESPONSES_REDIS_PASSWORD": ""}
     return {"INFERENCE_RESPONSES_REDIS_URL": f"unix://{quote(str(socket))}", **none}
-
-
-def free_port() -> int:
-    """Return a free port on the loopback address."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _service(name: str, environment: dict[str, str]) -> Program:

@@ -2,47 +2,53 @@
 
 import asyncio
 import contextlib
-import os
+import logging
 import signal
+import socket
 import time
+from asyncio.subprocess import Process
 from collections.abc import Awaitable
 from contextlib import ExitStack
 from functools import partial
 
-from services.common.errors import ServiceError, StartError
-from services.common.runtime import address_file, process, secret_file
+from services.common.errors import StartError
+from services.common.runtime import address_file
 from services.common.runtime.file_lock import try_lock
-from services.common.runtime.process import StopSignal
+from services.common.runtime.stop_signal import StopSignal
 from services.common.runtime.tasks import restarting, running
 from services.local import valkey
 from services.local.banner import banner
+from services.local.configuration import Configuration
 from services.local.data_dir import prepare_data_dir
-from services.local.first_key import EMAIL, first_key
-from services.local.log_in_link import log_in_link
+from services.local.first_account import first_account
 from services.local.ports import with_free_ports
-from services.local.settings import LocalSettings
 from services.local.sockets import keep_socket, socket_folder
 from services.local.supervisor import ready
 from services.local.supervisor.child import Child
 from services.local.supervisor.logs import keep_rotating
-from services.local.supervisor.starting import start_all
+from services.local.supervisor.python import kill, start_python
+from services.local.supervisor.starting import Starter
 from services.local.supervisor.stopping import stop_all
-from services.local.terminal import Terminal
+from services.local.terminal import Terminal, TerminalHandler
 
 _RESTART_PAUSE_SECONDS = 0.5
 _CRASHES_MAX = 5
 _CRASHES_WINDOW_SECONDS = 30.0
 
 
-async def run(settings: LocalSettings) -> None:
-    """Run the whole stack until Ctrl-C, SIGTERM or SIGHUP.
+async def run(settings: Configuration, stopping: StopSignal, worker: Process | None) -> None:
+    """Run the whole stack until `stopping` is set.
+
+    Args:
+        settings: Settings of the stack.
+        stopping: Ends the run.
+        worker: A process that has loaded a worker, for the first one.
 
     Raises:
         StartError: The stack cannot start, or a program ends repeatedly. All programs are stopped.
     """
-    stopping = process.stop_signal()
     terminal = Terminal()
-    os.umask(0o077)  # Inherited by Valkey, which does not set the modes of its files.
+    logging.basicConfig(level=logging.WARNING, handlers=[TerminalHandler(terminal)], force=True)
     prepare_data_dir(settings.data_dir)
     lock = settings.data_dir / "run.lock"
     with ExitStack() as stack:
@@ -51,47 +57,57 @@ async def run(settings: LocalSettings) -> None:
         sockets = stack.enter_context(socket_folder(settings.data_dir))
         addresses = {"gateway": settings.url, **settings.targets}
         stack.enter_context(address_file.written(settings.data_dir, addresses))
-        children: list[Child] = []
+        standin = None if settings.has_groq_key else stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        starter = Starter(settings, sockets, terminal, standin=standin, worker=worker)
         try:
-            await _run_unless_stopped(start_all(children, settings, sockets, terminal), stopping)
-            await _run_unless_stopped(_show_banner(settings, terminal), stopping)
+            await _run_unless_stopped(_start(starter, settings, terminal), stopping)
             async with (
                 running(restarting(partial(keep_rotating, settings.data_dir / "logs"))),
-                running(restarting(partial(keep_socket, children, "valkey", sockets / valkey.SOCKET, terminal))),
+                running(
+                    restarting(partial(keep_socket, starter.children, "valkey", sockets / valkey.SOCKET, terminal))
+                ),
                 running(
                     restarting(
-                        partial(keep_socket, children, valkey.RESPONSES, sockets / valkey.RESPONSES_SOCKET, terminal)
+                        partial(
+                            keep_socket,
+                            starter.children,
+                            valkey.RESPONSES,
+                            sockets / valkey.RESPONSES_SOCKET,
+                            terminal,
+                        )
                     )
                 ),
             ):
-                await _run_unless_stopped(_keep_running(children, terminal), stopping)
+                await _run_unless_stopped(_keep_running(starter, terminal), stopping)
         finally:
-            await stop_all(children, settings, stopping, terminal)
+            await stop_all(starter.children, settings, stopping, terminal)
             terminal.flush()
     terminal.print("Stopped.")
     terminal.flush()
 
 
-async def _show_banner(settings: LocalSettings, terminal: Terminal) -> None:
-    token = settings.admin_token.get_secret_value() or secret_file.read_or_create(settings.data_dir / "admin-token")
+async def _start(starter: Starter, settings: Configuration, terminal: Terminal) -> None:
+    setup = await start_python("services.local.account_setup")
     try:
-        auth = settings.targets["auth"]
-        key = await first_key(settings.data_dir, auth_target=auth, admin_token=token)
-        link = await log_in_link(EMAIL, auth_target=auth, admin_token=token) if settings.console else ""
-    except ServiceError as exc:
-        raise StartError(f"The first account and key cannot be created: {exc.message}") from exc
-    problems = await ready.problems(f"{settings.url}/readyz")
-    terminal.print(banner(settings, key, log_in_link=link, problems=problems))
+        await starter.start()
+        account, problems = await asyncio.gather(
+            first_account(setup, settings), ready.problems(f"{settings.url}/readyz")
+        )
+    finally:
+        await kill(setup)
+    terminal.print(banner(settings, account.key, log_in_link=account.log_in_link, problems=problems))
 
 
-async def _keep_running(children: list[Child], terminal: Terminal) -> None:
-    """Restart programs that end.
+async def _keep_running(starter: Starter, terminal: Terminal) -> None:
+    """Restart programs that end, and start the other workers.
 
     Raises:
         StartError: A program ended more than five times within 30 seconds.
     """
     async with asyncio.TaskGroup() as group:
-        for child in children:
+        for child in starter.children:
+            group.create_task(_keep_child_running(child, terminal))
+        for child in await starter.start_other_workers():
             group.create_task(_keep_child_running(child, terminal))
 
 

@@ -1,16 +1,19 @@
-"""Startup of the programs in order: each group starts when the previous one is ready."""
+"""Startup of the programs: the stores first, then the services."""
 
 import asyncio
+import socket
 import time
-from collections.abc import Awaitable, Callable
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from services.common.errors import StartError
 from services.common.runtime.private_files import make_private_folder
 from services.local import valkey
-from services.local.settings import LocalSettings
+from services.local.configuration import Configuration
 from services.local.supervisor import programs, ready
-from services.local.supervisor.child import Child
+from services.local.supervisor.child import Child, Program
 from services.local.terminal import Terminal
 
 _START_SECONDS = 30.0
@@ -20,43 +23,106 @@ Probe = Callable[[], Awaitable[bool]]
 """Returns whether a program is ready."""
 
 
-async def start_all(children: list[Child], settings: LocalSettings, sockets: Path, terminal: Terminal) -> None:
-    """Start the stores, then the services. Each is appended to `children` before it is started.
+class Starter:
+    """Starts the programs of a stack.
 
-    Raises:
-        StartError: A program ended, or was not ready in time.
+    Attributes:
+        children: The programs, each from before its start.
     """
-    logs = settings.data_dir / "logs"
-    make_private_folder(logs)
-    groq_port = 0 if settings.has_groq_key else programs.free_port()
-    groq_base_url = f"http://127.0.0.1:{groq_port}" if groq_port else ""
-    stores = programs.stores(settings, sockets=sockets) + ([programs.standin(groq_port)] if groq_port else [])
-    workers = programs.workers(settings, sockets=sockets, groq_base_url=groq_base_url)
-    services = [] if workers else programs.services(settings, sockets=sockets, groq_base_url=groq_base_url)
-    probes = _probes(settings, sockets, groq_base_url)
-    # The gateway starts last, because it accepts requests as soon as it listens. The first worker starts alone, because
-    # it migrates the databases.
-    for programs_of_group in (stores, services[:-1], services[-1:], workers[:1], workers[1:]):
-        group = [Child(program, log=logs / f"{program.name}.log") for program in programs_of_group]
-        children += group
-        for child in group:
+
+    def __init__(
+        self,
+        settings: Configuration,
+        sockets: Path,
+        terminal: Terminal,
+        *,
+        standin: socket.socket | None,
+        worker: Process | None,
+    ) -> None:
+        """Create a starter.
+
+        Args:
+            settings: Settings of the stack.
+            sockets: Folder of Valkey's socket.
+            terminal: Shows which programs take long.
+            standin: Listening socket of the stand-in for Groq; None uses Groq.
+            worker: A process that has loaded a worker, for the first one.
+        """
+        self.children: list[Child] = []
+        self._settings = settings
+        self._sockets = sockets
+        self._terminal = terminal
+        self._standin = standin
+        self._worker = worker
+        self._groq_base_url = f"http://127.0.0.1:{standin.getsockname()[1]}" if standin else ""
+        self._probes = _probes(settings, sockets, self._groq_base_url)
+
+    async def start(self) -> None:
+        """Start the stores, then the four services, or the first worker, which migrates the databases.
+
+        Raises:
+            StartError: A program ended, or was not ready in time.
+        """
+        make_private_folder(self._logs)
+        # Requests to the stand-in wait in its socket until it runs, so nothing else waits for it.
+        slow = await self._start([programs.listening_standin(self._standin)] if self._standin else [])
+        await self._wait(await self._start(programs.stores(self._settings, sockets=self._sockets)))
+        if self._settings.workers:
+            services = self._workers()[:1]
+        else:
+            services = programs.services(self._settings, sockets=self._sockets, groq_base_url=self._groq_base_url)
+        await self._wait([*slow, *await self._start(services)])
+
+    async def start_other_workers(self) -> Sequence[Child]:
+        """Start all workers but the first, which serves meanwhile, and return them.
+
+        Raises:
+            StartError: A worker ended, or was not ready in time.
+        """
+        others = await self._start(self._workers()[1:])
+        await self._wait(others)
+        return others
+
+    @property
+    def _logs(self) -> Path:
+        return self._settings.data_dir / "logs"
+
+    def _workers(self) -> list[Program]:
+        return programs.workers(self._settings, sockets=self._sockets, groq_base_url=self._groq_base_url)
+
+    async def _start(self, group: Sequence[Program]) -> Sequence[Child]:
+        started = [
+            Child(
+                program,
+                log=self._logs / f"{program.name}.log",
+                preloaded=self._worker if program.name == self._settings.worker_names[0] else None,
+            )
+            for program in group
+        ]
+        self.children += started
+        for child in started:
             await child.start()
+        return started
+
+    async def _wait(self, group: Sequence[Child]) -> None:
         await asyncio.gather(
-            *(_until_started(child, probes[child.program.name], settings.data_dir, terminal) for child in group)
+            *(
+                _until_started(child, self._probes[child.program.name], self._settings.data_dir, self._terminal)
+                for child in group
+            )
         )
 
 
-def _probes(settings: LocalSettings, sockets: Path, groq_base_url: str) -> dict[str, Probe]:
+def _probes(settings: Configuration, sockets: Path, groq_base_url: str) -> dict[str, Probe]:
     probes: dict[str, Probe] = {
         "valkey": lambda: ready.valkey_answers(sockets / valkey.SOCKET),
         valkey.RESPONSES: lambda: ready.valkey_answers(sockets / valkey.RESPONSES_SOCKET),
         "groq-standin": lambda: ready.http_answers(f"{groq_base_url}/healthz"),
-        "auth": lambda: ready.grpc_serves(settings.targets["auth"]),
-        "inference": lambda: ready.grpc_serves(settings.targets["inference"]),
-        "quota": lambda: ready.grpc_serves(settings.targets["quota"]),
         "gateway": lambda: ready.http_answers(f"{settings.url}/readyz"),
         "stack": lambda: ready.http_answers(f"{settings.url}/readyz"),
     }
+    # Their health is the gateway's matter: it is ready when it has reached them.
+    probes |= {name: partial(ready.listens, target) for name, target in settings.targets.items()}
     # On shared ports, another worker may respond. The metrics port belongs to one worker and opens with its gateway.
     for name in settings.worker_names[1:]:
         probes[name] = _metrics_probe(settings.metrics[name])

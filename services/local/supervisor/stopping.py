@@ -6,10 +6,8 @@ import signal
 import time
 from collections.abc import Sequence
 
-import httpx
-
-from services.common.runtime.process import StopSignal
-from services.local.settings import LocalSettings
+from services.common.runtime.stop_signal import StopSignal
+from services.local.configuration import Configuration
 from services.local.supervisor import ready
 from services.local.supervisor.child import Child
 from services.local.terminal import Terminal
@@ -23,7 +21,7 @@ _IN_FLIGHT = re.compile(r"^stack_http_requests_in_flight (\S+)$", re.MULTILINE)
 
 
 async def stop_all(
-    children: Sequence[Child], settings: LocalSettings, stopping: StopSignal, terminal: Terminal
+    children: Sequence[Child], settings: Configuration, stopping: StopSignal, terminal: Terminal
 ) -> None:
     """Stop all programs and print the requests in flight.
 
@@ -60,17 +58,17 @@ def _stop_message(requests: int | None, seconds: float) -> str:
     return f"Stopping: waiting up to {seconds:g} s for {what} in flight. Press Ctrl-C again to stop immediately."
 
 
-async def _requests_in_flight(settings: LocalSettings) -> int | None:
+async def _requests_in_flight(settings: Configuration) -> int | None:
     """Return the number of requests in flight at the gateways; None if it is not available."""
 
     metrics = settings.metrics
     addresses = [metrics[name] for name in (settings.worker_names if settings.workers else ("gateway",))]
     if not all(addresses):
         return None
-    async with ready.local_http(_METRICS_TIMEOUT_SECONDS) as client:
-        try:
-            answers = await asyncio.gather(*(client.get(f"http://{address}/metrics") for address in addresses))
-        except httpx.HTTPError:
-            return None
-    found = [_IN_FLIGHT.search(answer.text) for answer in answers]
+    pages = await asyncio.gather(
+        *(ready.http_get(f"http://{address}/metrics", timeout=_METRICS_TIMEOUT_SECONDS) for address in addresses)
+    )
+    if not all(pages):
+        return None
+    found = [_IN_FLIGHT.search((page or b"").decode()) for page in pages]
     return sum(int(float(match[1])) for match in found if match)

@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 
+from services.local.cores import usable_cores
 from tests.e2e.stack import bare_environment, say
 from tests.forked import run_module
 from tests.ports import free_port
@@ -24,8 +25,10 @@ _PORTS = (
     *("GATEWAY_PORT", "AUTH_LISTEN", "QUOTA_LISTEN", "INFERENCE_LISTEN"),
     *("GATEWAY_METRICS_LISTEN", "AUTH_METRICS_LISTEN", "QUOTA_METRICS_LISTEN", "INFERENCE_METRICS_LISTEN"),
 )
-PROCESSES = {"0": 6, "": 3, "2": 4}
-"""By STACK_WORKERS, one by default: the services' processes, Valkey and the stand-in."""
+PROCESSES = {"0": 6, "1": 3, "2": 4, "auto": min(4, usable_cores()) + 2}
+"""By STACK_WORKERS: the services' processes, Valkey and the stand-in."""
+_WORKERS_MAX = 4
+"""Workers of STACK_WORKERS=auto."""
 either_layout = pytest.mark.parametrize("workers", ["1", pytest.param("0", marks=pytest.mark.long)])
 """Starting four processes takes twice as long."""
 
@@ -78,18 +81,19 @@ class Runner:
 
 
 def environment_of(data_dir: Path, ports: dict[str, int]) -> dict[str, str]:
-    """Return the environment of a runner with this data folder and these ports."""
+    """Return the environment of a runner with this data folder, these ports and one worker."""
     listens = {name: f"127.0.0.1:{port}" for name, port in ports.items() if name != "GATEWAY_PORT"}
-    own = {"GATEWAY_PORT": str(ports["GATEWAY_PORT"]), "DATA_DIR": str(data_dir)}
+    own = {"GATEWAY_PORT": str(ports["GATEWAY_PORT"]), "DATA_DIR": str(data_dir), "STACK_WORKERS": "1"}
     return {**bare_environment(), **listens, **own}
 
 
 def free_ports() -> dict[str, int]:
-    """Return free ports. The one after the gateway's metrics, which a second worker uses, is free too."""
+    """Return free ports. Those after the gateway's metrics, which other workers use, are free too."""
     while True:
         found = {name: free_port() for name in _PORTS}
-        following = found["GATEWAY_METRICS_LISTEN"] + 1
-        if len({*found.values(), following}) > len(found) and not _is_taken(following):
+        first = found["GATEWAY_METRICS_LISTEN"]
+        following = range(first + 1, first + _WORKERS_MAX)
+        if not {*following} & {*found.values()} and not any(_is_taken(port) for port in following):
             return found
 
 

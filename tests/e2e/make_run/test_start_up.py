@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from services.local import valkey
@@ -24,13 +25,13 @@ from tests.integration.groq_standin.standin_process import started as started_st
 from tests.valkey_backend import TCPValkey
 
 
-@pytest.mark.parametrize("layouts", [("", ""), pytest.param(("0", "", "2"), marks=pytest.mark.long)])
+@pytest.mark.parametrize("layouts", [("auto", "1"), pytest.param(("0", "1", "2"), marks=pytest.mark.long)])
 def test_in_every_layout_the_printed_curl_line_works_the_key_and_its_count_persist_and_ctrl_c_ends_every_process(
     start: Callable[..., Runner], layouts: Sequence[str]
 ) -> None:
     secrets = set()
     for run, workers in enumerate(layouts):
-        runner = start(**({"STACK_WORKERS": workers} if workers else {}))
+        runner = start(STACK_WORKERS=workers)
         text = runner.read_until("Ctrl-C")
         assert "stand-in" in text
         curl = next(line for line in text.splitlines() if line.startswith("curl "))
@@ -38,12 +39,17 @@ def test_in_every_layout_the_printed_curl_line_works_the_key_and_its_count_persi
         assert '"choices"' in done.stdout, done.stdout
         secrets.add(secret := secret_in(text))
         assert send_chat(runner, secret).headers["x-ratelimit-remaining-requests"] == str(998 - 2 * run)
-        children = runner.children()
-        assert len(children) == PROCESSES[workers], [child.cmdline() for child in children]
+        children = _children(runner, PROCESSES[workers])
         assert runner.stop() < STOP_SECONDS
         assert runner.process.returncode == 0
         assert not any(child.is_running() for child in children)
     assert len(secrets) == 1
+
+
+def _children(runner: Runner, count: int) -> list[psutil.Process]:
+    """Return the processes of a runner once there are so many. Workers but the first start after its message."""
+    wait_until(lambda: len(runner.children()) == count)
+    return runner.children()
 
 
 @either_layout
@@ -132,6 +138,20 @@ def test_a_worker_on_unix_sockets_without_a_console_serves_and_reports_that_groq
 def test_an_invalid_setting_is_reported_in_one_sentence(refused: Callable[..., str], setting: str, value: str) -> None:
     """Settings of the runner and of services in a worker."""
     assert setting in refused(**{setting: value})
+
+
+def test_a_refused_start_leaves_no_process(refused: Callable[..., str], tmp_path: Path) -> None:
+    """A worker is loaded while the settings are read."""
+    marker = f"{tmp_path}/marked"
+    assert "AUTH_LISTEN" in refused(AUTH_LISTEN="50051", AUTH_CONSOLE_URL=f"http://{marker}")
+    assert [one.pid for one in psutil.process_iter() if marker in " ".join(_environment(one))] == []
+
+
+def _environment(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.environ().values())
+    except psutil.Error:  # It has ended, or belongs to another user.
+        return []
 
 
 def test_valkeys_server_comes_from_a_package_if_the_machine_has_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from argon2 import PasswordHasher
+from argon2 import PasswordHasher, extract_parameters
+from argon2.exceptions import VerifyMismatchError
 
-from services.auth.accounts.passwords import Passwords
+from services.auth.accounts.passwords import Passwords, random_hash
 from services.common.errors import InvalidRequest, Throttled
 
 
@@ -28,6 +29,15 @@ async def test_a_password_matches_only_its_own_hash_and_hashes_are_salted(passwo
     assert not await passwords.matches("correct hors", first, client="")
     assert not await passwords.matches("correct horse", None, client=""), "an unknown user would be logged in"
     assert not await passwords.matches("", None, client="")
+
+
+async def test_checking_the_password_of_an_unknown_user_takes_a_whole_hash_as_for_a_known_one(
+    passwords: Passwords,
+) -> None:
+    known = await passwords.hash("correct horse", client="")
+    assert extract_parameters(random_hash()) == extract_parameters(known)
+    with pytest.raises(VerifyMismatchError):  # Not `InvalidHashError`, which is raised at once.
+        PasswordHasher().verify(random_hash(), "correct horse")
 
 
 async def test_an_overlong_password_costs_as_much_as_any_other_and_never_matches(passwords: Passwords) -> None:

@@ -11,7 +11,7 @@ from services.common.errors import StartError
 from services.common.redis_url import redis_server
 from services.inference.responses.wiring import open_stores
 from services.inference.settings import InferenceSettings
-from services.local import worker
+from services.local.worker import server as worker
 
 URL = "redis://127.0.0.1:6399/0"
 
@@ -25,9 +25,8 @@ def _files(folder: Path) -> list[tuple[str, int]]:
     return [(path.name, path.stat().st_mode & 0o777) for path in folder.iterdir()]
 
 
-async def test_nothing_is_stored_by_default(tmp_path: Path) -> None:
-    async with AsyncExitStack() as stack:
-        assert open_stores(_settings(tmp_path), stack) is None
+def test_nothing_is_stored_by_default(tmp_path: Path) -> None:
+    assert not _settings(tmp_path).responses_redis
     assert _files(tmp_path) == []
 
 

@@ -1,8 +1,8 @@
-"""All four services in one process: `python -m services.local.worker`.
+"""Wiring of a worker: all four services in one process.
 
 The settings and ports are those of four processes, so that `stackctl` and other gRPC clients work. The gateway and
-quota call the other services through local adapters (adapters.py); only the console calls them over gRPC. Several
-workers may share the ports, one for each core.
+quota call the other services through local adapters (services/local/adapters.py); only the console calls them over
+gRPC. Several workers may share the ports, one for each core.
 """
 
 import asyncio
@@ -126,7 +126,3 @@ async def _service(work: Coroutine[Any, Any, None], whole: process.StopSignal) -
 async def _wait_for_first(tasks: "list[asyncio.Task[Any]]") -> None:
     """Return when one of the tasks is done."""
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-
-
-if __name__ == "__main__":
-    process.run("stack", WorkerSettings, serve)

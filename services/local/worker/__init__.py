@@ -1,0 +1,1 @@
+"""A worker of `make run`: all four services in one process."""
