@@ -18,7 +18,8 @@ from services.common.limits import Unit
 from services.common.telemetry import tracing
 from services.quota.holds import Counter, KeyRef
 from services.quota.metrics import ENTRIES_UNREADABLE
-from services.quota.redis.batches import BatchRedis, Command
+from services.quota.redis.batch_connection import Command
+from services.quota.redis.batches import BatchRedis
 from services.quota.redis.connections import Client, ClusterRedis
 
 _log = logging.getLogger(__name__)
