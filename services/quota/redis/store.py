@@ -19,9 +19,8 @@ from services.quota.holds import (
     Uninitialised,
 )
 from services.quota.redis import vectors
-from services.quota.redis.batches import BatchRedis
 from services.quota.redis.clock import RedisClock
-from services.quota.redis.connections import Client, connect
+from services.quota.redis.connections import BatchRedis, Client, connect
 from services.quota.redis.previous_layout import take_over
 from services.quota.redis.scripts import (
     RESERVE,

@@ -11,24 +11,21 @@ from redis.asyncio import Redis
 from redis.exceptions import ClusterDownError, MasterDownError, ReadOnlyError, RedisError
 
 from services.common.concurrency.fixed_timeout import FixedTimeout
-from services.quota.redis.batch_connection import BatchConnection, Command, open_connection
-from services.quota.redis.state import RedisState
+from services.common.redis.batch_connection import BatchConnection, Command, open_connection
 
 _NO_PRIMARY = (ReadOnlyError, MasterDownError, ClusterDownError)
 """Errors of a replica, and of a server that has lost its primary."""
 
 
-class BatchRedis(Redis):
+class BatchClient(Redis):
     """A client with separate connections for batches, each used by one batch at a time.
 
     Attributes:
-        state: Whether the server is usable.
         on_close: Callbacks that `aclose` runs last.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.state = RedisState()
         self.on_close: list[Callable[[], Awaitable[None]]] = []
         self._idle: list[BatchConnection] = []
         self._is_closed = False
