@@ -19,6 +19,7 @@ All Redis keys of an account carry the hash tag of its bucket, so a script touch
         …:held                               what the holds take of a counter
         …:limit                              the highest limit in force at a reserve
         …:minute                             the minute of a counter of a minute, in minutes since 1970-01-01
+        key_01…:cost@month                   whether requests of the day are counted in the month; also of the account
         req_01…                              a hold: time of the reserve, account id, key id, tokens of output, then
                                              pairs of a counter and what the hold takes of it. A counter of a minute or
                                              a month is followed by `@` and its minute, or the first day of its month.

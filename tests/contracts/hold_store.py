@@ -676,6 +676,76 @@ class HoldStoreContract:
         found = await used(store, item)
         assert (found["key:tokens:day"], found["account:cost:month"]) == ((500, 150), (500, 7))
 
+    async def test_a_limit_of_a_month_that_was_not_set_for_a_day_starts_from_the_ledger(self, world: World) -> None:
+        """The requests of that day were charged and not counted; the day before, the limit was set."""
+        day = await today(world.store())
+        begin = next(n for n in range(3) if first_day_of_month(day + n) == first_day_of_month(day + n + 2))
+        first, second, third = (world.open_at(NOON + (begin + n) * DAY_SECONDS) for n in range(3))
+        item = reserve_item("req_1", limits=["key:cost:month=1000"], estimate=tokens(1, 1, prompt_cost=7))
+        await reserve_with_counters(first, item)
+        await reserve_with_counters(second, reserve_item("req_2"))
+
+        missing = await reserve(third, replace(item, request_id="req_3"))
+
+        assert isinstance(missing, Uninitialised)
+        assert (Unit.COST, Window.MONTH) in {(one.unit, one.window) for one in missing.counters}
+
+    async def test_a_limit_of_a_month_that_admitted_nothing_starts_from_the_ledger(self, world: World) -> None:
+        """It had a counter, since a request was denied."""
+        store = await world.initialised()
+        item = reserve_item("req_1", limits=["key:cost:month=1"], estimate=tokens(1, 1, prompt_cost=7))
+        assert isinstance(await reserve_with_counters(store, item), Denied)
+        await reserve(store, reserve_item("req_2"))
+
+        assert isinstance(await reserve(store, item), Uninitialised)
+
+    async def test_each_request_of_a_batch_takes_its_own_estimate(self, world: World) -> None:
+        store = await world.initialised()
+        limits = ["key:tokens:day=100", "account:cost:day=50"]
+        first = reserve_item(limits=limits, estimate=tokens(10, 30, prompt_cost=5, output_cost_per_million=1_000_000))
+        second, third = replace(first, request_id="req_b", estimate=None), replace(first, request_id="req_c")
+        fourth = replace(first, request_id="req_d", estimate=tokens(40, 50))
+        fifth = replace(first, request_id="req_e", estimate=tokens(90, 1))
+        await reserve_with_counters(store, replace(first, request_id="req_0", limit=0))
+
+        outcomes = await store.reserve([first, second, third, fourth, fifth, first], {})
+
+        held = [one.output_tokens if isinstance(one, Held) else None for one in outcomes]
+        assert held == [30, 0, 10, None, None, 30]
+        found = await used(store, first)
+        assert (found["key:requests:day"], found["account:requests:day"]) == ((0, 3), (0, 3))
+        assert (found["key:tokens:day"], found["account:cost:day"]) == ((0, 60), (0, 50))
+
+    async def test_each_settlement_of_a_batch_charges_its_own_request(self, world: World) -> None:
+        """The holds are alike, but for their amounts, or took of further counters."""
+        store = await world.initialised()
+        limits = ["key:tokens:day=1000", "key:tokens:minute=1000"]
+        item = reserve_item("req_a", limits=limits, estimate=tokens(10, 30))
+        further = replace(item, request_id="req_d", limits=parse_limits([*limits, "account:tokens:day=1000"]))
+        day = (await reserve_with_counters(store, item)).status.day
+        await reserve(store, replace(item, request_id="req_b", estimate=tokens(20, 40)))
+        await reserve(store, replace(item, request_id="req_c"))
+        await reserve_with_counters(store, further)
+        await reserve_with_counters(store, replace(further, request_id="req_e"))
+        charged, released = Verdict.CHARGED, Verdict.RELEASED
+
+        closed = await store.settle(
+            [
+                Settlement("req_a", ACCOUNT, day, charged, Amounts(7, 0)),
+                Settlement("req_b", ACCOUNT, day, charged, Amounts(50, 0)),
+                Settlement("req_b", ACCOUNT, day, charged, Amounts(50, 0)),
+                Settlement("req_c", ACCOUNT, day, released),
+                Settlement("req_d", ACCOUNT, day, charged, Amounts(300, 0)),
+                Settlement("req_e", ACCOUNT, day, charged),
+            ]
+        )
+
+        assert list(closed) == [True, True, False, True, True, True]
+        found = await used(store, further)
+        assert (found["key:requests:day"], found["account:requests:day"]) == ((4, 0), (4, 0))
+        assert (found["key:tokens:day"], found["account:tokens:day"]) == ((137, 0), (80, 0))
+        assert found["key:tokens:minute"] == (137, 0)
+
     async def test_a_clock_that_steps_back_by_a_minute_does_not_start_the_minute_over(self, world: World) -> None:
         ahead, behind = world.open_at(NOON + 60), world.open_at(NOON)
         await initialise(ahead, 0)

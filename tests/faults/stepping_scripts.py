@@ -9,7 +9,7 @@ import runpy
 import sys
 
 from services.quota.redis import scripts
-from services.quota.redis.batches import BatchRedis
+from services.quota.redis.connections import BatchRedis
 
 ENTRY = "clock-ahead-seconds"
 _TIME = "redis.call('TIME')"

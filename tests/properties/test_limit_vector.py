@@ -53,6 +53,30 @@ Name = tuple[str, str, int]
 """Key or account id, limit's unit and window, and the start of its window."""
 
 
+@dataclass(frozen=True)
+class Request:
+    """A request that wants a slot."""
+
+    request_id: str
+    key: str
+    estimate: Estimate | None
+
+    @property
+    def reservation(self) -> Reservation:
+        """The item of a batch."""
+        return Reservation(
+            self.request_id, self.key, ACCOUNT, LIMIT, ACCOUNT_LIMIT, limits=OTHERS, estimate=self.estimate
+        )
+
+
+IDS = st.sampled_from([f"req_{number}" for number in range(6)])
+PRICES = st.sampled_from([0, 1, 333_333, 1_000_000, 2_500_000])
+ESTIMATES = st.builds(Estimate, st.integers(0, 40), st.integers(1, 60), st.integers(0, 20), PRICES)
+REQUESTS = st.builds(Request, IDS, st.sampled_from(KEYS), ESTIMATES | ESTIMATES | st.none())
+AMOUNTS = st.builds(Amounts, st.integers(0, 90), st.integers(0, 90))
+SETTLEMENTS = st.tuples(IDS, st.sampled_from(Verdict), st.none() | AMOUNTS, st.booleans())
+
+
 @dataclass
 class ModelHold:
     """What a hold takes."""
@@ -93,56 +117,62 @@ class LimitMachine(RuleBasedStateMachine):
         """Let the next minute begin, or the next day."""
         self.time = min(self.time + 1, len(TIMES) - 1)
 
-    @rule(
-        key=st.sampled_from(KEYS),
-        request_id=st.sampled_from([f"req_{number}" for number in range(12)]),
-        prompt=st.integers(0, 40),
-        output=st.integers(1, 60),
-        prompt_cost=st.integers(0, 20),
-        price=st.sampled_from([0, 1, 333_333, 1_000_000, 2_500_000]),
-    )
-    def reserve(self, key: str, request_id: str, prompt: int, output: int, prompt_cost: int, price: int) -> None:
-        """Reserve; missing counters start at what is charged."""
-        known = self.holds.get(request_id)
-        if known is not None and known.day != self.day:
-            return  # Ids are unique.
-        estimate = Estimate(prompt, output, prompt_cost, price)
-        item = Reservation(request_id, key, ACCOUNT, LIMIT, ACCOUNT_LIMIT, limits=OTHERS, estimate=estimate)
-        outcome = self.run(self.reserved(item))
+    @rule(requests=st.lists(REQUESTS, min_size=1, max_size=4))
+    def reserve(self, requests: list[Request]) -> None:
+        """Reserve in one batch."""
+        # Ids are unique.
+        requests = [one for one in requests if one.request_id not in self.holds or self.is_of_today(one.request_id)]
+        for key in dict.fromkeys(one.key for one in requests):
+            self.run(self.initialise(key))
+        items = [one.reservation for one in requests]
+        outcomes = self.run(self.stores[self.time].reserve(items, {}))
+        # The requests of a key share a call.
+        keys = list(dict.fromkeys(one.key for one in requests))
+        for one, outcome in sorted(zip(requests, outcomes, strict=True), key=lambda pair: keys.index(pair[0].key)):
+            self.check_reserve(one, outcome)
+
+    def check_reserve(self, request: Request, outcome: Any) -> None:
+        """Compare an outcome with the model, and hold."""
+        key, estimate, known = request.key, request.estimate, self.holds.get(request.request_id)
         if known is not None:
             assert isinstance(outcome, Held)
             assert outcome.output_tokens == known.output
             return
-        fitting = next((some for some in range(output, 0, -1) if self.fits(key, estimate, some)), 0)
-        assert isinstance(outcome, Held if fitting else Denied)
+        wanted = range(estimate.output_tokens, 0, -1) if estimate else [0]
+        fitting = next((some for some in wanted if self.fits(key, estimate, some)), None)
+        assert isinstance(outcome, Denied if fitting is None else Held)
         if isinstance(outcome, Held):
+            assert fitting is not None
             assert outcome.output_tokens == fitting
             taken = {self.name(one, key): _amount(one, estimate, fitting) for one in LIMITS if one.window}
-            self.holds[request_id] = ModelHold(key, self.day, taken, fitting)
+            self.holds[request.request_id] = ModelHold(key, self.day, taken, fitting)
+            assert outcome.tokens is not None
+            shown = [outcome.tightest, outcome.tokens]
         else:
-            limit = outcome.tightest.limit
-            assert not self.fits(key, estimate, 1, [limit])
-            assert (outcome.status.charged, outcome.status.held) == self.counts(limit, key)
+            shown = [outcome.tightest]
+            assert not self.fits(key, estimate, min(1, estimate.output_tokens if estimate else 0), [shown[0].limit])
+        for status in shown:
+            assert (status.counts.charged, status.counts.held) == self.counts(status.limit, key)
 
-    @rule(
-        request_id=st.sampled_from([f"req_{number}" for number in range(12)]),
-        verdict=st.sampled_from(Verdict),
-        amounts=st.none() | st.builds(Amounts, st.integers(0, 90), st.integers(0, 90)),
-        is_today=st.booleans(),
-    )
-    def settle(self, request_id: str, verdict: Verdict, amounts: Amounts | None, *, is_today: bool) -> None:
-        """Settle a hold that may be absent, or of another day."""
-        hold = self.holds.get(request_id)
-        day = hold.day if hold is not None and not is_today else self.day
-        settlement = Settlement(request_id, ACCOUNT, day, verdict, amounts)
-        (closed,) = self.run(self.stores[self.time].settle([settlement]))
-        assert closed is (hold is not None and hold.day == day)
-        if hold is None or not closed:
-            return
-        del self.holds[request_id]
-        for name, held in hold.taken.items() if verdict is Verdict.CHARGED else ():
-            used = {"tokens": amounts.tokens, "cost": amounts.cost} if amounts is not None else {}
-            self.charged[name] += min(held, used.get(name[1].partition(":")[0], held))
+    @rule(settlements=st.lists(SETTLEMENTS, min_size=1, max_size=4))
+    def settle(self, settlements: list[tuple[str, Verdict, Amounts | None, bool]]) -> None:
+        """Settle holds in one batch; some are absent, or of another day."""
+        items = []
+        for request_id, verdict, amounts, is_today in settlements:
+            hold = self.holds.get(request_id)
+            day = hold.day if hold is not None and not is_today else self.day
+            items.append(Settlement(request_id, ACCOUNT, day, verdict, amounts))
+        closed = self.run(self.stores[self.time].settle(items))
+        for item, flag in zip(items, closed, strict=True):
+            hold = self.holds.get(item.request_id)
+            assert flag is (hold is not None and hold.day == item.day)
+            if hold is None or not flag:
+                continue
+            del self.holds[item.request_id]
+            amounts = item.amounts
+            for name, held in hold.taken.items() if item.verdict is Verdict.CHARGED else ():
+                used = {"tokens": amounts.tokens, "cost": amounts.cost} if amounts is not None else {}
+                self.charged[name] += min(held, used.get(name[1].partition(":")[0], held))
 
     @invariant()
     def counts_equal_the_model(self) -> None:
@@ -164,17 +194,17 @@ class LimitMachine(RuleBasedStateMachine):
         found = [one.decode() for name in names for one in self.run(self.client.zrange(name, 0, -1))]
         assert sorted(found) == sorted(f"{ACCOUNT} {hold.day} {name}" for name, hold in self.holds.items())
 
-    async def reserved(self, item: Reservation) -> Any:
-        """Reserve, with initial counts where they are missing."""
-        store = self.stores[self.time]
-        (outcome,) = await store.reserve([item], {})
-        if isinstance(outcome, Uninitialised):
-            counts = {
-                one: self.charged[one.key_id or ACCOUNT, f"{one.unit}:{one.window}", one.day]
-                for one in outcome.counters
-            }
-            (outcome,) = await store.reserve([item], counts)
-        return outcome
+    async def initialise(self, key: str) -> None:
+        """Start the counters of a key that are missing from what is charged."""
+        item = Reservation("req_none", key, ACCOUNT, LIMIT, ACCOUNT_LIMIT, limits=OTHERS)
+        found = await self.stores[self.time].limits(item, {})
+        if isinstance(found, Uninitialised):
+            names = {one: (one.key_id or ACCOUNT, f"{one.unit}:{one.window}", one.day) for one in found.counters}
+            await self.stores[self.time].limits(item, {one: self.charged[name] for one, name in names.items()})
+
+    def is_of_today(self, request_id: str) -> bool:
+        """Return whether a hold is of today."""
+        return self.holds[request_id].day == self.day
 
     def name(self, limit: Limit, key: str) -> Name:
         """Return the model's name of a limit's counter."""
@@ -191,7 +221,7 @@ class LimitMachine(RuleBasedStateMachine):
         name = self.name(limit, key)
         return self.charged[name], sum(hold.taken.get(name, 0) for hold in self.holds.values())
 
-    def fits(self, key: str, estimate: Estimate, output: int, limits: Any = LIMITS) -> bool:
+    def fits(self, key: str, estimate: Estimate | None, output: int, limits: Any = LIMITS) -> bool:
         """Return whether limits have room for a request with this output."""
         return all(sum(self.counts(one, key)) + _amount(one, estimate, output) <= one.limit for one in limits)
 
@@ -209,8 +239,8 @@ class LimitMachine(RuleBasedStateMachine):
         self.runner.close()
 
 
-def _amount(limit: Limit, estimate: Estimate, output: int) -> int:
-    held = estimate.held(output)
+def _amount(limit: Limit, estimate: Estimate | None, output: int) -> int:
+    held = estimate.held(output) if estimate else Amounts(0, 0)
     return {Unit.TOKENS: held.tokens, Unit.COST: held.cost}.get(limit.unit, 1)
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
+from services.common.redis.batch_client import BatchClient
 from services.common.runtime.clock import Clock
 from services.inference.allowance.model import Admission, Demand, Grant, Observation, Settlement, Turn, Window
 from services.inference.allowance.own_view import OwnView
@@ -47,9 +47,9 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
-def connect(url: str) -> "Redis":
+def connect(url: str) -> BatchClient:
     """Return a client that connects on first use and sends each command once."""
-    return Redis.from_url(
+    client = BatchClient.from_url(
         url,
         socket_timeout=_CALL_SECONDS_MAX,
         socket_connect_timeout=_CALL_SECONDS_MAX,
@@ -57,12 +57,37 @@ def connect(url: str) -> "Redis":
         retry=Retry(NoBackoff(), 0),
         protocol=2,
     )
+    return cast(BatchClient, client)
+
+
+class _Script:
+    """A Lua script, which is loaded when the server does not know it."""
+
+    def __init__(self, client: BatchClient, text: str) -> None:
+        self._client = client
+        self._text = text
+        self._sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, keys: Sequence[str], argument: bytes) -> Any:
+        """Run the script and return its answer.
+
+        Raises:
+            RedisError, OSError: The server cannot be reached, does not answer in time, or the script failed.
+        """
+        command = ("EVALSHA", self._sha, len(keys), *keys, argument)
+        (answer,) = await self._client.run_batch([command])
+        if isinstance(answer, NoScriptError):
+            await self._client.script_load(self._text)
+            (answer,) = await self._client.run_batch([command])
+        if isinstance(answer, RedisError):
+            raise answer
+        return answer
 
 
 class SharedView:
     """Implements `AllowanceView` for replicas that share a Redis."""
 
-    def __init__(self, client: "Redis", own: OwnView, clock: Clock, *, keys: Sequence[str]) -> None:
+    def __init__(self, client: BatchClient, own: OwnView, clock: Clock, *, keys: Sequence[str]) -> None:
         """Create a view.
 
         Args:
@@ -87,7 +112,7 @@ class SharedView:
         folder = Path(__file__).parent
         prelude = (folder / "buckets.lua").read_text(encoding="utf-8")
         self._acquire, self._admit, self._record = (
-            client.register_script(prelude + (folder / f"{name}.lua").read_text(encoding="utf-8"))
+            _Script(client, prelude + (folder / f"{name}.lua").read_text(encoding="utf-8"))
             for name in ("acquire", "admit", "record")
         )
 
@@ -177,12 +202,12 @@ class SharedView:
             await asyncio.wait([self._recorder], timeout=2 * _CALL_SECONDS_MAX)
             self._recorder.cancel()
 
-    async def _call(self, name: str, script: Any, model: str, members: dict[str, Any]) -> Any:
+    async def _call(self, name: str, script: _Script, model: str, members: dict[str, Any]) -> Any:
         """Run a script and return its answer; None while Redis is not used or if it fails."""
         async with self._turns:  # The wait for it is no failure of Redis, and is outside of the time-out.
             return await self._call_now(name, script, model, members) if self.is_shared else None
 
-    async def _call_now(self, name: str, script: Any, model: str, members: dict[str, Any]) -> Any:
+    async def _call_now(self, name: str, script: _Script, model: str, members: dict[str, Any]) -> Any:
         limits = self._own.configured(model)
         members |= {
             "replica": self._replica,
@@ -193,9 +218,8 @@ class SharedView:
         }
         keys = [f"{PREFIX}:{{{model}}}:{part}" for part in _PARTS]
         try:
-            async with asyncio.timeout(_CALL_SECONDS_MAX):
-                answer = await script(keys=keys, args=[_encode(members)])
-        except (RedisError, OSError, TimeoutError) as exc:
+            answer = await script(keys, _encode(members))
+        except (RedisError, OSError) as exc:
             ALLOWANCE_CALLS.labels(name, "failed").inc()
             if self.is_shared:
                 _log.warning(

@@ -10,13 +10,25 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ClusterDownError, MasterDownError, ReadOnlyError, ResponseError
 
+from services.common.redis.batch_client import BatchClient
 from services.common.redis_url import redis_options
 from services.common.runtime.address import parse_address
 from services.common.url_credentials import with_credentials
-from services.quota.redis.batches import BatchRedis
 from services.quota.redis.state import RedisState
 
 _CONNECTIONS_MAX = 64
+
+
+class BatchRedis(BatchClient):
+    """A client of a single server.
+
+    Attributes:
+        state: Whether the server is usable.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.state = RedisState()
 
 
 class ClusterRedis(RedisCluster):

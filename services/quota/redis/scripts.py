@@ -15,11 +15,11 @@ from redis.exceptions import NoScriptError, RedisClusterException, RedisError, R
 
 from services.common import errors
 from services.common.limits import Unit
+from services.common.redis.batch_connection import Command
 from services.common.telemetry import tracing
 from services.quota.holds import Counter, KeyRef
 from services.quota.metrics import ENTRIES_UNREADABLE
-from services.quota.redis.batches import BatchRedis, Command
-from services.quota.redis.connections import Client, ClusterRedis
+from services.quota.redis.connections import BatchRedis, Client, ClusterRedis
 
 _log = logging.getLogger(__name__)
 _OF_THE_SERVER = re.compile(r"(?!WRONGTYPE\b)[A-Z]{4,}\b")

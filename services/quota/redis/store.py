@@ -19,9 +19,8 @@ from services.quota.holds import (
     Uninitialised,
 )
 from services.quota.redis import vectors
-from services.quota.redis.batches import BatchRedis
 from services.quota.redis.clock import RedisClock
-from services.quota.redis.connections import Client, connect
+from services.quota.redis.connections import BatchRedis, Client, connect
 from services.quota.redis.previous_layout import take_over
 from services.quota.redis.scripts import (
     RESERVE,
@@ -34,12 +33,18 @@ from services.quota.redis.scripts import (
     run,
     run_each,
 )
-from services.quota.redis.vectors import DAY_SECONDS, Vector, Vectors
+from services.quota.redis.vectors import DAY_SECONDS, Counts, Vector, Vectors
 
 __all__ = ["RedisHoldStore", "connect"]
 
-_Group = tuple[str, str, Vector, Estimate | None]
-"""Account id, key id, limits and estimate of reservations that share a script call."""
+_Group = tuple[str, str, Vector]
+"""Account id, key id and limits of reservations that share a script call."""
+_Request = tuple[str, Estimate | None]
+"""Request id and estimate of a reservation."""
+
+_NONE = (0, 0, 0, 0)
+_DENIED, _HELD = 0, 1
+"""Results of the script for a request. The third one is that the request had a hold before."""
 
 
 class RedisHoldStore:
@@ -73,13 +78,16 @@ class RedisHoldStore:
         for i, reservation in enumerate(reservations):
             groups.setdefault(self._group(reservation), []).append(i)
         steps = [
-            self._reserve_step(group, [reservations[i].request_id for i in members], initial)
+            self._reserve_step(
+                group, [(reservations[i].request_id, reservations[i].estimate) for i in members], initial
+            )
             for group, members in groups.items()
         ]
         results: list[Held | Denied | Uninitialised | CounterUnavailable] = [CounterUnavailable()] * len(reservations)
         for (group, members), answer in zip(groups.items(), await run_each(self._client, steps), strict=True):
             if answer is not None:
-                for i, outcome in zip(members, self._outcomes(group, answer, len(members)), strict=True):
+                estimates = [reservations[i].estimate for i in members]
+                for i, outcome in zip(members, self._outcomes(group, answer, estimates), strict=True):
                     results[i] = outcome
         return results
 
@@ -106,11 +114,11 @@ class RedisHoldStore:
         group = self._group(reservation)
         (answer,) = await run(self._client, [self._reserve_step(group, [], _index(initial_counts))])
         day, now_ms, is_initialised, *rest = answer
-        vector, now = group[2], now_ms / 1000 + self._offset
+        vector = group[2]
         if not is_initialised:
             return self._uninitialised(group, day, rest)
-        statuses = [vector.status(i, rest, day, now) for i in range(len(vector.limits))]
-        return [self._without_offset(status) for status in statuses]
+        counts = Counts(day, now_ms / 1000 + self._offset, rest)
+        return [self._without_offset(vector.status(i, counts)) for i in range(len(vector.limits))]
 
     async def status(self, keys: Sequence[KeyRef]) -> Sequence[DayStatus | Uninitialised]:
         """Return today's counts of keys."""
@@ -123,38 +131,45 @@ class RedisHoldStore:
         ]
 
     def _group(self, reservation: Reservation) -> _Group:
-        return reservation.account_id, reservation.key_id, self._vectors.of(reservation), reservation.estimate
+        return reservation.account_id, reservation.key_id, self._vectors.of(reservation)
 
-    def _reserve_step(self, group: _Group, request_ids: list[str], initial: vectors.InitialCounts) -> Step:
-        account_id, key_id, vector, estimate = group
+    def _reserve_step(self, group: _Group, requests: Sequence[_Request], initial: vectors.InitialCounts) -> Step:
+        account_id, key_id, vector = group
+        values_each, values = _values(requests)
         arguments = (
-            *(self._offset, *self.clock.days(self._offset), self._hold_ms, account_id, key_id),
-            *(estimate.output_tokens if estimate else 0, len(vector.limits), vector.unused(account_id, key_id)),
-            *vector.arguments(account_id, key_id, estimate, initial),
+            *(self._offset, *self.clock.days(self._offset), self._hold_ms, account_id, key_id, values_each),
+            vector.initial(account_id, key_id, initial) if initial else "",
+            *vector.arguments,
+            *values,
         )
-        return Step(RESERVE, (entries_of(account_id), deadlines_of(account_id)), (*arguments, *request_ids))
+        return Step(RESERVE, (entries_of(account_id), deadlines_of(account_id)), arguments)
 
-    def _outcomes(self, group: _Group, answer: list[int], count: int) -> Iterator[Held | Denied | Uninitialised]:
+    def _outcomes(
+        self, group: _Group, answer: list[int], estimates: Sequence[Estimate | None]
+    ) -> Iterator[Held | Denied | Uninitialised]:
         day, now_ms, is_initialised, *rest = answer
         self.clock.record_day(day)
         if self._observes:
             self.clock.observe(now_ms / 1000)
         if not is_initialised:
-            yield from [self._uninitialised(group, day, rest)] * count
+            yield from [self._uninitialised(group, day, rest)] * len(estimates)
             return
-        _, _, vector, estimate = group
-        reserved_at, now, width = now_ms / 1000, now_ms / 1000 + self._offset, 2 + 2 * len(vector.limits)
-        for start in range(0, len(rest), width):
-            is_held, output_tokens, *counts = rest[start : start + width]
-            if is_held:
-                tightest = self._without_offset(vector.tightest(counts, day, now))
-                tokens = vector.tightest_of_tokens(counts, day, now)
-                yield Held(tightest, reserved_at, output_tokens, tokens and self._without_offset(tokens))
-            else:
-                yield Denied(self._without_offset(vector.denying(counts, estimate, day, now)))
+        vector = group[2]
+        width = 2 * vector.width
+        counts = Counts(day, now_ms / 1000 + self._offset, rest[:width])
+        tightest, of_tokens = vector.tightest(counts), vector.tightest_of_tokens(counts)
+        for state, output_tokens, estimate in zip(rest[width::2], rest[width + 1 :: 2], estimates, strict=True):
+            if state == _DENIED:
+                yield Denied(self._without_offset(vector.denying(counts, estimate)))
+                continue
+            if state == _HELD:
+                counts.take(estimate, output_tokens)
+            status = self._without_offset(vector.status(tightest, counts))
+            tokens = None if of_tokens is None else self._without_offset(vector.status(of_tokens, counts))
+            yield Held(status, now_ms / 1000, output_tokens, tokens)
 
     def _uninitialised(self, group: _Group, day: int, flags: Sequence[int]) -> Uninitialised:
-        account_id, key_id, vector, _ = group
+        account_id, key_id, vector = group
         return Uninitialised(day, self._reset_at(day), vector.missing(account_id, key_id, day, flags))
 
     def _without_offset(self, status: LimitStatus) -> LimitStatus:
@@ -173,6 +188,17 @@ class RedisHoldStore:
 
 def _index(initial_counts: InitialCounts) -> vectors.InitialCounts:
     return {(one.account_id, one.key_id, one.unit, one.window): (n, one.day) for one, n in initial_counts.items()}
+
+
+def _values(requests: Sequence[_Request]) -> tuple[int, list[str | int]]:
+    """Return how many of the script's values each request has, and the values."""
+    if all(estimate is None for _, estimate in requests):
+        return 1, [request_id for request_id, _ in requests]
+    values: list[str | int] = []
+    for request_id, one in requests:
+        taken = (one.output_tokens, one.prompt_tokens, one.prompt_cost, one.output_cost_per_million) if one else _NONE
+        values += (request_id, *taken)
+    return 5, values
 
 
 def _settle_step(account_id: str, day: int, settlements: Sequence[Settlement]) -> Step:

@@ -1,7 +1,6 @@
 """The vector of limits of a reserve: what the script gets for each limit, and what its counts mean."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from services.common.estimate import Estimate
 from services.common.limits import Limit, Scope, Unit, Window
@@ -12,32 +11,68 @@ DAY_SECONDS = 86_400
 _NO_LIMIT = 10**9
 """More requests than can ever be counted in a day."""
 _VECTORS_MAX = 1_000
-_MILLION = 1_000_000
-_LEDGER_COUNTERS = ((Unit.TOKENS, Window.DAY), (Unit.COST, Window.DAY), (Unit.COST, Window.MONTH))
-"""Counters besides those of requests that start from the ledger."""
+_POSITIONS: tuple[tuple[Scope, Unit, Window | None], ...] = tuple(
+    (scope, unit, window)
+    for unit, window in (
+        (Unit.REQUESTS, Window.DAY),
+        (Unit.REQUESTS, Window.MINUTE),
+        (Unit.TOKENS, Window.DAY),
+        (Unit.TOKENS, Window.MINUTE),
+        (Unit.COST, Window.DAY),
+        (Unit.COST, Window.MONTH),
+        (Unit.CONCURRENT_REQUESTS, None),
+    )
+    for scope in Scope
+)
+"""The limits in the order of the script's arguments."""
 
 InitialCounts = dict[tuple[str, str, Unit, Window | None], tuple[int, int]]
 """By account id, key id, unit and window: the initial count and the first day of its window."""
-_NO_COUNT: tuple[str | int, str | int] = ("", "")
 
 
-class _Place(NamedTuple):
-    """A limit in a vector."""
+class Counts:
+    """The counts of the limits of a vector.
 
-    limit: Limit
-    is_of_key: bool
-    window: str
-    """The script's name of the window."""
-    suffix: str
-    """The field of the counter, after the id of the key or the account."""
-    unit: Unit
-    amount: int
+    Attributes:
+        day: The day, in days since 1970-01-01.
+        now: Redis' time, with the store's offset.
+    """
+
+    __slots__ = ("_taken", "_values", "day", "now")
+
+    def __init__(self, day: int, now: float, values: Sequence[int]) -> None:
+        """Create counts from the script's values: charged and held of each limit that is set."""
+        self.day, self.now = day, now
+        self._values = values
+        self._taken = dict.fromkeys(Unit, 0)
+
+    def take(self, estimate: Estimate | None, output_tokens: int) -> None:
+        """Add what a new hold takes."""
+        self._taken[Unit.REQUESTS] += 1
+        self._taken[Unit.CONCURRENT_REQUESTS] += 1
+        if estimate is not None:
+            held = estimate.held(output_tokens)
+            self._taken[Unit.TOKENS] += held.tokens
+            self._taken[Unit.COST] += held.cost
+
+    def charged(self, place: int) -> int:
+        """Return what is charged of the limit at a place among those that are set."""
+        return self._values[2 * place]
+
+    def held(self, place: int, unit: Unit) -> int:
+        """Return what is held of that limit."""
+        return self._values[2 * place + 1] + self._taken[unit]
 
 
 class Vector:
-    """All limits of a reserve: requests per day of the key, then of the account, then the others."""
+    """All limits of a reserve: requests per day of the key, then of the account, then the others.
 
-    __slots__ = ("_daily", "_places", "_tokens", "_unused", "limits", "others")
+    Attributes:
+        arguments: The script's arguments: a limit for each position, or an empty text.
+        width: The number of limits that are set.
+    """
+
+    __slots__ = ("_daily", "_order", "_places", "_tokens", "arguments", "limits", "others", "width")
 
     def __init__(self, limit: int, account_limit: int | None, others: tuple[Limit, ...]) -> None:
         of_account = _NO_LIMIT if account_limit is None else min(account_limit, _NO_LIMIT)
@@ -47,69 +82,62 @@ class Vector:
             Limit(Scope.ACCOUNT, Unit.REQUESTS, Window.DAY, of_account),
             *others,
         )
-        self._places = tuple(_place(one) for one in self.limits)
+        lowest: dict[tuple[Scope, Unit, Window | None], int] = {}
+        for one in self.limits:
+            lowest[_position(one)] = min(one.limit, lowest.get(_position(one), one.limit))
+        self.arguments = tuple(lowest.get(position, "") for position in _POSITIONS)
+        self._order = [position for position in _POSITIONS if position in lowest]
+        self._places = tuple(self._order.index(_position(one)) for one in self.limits)
+        self.width = len(self._order)
         # Quota counts the account's requests even if they are not limited.
         self._daily = (0, 1) if of_account < _NO_LIMIT else (0,)
-        counted = {(one.scope, one.unit, one.window) for one in self.limits}
-        self._unused = [
-            (scope is Scope.KEY, f":{unit.value}{'@month' if window is Window.MONTH else ''}")
-            for scope in Scope
-            for unit, window in _LEDGER_COUNTERS
-            if (scope, unit, window) not in counted
-        ]
         self._tokens = tuple(i for i, one in enumerate(self.limits) if one.unit is Unit.TOKENS)
 
-    def arguments(
-        self, account_id: str, key_id: str, estimate: Estimate | None, initial: InitialCounts
-    ) -> list[str | int]:
-        """Return the arguments of the script: seven for each limit."""
-        taken, arguments, count = _taken(estimate), list[str | int](), _NO_COUNT
-        for limit, is_of_key, window, suffix, unit, amount in self._places:
-            if initial:
-                counter = account_id, key_id if is_of_key else "", unit, limit.window
-                count = initial.get(counter, _NO_COUNT)
-            arguments += (window, (key_id if is_of_key else account_id) + suffix, amount, *taken[unit], *count)
-        return arguments
-
-    def unused(self, account_id: str, key_id: str) -> str:
-        """Return the counters of limits that are not set, separated by blanks."""
-        return " ".join((key_id if is_of_key else account_id) + suffix for is_of_key, suffix in self._unused)
+    def initial(self, account_id: str, key_id: str, counts: InitialCounts) -> str:
+        """Return the script's argument of initial counts."""
+        found = []
+        for place, (scope, unit, window) in enumerate(self._order, 1):
+            count = counts.get((account_id, key_id if scope is Scope.KEY else "", unit, window))
+            if count is not None:
+                found.append(f" {place}@{count[1]}={count[0]}")
+        return "".join(found)
 
     def missing(self, account_id: str, key_id: str, day: int, flags: Sequence[int]) -> tuple[Counter, ...]:
         """Return the counters that are missing by the script's flags."""
         return tuple(
-            Counter(account_id, key_id if limit.scope is Scope.KEY else "", _start(day, window), limit.unit, window)
-            for limit, flag in zip(self.limits, flags, strict=True)
-            if flag and (window := limit.window) is not None
+            Counter(account_id, key_id if scope is Scope.KEY else "", _start(day, window), unit, window)
+            for (scope, unit, window), flag in zip(self._order, flags, strict=True)
+            if flag and window is not None
         )
 
-    def tightest(self, counts: Sequence[int], day: int, now: float) -> LimitStatus:
-        """Return the limit in requests per day with the least left."""
-        return self.status(min(self._daily, key=lambda i: self._left(i, counts)), counts, day, now)
+    def tightest(self, counts: Counts) -> int:
+        """Return which limit in requests per day has the least left, also after further holds of the same key."""
+        return min(self._daily, key=lambda i: self._left(i, counts))
 
-    def tightest_of_tokens(self, counts: Sequence[int], day: int, now: float) -> LimitStatus | None:
-        """Return the limit of tokens with the least left; None without one."""
-        if not self._tokens:
-            return None
-        return self.status(min(self._tokens, key=lambda i: self._left(i, counts)), counts, day, now)
+    def tightest_of_tokens(self, counts: Counts) -> int | None:
+        """Return which limit of tokens has the least left, also after further holds; None without one."""
+        return min(self._tokens, key=lambda i: self._left(i, counts), default=None)
 
-    def denying(self, counts: Sequence[int], estimate: Estimate | None, day: int, now: float) -> LimitStatus:
+    def denying(self, counts: Counts, estimate: Estimate | None) -> LimitStatus:
         """Return the limit that denies a request: of several, the one that resets last, and then has the least left."""
-        taken, output = _taken(estimate), 1 if estimate and estimate.output_tokens else 0
-        denying = []
-        for i, limit in enumerate(self.limits):
-            base, rate = taken[limit.unit]
-            if self._left(i, counts) < base + -(-output * rate // _MILLION):
-                denying.append(self.status(i, counts, day, now))
+        denying = [
+            self.status(i, counts)
+            for i, limit in enumerate(self.limits)
+            if self._left(i, counts) < _least(limit.unit, estimate)
+        ]
         return max(denying, key=lambda one: (one.counts.reset_at, -one.remaining))
 
-    def status(self, i: int, counts: Sequence[int], day: int, now: float) -> LimitStatus:
-        """Return a limit with its counts. `now` is Redis' time, with the store's offset."""
-        limit = self.limits[i]
-        return LimitStatus(limit, DayStatus(day, counts[2 * i], counts[2 * i + 1], _end(limit.window, day, now)))
+    def status(self, i: int, counts: Counts) -> LimitStatus:
+        """Return a limit with its counts."""
+        limit, place = self.limits[i], self._places[i]
+        reset_at = _end(limit.window, counts.day, counts.now)
+        return LimitStatus(
+            limit, DayStatus(counts.day, counts.charged(place), counts.held(place, limit.unit), reset_at)
+        )
 
-    def _left(self, i: int, counts: Sequence[int]) -> int:
-        return self._places[i].amount - counts[2 * i] - counts[2 * i + 1]
+    def _left(self, i: int, counts: Counts) -> int:
+        limit, place = self.limits[i], self._places[i]
+        return limit.limit - counts.charged(place) - counts.held(place, limit.unit)
 
 
 class Vectors:
@@ -131,29 +159,18 @@ class Vectors:
         return vector
 
 
-def _place(limit: Limit) -> _Place:
-    unit = Unit.REQUESTS if limit.unit is Unit.CONCURRENT_REQUESTS else limit.unit
-    window = "concurrent" if limit.window is None else limit.window.value
-    suffix = "_minute" if limit.window is Window.MINUTE else ""
-    return _Place(limit, limit.scope is Scope.KEY, window, f":{unit.value}{suffix}", limit.unit, limit.limit)
+def _position(limit: Limit) -> tuple[Scope, Unit, Window | None]:
+    return limit.scope, limit.unit, limit.window
 
 
-def _taken(estimate: Estimate | None) -> dict[Unit, tuple[int, int]]:
-    """Return what a request takes by unit: without output, and for each million tokens of output."""
+def _least(unit: Unit, estimate: Estimate | None) -> int:
+    """Return what a request takes at least of a limit: with one token of output if it wants any."""
+    if unit in (Unit.REQUESTS, Unit.CONCURRENT_REQUESTS):
+        return 1
     if estimate is None:
-        return _REQUEST_ONLY
-    return _REQUEST_ONLY | {
-        Unit.TOKENS: (estimate.prompt_tokens, _MILLION),
-        Unit.COST: (estimate.prompt_cost, estimate.output_cost_per_million),
-    }
-
-
-_REQUEST_ONLY: dict[Unit, tuple[int, int]] = {
-    Unit.REQUESTS: (1, 0),
-    Unit.CONCURRENT_REQUESTS: (1, 0),
-    Unit.TOKENS: (0, 0),
-    Unit.COST: (0, 0),
-}
+        return 0
+    held = estimate.held(min(1, estimate.output_tokens))
+    return held.tokens if unit is Unit.TOKENS else held.cost
 
 
 def _start(day: int, window: Window) -> int:

@@ -1,0 +1,1 @@
+"""Client of Redis for batches of commands."""
