@@ -17,14 +17,14 @@ LIBRARIES = {
     "SQLAlchemy's Postgres dialect, asyncpg": ("sqlalchemy.ext.asyncio", "sqlalchemy.dialects.postgresql,asyncpg"),
     "Alembic": ("sqlalchemy.ext.asyncio", "alembic.command"),
     "redis-py": ("asyncio,pydantic_settings", "redis.asyncio.cluster,redis.asyncio.sentinel"),
-    "HTTPX": ("asyncio,pydantic_settings", "httpx"),
+    "aiohttp": ("asyncio,pydantic_settings", "aiohttp"),
     "Starlette, uvicorn, httptools": ("asyncio", "starlette.applications,uvicorn,httptools"),
     "Jinja": ("asyncio", "jinja2"),
     "cryptography": ("asyncio", "cryptography.hazmat.primitives.ciphers.aead,cryptography.hazmat.primitives.kdf.hkdf"),
     "the groq package": ("asyncio,pydantic_settings", "groq"),
     "our gateway": ("grpc.aio,starlette.applications,uvicorn,jinja2,pydantic_settings", "services.gateway.server"),
     "our auth": ("grpc.aio,sqlalchemy.ext.asyncio,pydantic_settings", "services.auth.server"),
-    "our inference": ("grpc.aio,sqlalchemy.ext.asyncio,httpx,pydantic_settings", "services.inference.server"),
+    "our inference": ("grpc.aio,sqlalchemy.ext.asyncio,aiohttp,pydantic_settings", "services.inference.server"),
     "our quota": ("grpc.aio,redis.asyncio.cluster,pydantic_settings", "services.quota.server"),
 }
 """By name, modules that are loaded before, and the measured ones."""

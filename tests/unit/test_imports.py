@@ -19,12 +19,10 @@ for name in sys.argv[1:]:
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS")))
 """
 _SUPERVISOR = ("services.local.__main__", "services.local.supervisor.run")
-_NEVER = frozenset(
-    {"groq", "openai", "aiohttp", "alembic", "asyncpg", "cryptography.hazmat.primitives.ciphers", "tools"}
-)
+_NEVER = frozenset({"groq", "httpx", "openai", "alembic", "asyncpg", "cryptography.hazmat.primitives.ciphers", "tools"})
 """Loaded on use, or not at all."""
 _STORES = frozenset({"sqlalchemy", "sqlite3"})
-_HTTP = frozenset({"starlette", "uvicorn", "jinja2"})
+_HTTP = frozenset({"starlette", "uvicorn", "jinja2", "httptools"})
 
 
 def _output(program: str, *modules: str) -> str:

@@ -9,6 +9,9 @@ import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
+import httpx
+from groq import AsyncGroq
+
 from services.common.errors import ServiceError
 from services.common.runtime.http_proxy import proxy_for
 from services.inference.chat import JSONObject, Lease, Reply
@@ -111,15 +114,17 @@ async def open_groq(
     connections_max: int,
     connect_timeout_seconds: float,
 ) -> AsyncIterator[HTTPTransport]:
-    """Open a transport to Groq for the block."""
-    async with open_transport(
-        keys,
-        base_url=base_url,
-        proxy=proxy_for(base_url),
-        connections_max=connections_max,
-        connect_timeout_seconds=connect_timeout_seconds,
-    ) as transport:
-        yield transport
+    """Open a transport to Groq for the block, with the headers that the `groq` package sends for each key."""
+    # The package only provides the URL and the headers. Its HTTP client is never used.
+    async with httpx.AsyncClient(trust_env=False) as unused:
+        clients = [AsyncGroq(api_key=key, base_url=base_url, max_retries=0, http_client=unused) for key in keys]
+        async with open_transport(
+            clients,
+            proxy=proxy_for(base_url),
+            connections_max=connections_max,
+            connect_timeout_seconds=connect_timeout_seconds,
+        ) as transport:
+            yield transport
 
 
 async def _batches(response: Response, reader: EventReader) -> AsyncIterator[list[JSONObject]]:

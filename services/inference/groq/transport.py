@@ -1,13 +1,15 @@
-"""HTTP transport to Groq, with the same requests as the `groq` package.
+"""HTTP transport to Groq, with the same requests as the official package.
 
-The package's cheapest call takes several times the CPU that the same bytes take here (decision 0030), and loading it
-takes 0.15 s and 18 MB. A test compares the two (tests/integration/test_wire.py).
+The package's cheapest call takes several times the CPU that the same bytes take here (decision 0030). The transport
+therefore bypasses it, using its base URL, credentials and headers. A test compares the two
+(tests/integration/test_wire.py).
 """
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import httpx
+from groq import AsyncGroq
 
 from services.common.runtime.http_proxy import Proxy
 from services.inference.http.client import HTTPClient, Response, open_client
@@ -26,7 +28,7 @@ class HTTPTransport:
         Args:
             client: HTTP client for Groq.
             headers: Header lines of each key.
-            base_url: Base URL of Groq, without the path `/openai/v1`.
+            base_url: Base URL of Groq, as in the `groq` package.
             is_absolute: Whether requests contain the whole URL, for a proxy that does not tunnel.
         """
         self._client = client
@@ -54,9 +56,8 @@ class HTTPTransport:
 
 @asynccontextmanager
 async def open_transport(
-    keys: Sequence[str],
+    clients: Sequence[AsyncGroq],
     *,
-    base_url: str,
     proxy: Proxy | None,
     connections_max: int,
     connect_timeout_seconds: float,
@@ -64,18 +65,17 @@ async def open_transport(
     """Open a connection pool for the block.
 
     Args:
-        keys: The operator's Groq keys.
-        base_url: Base URL of Groq, without the path `/openai/v1`.
+        clients: The package's clients, one for each key, with the same base URL.
         proxy: Proxy to use; None connects directly.
         connections_max: Maximum number of connections.
         connect_timeout_seconds: Time-out of connecting, including the DNS look-up and the wait for the pool. There is
             no other time-out, since answers are read to the end even after the caller got a time-out error.
     """
-    url = httpx.URL(base_url)
+    url = clients[0].base_url
     # Requests through a tunnel have no header of the proxy's, and the proxy sees none of theirs.
     is_absolute = proxy is not None and url.scheme == "http"
     for_proxy = proxy_authorization(proxy) if proxy and is_absolute else b""
-    headers = [_header_lines(key) + for_proxy for key in keys]
+    headers = [_header_lines(client) + for_proxy for client in clients]
     async with open_client(
         url, proxy=proxy, connections_max=connections_max, connect_timeout_seconds=connect_timeout_seconds
     ) as client:
@@ -88,18 +88,12 @@ def _head(method: str, url: httpx.URL, headers: bytes, is_absolute: bool) -> byt
     return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b" % (method.encode("ascii"), target, url.netloc, headers)
 
 
-def _header_lines(key: str) -> bytes:
-    """Return the headers of requests with a key.
+def _header_lines(client: AsyncGroq) -> bytes:
+    """Return the headers that the package would send, but requesting uncompressed answers.
 
-    They request uncompressed answers, because a compressed answer's size is unknown until it is decompressed.
+    A compressed answer's size is unknown until it is decompressed.
     """
-    headers = httpx.Headers(
-        {
-            "accept": "application/json",
-            "accept-encoding": "identity",
-            "authorization": f"Bearer {key}",
-            "content-type": "application/json",
-            "user-agent": "stack-api",
-        }
-    )
+    given = {name: value for name, value in client.default_headers.items() if isinstance(value, str)}
+    own = {"x-stainless-retry-count": "0", "accept-encoding": "identity"}
+    headers = httpx.Headers({**given, **own})
     return b"".join(b"%b: %b\r\n" % header for header in headers.raw)
