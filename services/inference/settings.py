@@ -53,7 +53,7 @@ class InferenceSettings(ServiceSettings):
     """Comma-separated Groq keys, used in rotation; takes precedence over GROQ_API_KEY."""
 
     groq_base_url: HTTPURL = Field(default="https://api.groq.com", validation_alias="GROQ_BASE_URL")
-    """Base URL of Groq, without the path `/openai/v1`, which is appended."""
+    """Base URL of Groq, without the path `/openai/v1`, which the `groq` package appends."""
 
     default_model: str = Field(default="llama-3.1-8b-instant", max_length=256)
     """Model of a request without a `model`."""

@@ -19,10 +19,11 @@ for name in sys.argv[1:]:
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS")))
 """
 _SUPERVISOR = ("services.local.__main__", "services.local.supervisor.run")
-_NEVER = frozenset({"groq", "httpx", "openai", "alembic", "asyncpg", "cryptography.hazmat.primitives.ciphers", "tools"})
+_NEVER = frozenset({"openai", "aiohttp", "alembic", "asyncpg", "cryptography.hazmat.primitives.ciphers", "tools"})
 """Loaded on use, or not at all."""
 _STORES = frozenset({"sqlalchemy", "sqlite3"})
-_HTTP = frozenset({"starlette", "uvicorn", "jinja2", "httptools"})
+_HTTP = frozenset({"starlette", "uvicorn", "jinja2"})
+_GROQ = frozenset({"groq", "httpx"})
 
 
 def _output(program: str, *modules: str) -> str:
@@ -48,9 +49,9 @@ def test_the_supervisor_takes_less_than_25_mb() -> None:
 @pytest.mark.parametrize(
     ("module", "others"),
     [
-        ("services.gateway.server", _STORES | {"redis", "aiohttp", "argon2", "aiosmtplib"}),
-        ("services.auth.server", _HTTP | {"redis", "aiohttp"}),
-        ("services.quota.server", _HTTP | _STORES | {"aiohttp", "argon2", "aiosmtplib"}),
+        ("services.gateway.server", _STORES | _GROQ | {"redis", "argon2", "aiosmtplib"}),
+        ("services.auth.server", _HTTP | _GROQ | {"redis"}),
+        ("services.quota.server", _HTTP | _STORES | _GROQ | {"argon2", "aiosmtplib"}),
         ("services.inference.server", _HTTP | {"redis", "argon2", "aiosmtplib"}),
         ("services.local.worker.server", frozenset()),
     ],
