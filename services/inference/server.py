@@ -22,6 +22,7 @@ from services.inference.idempotency.model import IdempotencyKeys
 from services.inference.idempotency.rpc import IdempotencyService
 from services.inference.key_pool.check import KeyCheck
 from services.inference.key_pool.pool import KeyPool
+from services.inference.ledger.maintenance import maintained
 from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.writer import Ledger
 from services.inference.metrics import export_keys
@@ -197,6 +198,9 @@ async def _open_ledger(settings: InferenceSettings, stack: AsyncExitStack) -> SQ
             version_table=VERSION_TABLE,
             reuse_port=settings.reuse_port,
         )
+    )
+    await stack.enter_async_context(
+        maintained(engine, settings.ledger_url, retention_days=settings.ledger_retention_days)
     )
     return SQLLedgerStore(engine, stack.enter_context(database.open_writer(settings.ledger_url)))
 

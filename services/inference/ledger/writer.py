@@ -66,6 +66,8 @@ class LedgerRow:
     """Cost that counts against limits, where it is not known or more than quota held; None means all."""
     quota_account_id: str | None = None
     """Account under which quota counts the request; None if it is `account_id`."""
+    user_digest: str | None = None
+    """Keyed digest of the client's `user`; None without one."""
 
     @property
     def amounts(self) -> Amounts:
