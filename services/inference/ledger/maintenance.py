@@ -22,8 +22,8 @@ _FOLD_SECONDS = 1.0
 _RETRY_SECONDS = 5.0
 _RETENTION_SECONDS = 600.0
 _LOG_SECONDS = 10.0
-_DELTAS_MAX = {"sqlite": 200, "postgresql": 5_000}
-"""Deltas in a fold. While SQLite folds them, commits wait: about 2 ms."""
+_DELTAS_MAX = {"sqlite": 500, "postgresql": 5_000}
+"""Deltas in a fold. While SQLite folds them, commits wait: 2 to 4 ms."""
 _BACKFILL_ROWS = {"sqlite": 300, "postgresql": 5_000}
 _REMOVED_ROWS = {"sqlite": 10, "postgresql": 500}
 """Rows in a step of retention. A row is in seven indices, hence on up to as many pages of SQLite's file."""

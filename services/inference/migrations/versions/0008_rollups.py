@@ -82,7 +82,9 @@ def upgrade() -> None:
         *(_dimension(name) for name in (*_TEXTS, "hour", "user_digest")),
         *_measures(),
     )
-    op.create_index("ix_usage_deltas_account", "usage_deltas", ["account_id", "day"])
+    op.create_index(
+        "ix_usage_deltas_account", "usage_deltas", ["account_id", "day"], sqlite_where=sa.text("id IS NULL")
+    )
     _rollup("usage_days", _DAY_KEY)
     op.create_index("ix_usage_days_key", "usage_days", ["key_id", "day"])
     has_another = sa.text("quota_account_id <> ''")
@@ -118,7 +120,7 @@ def upgrade() -> None:
 
 def _create_postgres_triggers() -> None:
     op.execute("ALTER TABLE usage_ledger ALTER COLUMN is_rolled_up SET DEFAULT true")
-    # The queue is emptied every second; autovacuum must follow.
+    # Dead entries stay in the queue until autovacuum comes.
     op.execute("ALTER TABLE usage_deltas SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000)")
     floor = "floor({})::bigint"
     op.execute(
