@@ -20,7 +20,7 @@ HOURLY_DAYS = 35
 _SECONDS_MAX = 20.0
 _PAGE = (
     "SELECT max(request_id), count(*) FROM (SELECT request_id FROM usage_ledger"
-    " WHERE request_id > :after AND request_id < :before ORDER BY request_id LIMIT :rows_max) AS page"
+    " WHERE request_id > :after{and_before} ORDER BY request_id LIMIT :rows_max) AS page"
 )
 _REMOVE = "DELETE FROM usage_ledger WHERE request_id > :after AND request_id <= :last AND day < :first_day"
 _HOUR_KEY = "account_id, hour, key_id, model, surface, outcome"
@@ -34,7 +34,18 @@ class Span(NamedTuple):
     """Request ids between two ids, neither of which is included."""
 
     after: str
-    before: str
+    before: str | None
+    """None for all ids after the first."""
+
+    @property
+    def page(self) -> str:
+        """Query of the last request id and the number of the first rows."""
+        return _PAGE.format(and_before="" if self.before is None else " AND request_id < :before")
+
+    def values(self, rows_max: int) -> dict[str, Any]:
+        """Return the parameters of `page`."""
+        before = {} if self.before is None else {"before": self.before}
+        return {"after": self.after, "rows_max": rows_max, **before}
 
 
 class Page(NamedTuple):
@@ -52,7 +63,7 @@ def spans(now: datetime, days: int) -> Iterator[Span]:
     are before or after those, except for ids that look like a recent time.
     """
     yield Span("", _request_id(now - timedelta(days=days - 1)))
-    yield Span(_request_id(now + timedelta(days=1)), "\U0010ffff")
+    yield Span(_request_id(now + timedelta(days=1)), None)
 
 
 def first_day(now: datetime, days: int) -> str:
@@ -75,11 +86,10 @@ class Retention:
     @deadline(_SECONDS_MAX, unavailable=unavailable)
     async def remove(self, span: Span, *, first_day: str, rows_max: int) -> Page:
         """Examine the first `rows_max` rows of a span and remove those from before `first_day`."""
-        wanted: dict[str, Any] = {"after": span.after, "before": span.before, "rows_max": rows_max}
         if self._writer is not None:
-            return await self._transactions.write(self._writer, lambda found: _remove(found, wanted, first_day))
+            return await self._transactions.write(self._writer, lambda found: _remove(found, span, first_day, rows_max))
         async with self._transactions.writing() as connection:
-            last, rows = (await connection.execute(text(_PAGE), wanted)).one()
+            last, rows = (await connection.execute(text(span.page), span.values(rows_max))).one()
             if last is None:
                 return Page(0, None)
             old = {"after": span.after, "last": last, "first_day": first_day}
@@ -99,10 +109,9 @@ class Retention:
             return (await connection.execute(text(_REMOVE_HOURS), values)).rowcount
 
 
-def _remove(connection: sqlite3.Connection, wanted: dict[str, Any], first_day: str) -> Page:
-    last, rows = connection.execute(_PAGE, wanted).fetchone()
+def _remove(connection: sqlite3.Connection, span: Span, first_day: str, rows_max: int) -> Page:
+    last, rows = connection.execute(span.page, span.values(rows_max)).fetchone()
     if last is None:
         return Page(0, None)
-    old = {"after": wanted["after"], "last": last, "first_day": first_day}
-    removed = connection.execute(_REMOVE, old).rowcount
-    return Page(removed, last if rows == wanted["rows_max"] else None)
+    removed = connection.execute(_REMOVE, {"after": span.after, "last": last, "first_day": first_day}).rowcount
+    return Page(removed, last if rows == rows_max else None)
