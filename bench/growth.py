@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -28,6 +29,8 @@ from services.common.db import database
 from services.common.db.transactions import Transactions
 from services.common.limits import Unit
 from services.inference import server as inference
+from services.inference.ledger.maintenance import BACKFILL_ROWS
+from services.inference.ledger.retention import first_hour
 from services.inference.ledger.rollups import RollUps
 from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.writer import ChargedSum, RequestsPage
@@ -38,8 +41,6 @@ _ROUNDS = 5
 """The best of them counts, since other work on the machine affects some."""
 _ASKED = 100
 _WARM_UP = 20
-_BACKFILL_ROWS = {"SQLite": 300, "Postgres": 5_000}
-"""Rows in a step, as in the product, but without its pauses."""
 _BYTES_PER_ROW = 1_500
 """Measured upper bound of disk space per ledger row, with its share of keys and indices, on both databases together."""
 
@@ -102,13 +103,16 @@ async def _measure(name: str, urls: Sequence[str], sizes: Sequence[tuple[int, in
 async def _measure_size(
     name: str, size: tuple[int, int], filler: Filler, keys: SQLKeyStore, ledger: SQLLedgerStore, rollups: RollUps
 ) -> Timings:
-    await filler.fill_as_before(*size)
+    rows_max = BACKFILL_ROWS["sqlite" if name == "SQLite" else "postgresql"]
     started = time.perf_counter()
-    while not await rollups.backfill(_BACKFILL_ROWS[name]):
+    await filler.fill_as_before(*size)
+    _say(f"{name}: {size[1]:,} rows filled: {time.perf_counter() - started:.1f} s")
+    started = time.perf_counter()
+    while not await rollups.backfill(rows_max, first_hour=first_hour(datetime.now(UTC))):
         pass
-    _say(f"{name}: {size[1]:,} rows filled; backfill: {time.perf_counter() - started:.1f} s")
+    _say(f"{name}: backfill without pauses: {time.perf_counter() - started:.1f} s")
     found = {question: await _best(ask) for question, ask in _questions(filler, keys, ledger).items()}
-    while await rollups.fold(_BACKFILL_ROWS[name]):
+    while await rollups.fold(rows_max):
         pass
     _say(f"{name}: {size[0]:,} keys, {size[1]:,} rows measured")
     return found

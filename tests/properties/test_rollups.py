@@ -26,7 +26,7 @@ from services.common.errors import Unavailable
 from services.common.limits import Unit
 from services.common.surface import Surface
 from services.inference.chat import ABANDONED_OUTCOMES, CallContext, Outcome, Usage
-from services.inference.ledger.retention import Retention, first_day, spans
+from services.inference.ledger.retention import Retention, first_day, first_hour, spans
 from services.inference.ledger.rollup_tables import usage_deltas, usage_hours, usage_users
 from services.inference.ledger.rollups import RollUps, unavailable
 from services.inference.ledger.store import SQLLedgerStore, _unknown, _values
@@ -39,6 +39,7 @@ from tests.integration.migrating import upgrade_ledger
 NOW = datetime(2026, 8, 2, 12, tzinfo=UTC)
 AGES = (0, 1, 2, 30, 95, 120)
 RETENTION_DAYS = 90
+FIRST_HOUR = first_hour(NOW)
 ACCOUNTS = ("acc_1", "acc_2", "acc_former")
 KEYS = ("key_1", "key_2", "key_3")
 USERS = ("", "a" * 32, "b" * 32)
@@ -148,12 +149,16 @@ class World:
 
     async def backfill(self) -> None:
         """Add some rows from before the roll-ups."""
-        await self.random.choice(self.rollups).backfill(self.random.randrange(1, 12))
+        await self.random.choice(self.rollups).backfill(self.random.randrange(1, 12), first_hour=FIRST_HOUR)
 
     async def interrupted(self) -> None:
         """Interrupt a fold, a step of the backfill or retention at any point."""
         process = self.random.randrange(2)
-        maintain = (self.rollups[process].fold(50), self.rollups[process].backfill(10), self.remove())
+        maintain = (
+            self.rollups[process].fold(50),
+            self.rollups[process].backfill(10, first_hour=FIRST_HOUR),
+            self.remove(),
+        )
         chosen = self.random.randrange(3)
         for number, work in enumerate(maintain):
             if number != chosen:
@@ -174,8 +179,9 @@ class World:
 
     async def at_once(self) -> None:
         """Do everything at once, in two processes."""
-        both = [step(50) for one in self.rollups for step in (one.fold, one.backfill)]
-        await asyncio.gather(*both, self.insert(), self.abandon(), self.fill_in())
+        folds = [one.fold(50) for one in self.rollups]
+        steps = [one.backfill(50, first_hour=FIRST_HOUR) for one in self.rollups]
+        await asyncio.gather(*folds, *steps, self.insert(), self.abandon(), self.fill_in())
 
     async def remove(self) -> None:
         """Remove old rows, once that is safe."""
@@ -255,11 +261,13 @@ class World:
         """Compare hours and users with the dictionary, once all is folded."""
         while await self.rollups[0].fold(1_000):
             pass
-        while not await self.rollups[0].backfill(1_000):
+        while not await self.rollups[0].backfill(1_000, first_hour=FIRST_HOUR):
             pass
-        hours = Counter((row.account_id, int(row.reserved_at // 3600)) for row in self.rows.values())
+        recent = [row for row in self.rows.values() if row.reserved_at >= FIRST_HOUR * 3600]
+        hours = Counter((row.account_id, int(row.reserved_at // 3600)) for row in recent)
         users = Counter((row.account_id, row.day, row.user_digest) for row in self.rows.values() if row.user_digest)
-        assert await self._totals(usage_hours, "account_id", "hour") == hours
+        found = await self._totals(usage_hours, "account_id", "hour")
+        assert {key: count for key, count in found.items() if key[1] >= FIRST_HOUR} == hours
         assert await self._totals(usage_users, "account_id", "day", "user_digest") == users
         async with self.engine.connect() as connection:
             assert await connection.scalar(select(func.count()).select_from(usage_deltas)) == 0

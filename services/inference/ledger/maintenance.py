@@ -14,7 +14,7 @@ from services.common.db.transactions import Transactions
 from services.common.errors import Unavailable
 from services.common.runtime.tasks import restarting, running
 from services.inference import metrics
-from services.inference.ledger.retention import Retention, first_day, spans
+from services.inference.ledger.retention import Retention, first_day, first_hour, spans
 from services.inference.ledger.rollups import Progress, RollUps, unavailable
 
 _log = logging.getLogger(__name__)
@@ -24,10 +24,11 @@ _RETENTION_SECONDS = 600.0
 _LOG_SECONDS = 10.0
 _DELTAS_MAX = {"sqlite": 500, "postgresql": 5_000}
 """Deltas in a fold. While SQLite folds them, commits wait: 2 to 4 ms."""
-_BACKFILL_ROWS = {"sqlite": 300, "postgresql": 5_000}
+BACKFILL_ROWS = {"sqlite": 500, "postgresql": 5_000}
+"""Rows in a step of the backfill."""
 _REMOVED_ROWS = {"sqlite": 10, "postgresql": 500}
 """Rows in a step of retention. A row is in seven indices, hence on up to as many pages of SQLite's file."""
-_WORK_SHARE = 0.2
+_BACKFILL_SHARE, _RETENTION_SHARE = 0.5, 0.2
 """Share of the time that the backfill and retention work; between their steps, they pause."""
 _READ_SECONDS = 30.0
 """Longer than any read takes: one that began before the roll-ups were complete reads rows, of which none may lack."""
@@ -82,8 +83,9 @@ class Maintenance:
     async def _backfill(self) -> None:
         logged_at = time.monotonic()
         _log_progress(await self._rollups.progress())
-        async for _ in _paced():
-            is_done = await self._rollups.backfill(_BACKFILL_ROWS[self._dialect])
+        async for _ in _paced(_BACKFILL_SHARE):
+            rows_max = BACKFILL_ROWS[self._dialect]
+            is_done = await self._rollups.backfill(rows_max, first_hour=first_hour(datetime.now(UTC)))
             if is_done or time.monotonic() - logged_at > _LOG_SECONDS:
                 logged_at = time.monotonic()
                 _log_progress(await self._rollups.progress())
@@ -94,7 +96,7 @@ class Maintenance:
         now = datetime.now(UTC)
         removed = 0
         for span in spans(now, self._retention_days):
-            async for _ in _paced():
+            async for _ in _paced(_RETENTION_SHARE):
                 page = await self._retention.remove(
                     span, first_day=first_day(now, self._retention_days), rows_max=_REMOVED_ROWS[self._dialect]
                 )
@@ -108,7 +110,7 @@ class Maintenance:
 
     async def _remove_hours(self) -> None:
         rows_max = _REMOVED_ROWS[self._dialect]
-        async for _ in _paced():
+        async for _ in _paced(_RETENTION_SHARE):
             if await self._retention.remove_hours(datetime.now(UTC), rows_max=rows_max) < rows_max:
                 return
 
@@ -124,12 +126,12 @@ async def _repeat(work: Callable[[], Awaitable[None]], seconds: float) -> None:
         await asyncio.sleep(seconds)
 
 
-async def _paced() -> AsyncIterator[None]:
-    """Yield for ever, with pauses that leave most of the time to others."""
+async def _paced(share: float) -> AsyncIterator[None]:
+    """Yield for ever, and pause between the steps so that they take a share of the time."""
     while True:
         started = time.monotonic()
         yield
-        await asyncio.sleep((time.monotonic() - started) * (1 / _WORK_SHARE - 1))
+        await asyncio.sleep((time.monotonic() - started) * (1 / share - 1))
 
 
 def _log_progress(progress: Progress) -> None:

@@ -71,6 +71,11 @@ def first_day(now: datetime, days: int) -> str:
     return (now.astimezone(UTC) - timedelta(days=days)).date().isoformat()
 
 
+def first_hour(now: datetime) -> int:
+    """Return the first hour since 1970 whose sums by hour stay."""
+    return int((now - timedelta(days=HOURLY_DAYS)).timestamp() // 3600)
+
+
 def _request_id(at: datetime) -> str:
     return f"req_{str(ULID.from_datetime(at))[:10]}"
 
@@ -99,8 +104,7 @@ class Retention:
     @deadline(_SECONDS_MAX, unavailable=unavailable)
     async def remove_hours(self, now: datetime, *, rows_max: int) -> int:
         """Remove at most `rows_max` old sums by hour, and return their number."""
-        hour = int((now - timedelta(days=HOURLY_DAYS)).timestamp() // 3600)
-        values = {"hour": hour, "rows_max": rows_max}
+        values = {"hour": first_hour(now), "rows_max": rows_max}
         if self._writer is not None:
             return await self._transactions.write(
                 self._writer, lambda connection: connection.execute(_REMOVE_HOURS, values).rowcount

@@ -52,11 +52,12 @@ def _users(source: str) -> str:
     return f"(SELECT account_id, day, {user}, {_MEASURES} FROM {sums}) AS of_users"
 
 
-def _additions(source: str) -> tuple[str, ...]:
+def _additions(source: str, *, hours: str = "") -> tuple[str, ...]:
+    """Return the statements that add a source to the roll-ups; `hours` limits the sums by hour."""
     keys = {table.name: ", ".join(table.primary_key.columns.keys()) for table in (usage_days, usage_hours, usage_users)}
     return (
         _add("usage_days", keys["usage_days"], source),
-        _add("usage_hours", keys["usage_hours"], source),
+        _add("usage_hours", keys["usage_hours"], source + hours),
         _add("usage_users", keys["usage_users"], _users(source)),
     )
 
@@ -91,11 +92,14 @@ _STEP_END = (
 )
 # A step that found fewer rows than it asked for was the last: rows that were added since have deltas.
 _ADVANCE = (
-    "UPDATE rollup_state SET backfilled_to = coalesce(:last, backfilled_to),"
+    "UPDATE rollup_state SET backfilled_to = :last,"
     " backfilled_rows = backfilled_rows + :rows, is_complete = :is_complete"
 )
-_STEP_ON_SQLITE = (*_additions(_STEP_ROWS.format(hour="CAST(reserved_at / 3600 AS INTEGER)")), _ADVANCE)
-_ADDITIONS_ON_POSTGRES = _additions(_STEP_ROWS.format(hour="CAST(floor(reserved_at / 3600) AS BIGINT)"))
+_RECENT_HOURS = " WHERE hour >= :first_hour"
+_ROWS_ON_SQLITE = _STEP_ROWS.format(hour="CAST(reserved_at / 3600 AS INTEGER)")
+_ROWS_ON_POSTGRES = _STEP_ROWS.format(hour="CAST(floor(reserved_at / 3600) AS BIGINT)")
+_STEP_ON_SQLITE = (*_additions(_ROWS_ON_SQLITE, hours=_RECENT_HOURS), _ADVANCE)
+_STEP_ON_POSTGRES = (*_additions(_ROWS_ON_POSTGRES, hours=_RECENT_HOURS), _ADVANCE)
 
 
 class Progress(NamedTuple):
@@ -139,17 +143,23 @@ class RollUps:
             return int(await connection.scalar(text(_FOLD_ON_POSTGRES), {"deltas_max": deltas_max}) or 0)
 
     @deadline(_SECONDS_MAX, unavailable=unavailable)
-    async def backfill(self, rows_max: int) -> bool:
-        """Add the next rows from before the roll-ups, at most `rows_max`, and return whether that were the last.
+    async def backfill(self, rows_max: int, *, first_hour: int) -> bool:
+        """Add the next rows from before the roll-ups, and return whether they were the last.
 
         Does nothing if another replica is changing the roll-ups.
+
+        Args:
+            rows_max: Maximum number of rows.
+            first_hour: First hour since 1970 that gets sums by hour.
         """
         if self._writer is not None:
-            return await self._transactions.write(self._writer, lambda connection: _step(connection, rows_max))
+            return await self._transactions.write(
+                self._writer, lambda connection: _step(connection, rows_max, first_hour)
+            )
         async with self._transactions.writing() as connection:
             if not await _has_lock(connection):
                 return False
-            return await _step_on_postgres(connection, rows_max)
+            return await _step_on_postgres(connection, rows_max, first_hour)
 
     @deadline(_SECONDS_MAX, unavailable=unavailable)
     async def progress(self) -> Progress:
@@ -168,12 +178,18 @@ def _fold(connection: sqlite3.Connection, deltas_max: int) -> int:
     return int(count)
 
 
-def _step(connection: sqlite3.Connection, rows_max: int) -> bool:
+def _step(connection: sqlite3.Connection, rows_max: int, first_hour: int) -> bool:
     is_complete, after = connection.execute(_POSITION).fetchone()
     if is_complete:
         return True
     last, rows = connection.execute(_STEP_END, {"after": after, "rows_max": rows_max}).fetchone()
-    values = {"after": after, "last": last, "rows": rows, "is_complete": rows < rows_max}
+    values = {
+        "after": after,
+        "last": last or after,
+        "first_hour": first_hour,
+        "rows": rows,
+        "is_complete": rows < rows_max,
+    }
     for statement in _STEP_ON_SQLITE:
         connection.execute(statement, values)
     return bool(rows < rows_max)
@@ -183,14 +199,19 @@ async def _has_lock(connection: AsyncConnection) -> bool:
     return bool(await connection.scalar(text("SELECT pg_try_advisory_xact_lock(:lock)"), {"lock": _FOLD_LOCK}))
 
 
-async def _step_on_postgres(connection: AsyncConnection, rows_max: int) -> bool:
+async def _step_on_postgres(connection: AsyncConnection, rows_max: int, first_hour: int) -> bool:
     is_complete, after = (await connection.execute(text(_POSITION))).one()
     if is_complete:
         return True
     await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _BACKFILL_LOCK})
     last, rows = (await connection.execute(text(_STEP_END), {"after": after, "rows_max": rows_max})).one()
-    for statement in _ADDITIONS_ON_POSTGRES:
-        await connection.execute(text(statement), {"after": after, "last": last or after})
-    values = {"last": last, "rows": rows, "is_complete": rows < rows_max}
-    await connection.execute(text(_ADVANCE), values)
+    values = {
+        "after": after,
+        "last": last or after,
+        "first_hour": first_hour,
+        "rows": rows,
+        "is_complete": rows < rows_max,
+    }
+    for statement in _STEP_ON_POSTGRES:
+        await connection.execute(text(statement), values)
     return bool(rows < rows_max)

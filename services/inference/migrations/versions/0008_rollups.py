@@ -7,6 +7,8 @@ ten million rows as without any: the service adds the existing rows to the roll-
 Revision ID: 0008
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -35,7 +37,7 @@ _USER_KEY = ("account_id", "day", "user_digest")
 _DELTA = (*_TEXTS, "hour", "user_digest", *_MEASURES)
 
 
-def _dimension(name: str) -> sa.Column[object]:
+def _dimension(name: str) -> sa.Column[Any]:
     if name == "hour":
         return sa.Column(name, sa.BigInteger(), nullable=False)
     return sa.Column(name, sa.String(32 if name == "user_digest" else _TEXTS[name]), nullable=False)
@@ -46,7 +48,7 @@ def _measures() -> list[sa.Column[int]]:
 
 
 def _rollup(name: str, key: tuple[str, ...]) -> None:
-    columns = [*(_dimension(one) for one in key), *_measures()]
+    columns: list[Any] = [*(_dimension(one) for one in key), *_measures()]
     op.create_table(name, *columns, sa.PrimaryKeyConstraint(*key), sqlite_with_rowid=False)
 
 
