@@ -79,15 +79,18 @@ def aged(days: int, request_id: str = "") -> LedgerRow:
 
 async def test_old_rows_are_removed_and_their_sums_stay(ledger: Ledger) -> None:
     old = [aged(days) for days in (91, 92, 120, 400)] + [aged(100, "a-callers-own-id"), aged(100, "zz-own")]
+    old[0] = replace(old[0], key_id="key_old")
     kept = [aged(days) for days in (0, 1, 30, 60, 89)] + [aged(5, "b-callers-own-id"), aged(5, "zz-newer")]
     await ledger.store.insert([*old, *kept])
-    before = await ledger.store.summarize(ROW.key_id, account_id="", from_day="", to_day="")
+    before = await ledger.store.summarize("", account_id=ROW.account_id, from_day="", to_day="")
     removed_before = metrics.LEDGER_ROWS_REMOVED._value.get()
 
     async with maintained(ledger.engine, ledger.url, retention_days=90):
         await ledger.wait_for_ids({row.request_id for row in kept})
 
-    assert await ledger.store.summarize(ROW.key_id, account_id="", from_day="", to_day="") == before
+    assert await ledger.store.summarize("", account_id=ROW.account_id, from_day="", to_day="") == before
+    midnight = datetime.fromisoformat(aged(91).day).replace(tzinfo=UTC).timestamp()
+    assert await ledger.store.last_uses(["key_old", "key_none"]) == [midnight, None]
     assert sum(one.charged_requests for one in before) == len(old) + len(kept)
     assert metrics.LEDGER_ROWS_REMOVED._value.get() == removed_before + len(old)
 

@@ -5,7 +5,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
-    Column,
     ColumnElement,
     Select,
     Subquery,
@@ -20,7 +19,7 @@ from sqlalchemy import (
 
 from services.common.limits import Unit
 from services.inference.ledger.queries import CHARGED_COST, CHARGED_TOKENS, COUNTS, SUMMARIES_MAX
-from services.inference.ledger.rollup_tables import usage_days, usage_deltas
+from services.inference.ledger.rollup_tables import usage_days, usage_deltas, usage_hours, usage_users
 from services.inference.ledger.tables import usage_ledger
 
 _AMOUNTS: Mapping[Unit, tuple[str, ColumnElement[Any]]] = {
@@ -29,6 +28,8 @@ _AMOUNTS: Mapping[Unit, tuple[str, ColumnElement[Any]]] = {
     Unit.COST: ("charged_cost", CHARGED_COST),
 }
 """By unit: the measure of a roll-up, and the amount of a row."""
+_SUMMED = ("requests", "charged_requests", "priced_requests", "cost", *COUNTS)
+_NO_SURFACE = null()
 _CLOCK_STEP_MAX = timedelta(days=1)
 """More than a row's day can be before the time of its reserve, after a step of Redis' clock."""
 
@@ -38,26 +39,72 @@ def summary(key_id: str, account_id: str, from_day: str, to_day: str, *, by_surf
 
     The surface is null unless `by_surface` is set. The cost is null if no request has one.
     """
-    measures = ("requests", "charged_requests", "priced_requests", "cost", *COUNTS)
     dimensions = ("day", "model", "surface") if by_surface else ("day", "model")
     owner = {name: [value] for name, value in (("account_id", account_id), ("key_id", key_id)) if value}
-    found = _both((*dimensions, *measures), owner, (from_day, to_day))
-    charged = func.sum(found.c.charged_requests)
-    query = select(
-        found.c.day,
-        found.c.model,
-        func.nullif(found.c.surface, "") if by_surface else null(),
-        case((func.sum(found.c.priced_requests) > 0, func.sum(found.c.cost))),
-        charged,
-        func.sum(found.c.requests) - charged,
-        *(func.sum(found.c[name]) for name in COUNTS),
-    )
-    # The deltas of a changed row may leave a group without requests, such as that of an `unknown` row.
-    query = query.group_by(*(found.c[name] for name in dimensions)).having(func.sum(found.c.requests) > 0)
+    found = _both((*dimensions, *_SUMMED), owner, (from_day, to_day))
     order: list[ColumnElement[Any]] = [found.c.day.desc(), found.c.model]
-    if by_surface:
-        order += [found.c.surface == "", found.c.surface]
-    return query.order_by(*order).limit(SUMMARIES_MAX)
+    if not by_surface:
+        return _grouped(found, found.c.day, found.c.model, _NO_SURFACE).order_by(*order).limit(SUMMARIES_MAX)
+    order += [found.c.surface == "", found.c.surface]
+    return _grouped(found, found.c.day, found.c.model, found.c.surface).order_by(*order).limit(SUMMARIES_MAX)
+
+
+def hours(key_id: str, account_id: str, from_day: str, to_day: str) -> Select[Any]:
+    """Select (hour, model, cost, sums), newest hour first; empty arguments do not filter."""
+    owner = {name: [value] for name, value in (("account_id", account_id), ("key_id", key_id)) if value}
+    span = [_first_hour(day) + later for day, later in ((from_day, 0), (to_day, 24)) if day]
+    names = ("hour", "model", *_SUMMED)
+    parts = []
+    for table in (usage_hours, usage_deltas):
+        query = select(*(table.c[name] for name in names)).where(*_conditions(table, owner))
+        if from_day:
+            query = query.where(table.c.hour >= span[0])
+        if to_day:
+            query = query.where(table.c.hour < span[-1])
+        parts.append(query)
+    found = union_all(*parts).subquery()
+    return (
+        _grouped(found, found.c.hour, found.c.model).order_by(found.c.hour.desc(), found.c.model).limit(SUMMARIES_MAX)
+    )
+
+
+def users(account_id: str, from_day: str, to_day: str) -> Select[Any]:
+    """Select (day, digest of the user, cost, sums) of an account's requests with a user, newest day first."""
+    names = ("day", "user_digest", *_SUMMED)
+    parts = [
+        select(*(table.c[name] for name in names)).where(
+            *_conditions(table, {"account_id": [account_id]}, (from_day, to_day)), table.c.user_digest != ""
+        )
+        for table in (usage_users, usage_deltas)
+    ]
+    found = union_all(*parts).subquery()
+    return (
+        _grouped(found, found.c.day, found.c.user_digest)
+        .order_by(found.c.day.desc(), found.c.user_digest)
+        .limit(SUMMARIES_MAX)
+    )
+
+
+def _first_hour(day: str) -> int:
+    return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() // 3600)
+
+
+def _grouped(found: Subquery, *keys: ColumnElement[Any]) -> Select[Any]:
+    """Select keys, cost and sums of groups with requests.
+
+    The deltas of a changed row may leave a group without requests, such as that of an `unknown` row.
+    """
+    charged = func.sum(found.c.charged_requests)
+    cost = case((func.sum(found.c.priced_requests) > 0, func.sum(found.c.cost)))
+    requests = func.sum(found.c.requests)
+    query = select(*keys, cost, charged, requests - charged, *(func.sum(found.c[name]) for name in COUNTS))
+    return query.group_by(*(key for key in keys if key is not _NO_SURFACE)).having(requests > 0)
+
+
+def last_days(key_ids: Collection[str]) -> Select[Any]:
+    """Select (key id, last day with a request)."""
+    row = usage_days.c
+    return select(row.key_id, func.max(row.day)).where(row.key_id.in_(key_ids), row.requests > 0).group_by(row.key_id)
 
 
 def charged(
@@ -111,12 +158,11 @@ def _both(names: Iterable[str], wanted: Mapping[str, Collection[str]], days: tup
 
 
 def _conditions(
-    table: Table, wanted: Mapping[str, Collection[str]], days: tuple[str, str]
+    table: Table, wanted: Mapping[str, Collection[str]], days: tuple[str, str] = ("", "")
 ) -> Iterable[ColumnElement[bool]]:
-    day: Column[str] = table.c.day
     if days[0]:
-        yield day >= days[0]
+        yield table.c.day >= days[0]
     if days[1]:
-        yield day <= days[1]
+        yield table.c.day <= days[1]
     for name, values in wanted.items():
         yield table.c[name].in_(values)

@@ -3,7 +3,8 @@
 import sqlite3
 from collections import Counter as Tally
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from datetime import UTC, datetime
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -223,6 +224,29 @@ class SQLLedgerStore:
             return [_summary(*row) for row in await connection.execute(query)]
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
+    async def summarize_hours(self, key_id: str, *, account_id: str, from_day: str, to_day: str) -> list[UsageSummary]:
+        """Return sums by hour and model, newest hour first."""
+        query = rollup_queries.hours(key_id, account_id, from_day, to_day)
+        return [_hour_summary(*row) for row in await self._rolled_up(query)]
+
+    @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
+    async def summarize_users(self, account_id: str, *, from_day: str, to_day: str) -> list[UsageSummary]:
+        """Return sums by day and user, newest day first."""
+        query = rollup_queries.users(account_id, from_day, to_day)
+        return [
+            replace(_summary(day, "", None, *sums), user_digest=user)
+            for day, user, *sums in await self._rolled_up(query)
+        ]
+
+    async def _rolled_up(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        """Return the rows of a query that needs complete roll-ups."""
+        async with self._transactions.reading() as connection:
+            if not await self._can_use_rollups(connection):
+                message = "The ledger is still being migrated, so these sums are not complete. Try again later."
+                raise Unavailable(message, reason="ledger_unavailable")
+            return (await connection.execute(query)).all()
+
+    @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def list_requests(self, page: RequestsPage) -> list[LedgerRow]:
         """Return a page of rows; a page with fewer than `rows_max` rows is the last one."""
         async with self._transactions.reading() as connection:
@@ -230,12 +254,18 @@ class SQLLedgerStore:
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def last_uses(self, key_ids: Sequence[str]) -> list[float | None]:
-        """Return the reserve time of each key's last request, in order; None for a key without rows."""
+        """Return the reserve time of each key's last request, in order; None for a key without requests.
+
+        Of a key whose rows were removed, it is the beginning of the day.
+        """
         if not key_ids:
             return []
         async with self._transactions.reading() as connection:
             rows = await connection.execute(queries.last_uses(set(key_ids)))
-        used = {key_id: max((at for at in times if at is not None), default=None) for key_id, *times in rows}
+            used = {key_id: max((at for at in times if at is not None), default=None) for key_id, *times in rows}
+            without = [key_id for key_id, used_at in used.items() if used_at is None]
+            for key_id, day in await connection.execute(rollup_queries.last_days(without)) if without else ():
+                used[key_id] = _midnight(day)
         return [used[key_id] for key_id in key_ids]
 
 
@@ -292,9 +322,22 @@ def _ledger_row(row: Row[Any]) -> LedgerRow:
 def _summary(day: str, model: str, surface: str | None, cost: int | None, *sums: int) -> UsageSummary:
     # Sums have other types in Postgres.
     cost = None if cost is None else int(cost)
-    charged, released, *tokens = map(int, sums)
-    counts = dict(zip(COUNTS, tokens, strict=True))
-    return UsageSummary(day, model, charged, released, **counts, surface=_surface(surface), cost=cost)
+    charged, released, prompt, completion, total, cached, reasoning = map(int, sums)
+    return UsageSummary(
+        *(day, model, charged, released),
+        *(prompt, completion, total, cached, reasoning),
+        surface=_surface(surface),
+        cost=cost,
+    )
+
+
+def _midnight(day: str) -> float:
+    return datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
+
+
+def _hour_summary(hour: int, model: str, *sums: Any) -> UsageSummary:
+    at = datetime.fromtimestamp(hour * 3600, UTC)
+    return replace(_summary(at.date().isoformat(), model, None, *sums), hour=at)
 
 
 def _surface(text: str | None) -> Surface | None:
