@@ -4,6 +4,7 @@ import asyncio
 import re
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -206,3 +207,29 @@ async def _opened(url: str) -> AsyncIterator[AsyncEngine]:
         await database.migrate(url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
     async with database.open_database(url, migrations=MIGRATIONS, version_table=VERSION_TABLE) as engine:
         yield engine
+
+
+async def test_a_migration_that_waits_for_a_backup_stops_no_request(
+    postgres_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock that waits for a long transaction stops all that come after it."""
+    monkeypatch.setattr("services.common.db.schema._LOCK_RETRY_SECONDS", 0.5)
+    async with _opened(postgres_url) as engine:
+        await _migrated(engine, command.downgrade, "0007")
+        async with engine.connect() as backup, engine.connect() as reader:
+            await backup.exec_driver_sql("LOCK TABLE usage_ledger IN ACCESS SHARE MODE")
+            migration = asyncio.create_task(
+                database.migrate(postgres_url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
+            )
+            async with asyncio.timeout(20):
+                while "The migration waits for a long transaction" not in caplog.text:
+                    started = time.monotonic()
+                    await reader.exec_driver_sql("SELECT request_id FROM usage_ledger")
+                    await reader.rollback()
+                    assert time.monotonic() - started < 2, "longer than the deadline of a read"
+                    await asyncio.sleep(0.1)
+            assert not migration.done()
+        await migration
+        store = SQLLedgerStore(engine)
+        await store.insert([ROW])
+        assert await store.find(ROW.request_id) == ROW
