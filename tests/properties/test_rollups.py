@@ -34,7 +34,7 @@ from services.inference.ledger.tables import usage_ledger
 from services.inference.ledger.writer import ChargedSum, LedgerRow
 from services.inference.server import MIGRATIONS, VERSION_TABLE
 from tests.contracts.ledger_store import ROW
-from tests.integration.migrating import upgrade_ledger
+from tests.integration.migrating import migrate_ledger
 
 NOW = datetime(2026, 8, 2, 12, tzinfo=UTC)
 AGES = (0, 1, 2, 30, 95, 120)
@@ -375,5 +375,5 @@ async def _opened(url: str, seed: int) -> AsyncIterator[World]:
 async def _at_previous_revision(url: str) -> AsyncEngine:
     kind, _, rest = url.partition(":")
     engine = create_async_engine(f"{_SQL_TYPES[kind]}:{rest}")
-    await upgrade_ledger(engine, "0007")
+    await migrate_ledger(engine, "0007")
     return engine

@@ -20,7 +20,7 @@ from services.inference.ledger.rollups import Progress, RollUps, unavailable
 _log = logging.getLogger(__name__)
 _FOLD_SECONDS = 1.0
 _RETRY_SECONDS = 5.0
-_RETENTION_SECONDS = 600.0
+_RETENTION_SECONDS = 60.0
 _LOG_SECONDS = 10.0
 _DELTAS_MAX = {"sqlite": 500, "postgresql": 5_000}
 """Deltas in a fold. While SQLite folds them, commits wait: 2 to 4 ms."""
