@@ -73,7 +73,9 @@ class Maintenance:
                 return
 
     async def _clean(self) -> None:
-        if not (await self._rollups.progress()).is_complete:
+        progress = await self._rollups.progress()
+        metrics.ROLLUP_BACKFILL.set(progress.share)
+        if not progress.is_complete:
             await self._backfill()
             await asyncio.sleep(_READ_SECONDS)
         if self._retention_days:
@@ -135,7 +137,7 @@ async def _paced(share: float) -> AsyncIterator[None]:
 
 
 def _log_progress(progress: Progress) -> None:
-    metrics.ROLLUP_BACKFILL.set(1 if progress.is_complete else progress.share)
+    metrics.ROLLUP_BACKFILL.set(progress.share)
     message = "The roll-ups are complete." if progress.is_complete else "Adding older ledger rows to the roll-ups."
     _log.info(message, extra={"rows": progress.rows, "rows_estimated": progress.rows_max})
 

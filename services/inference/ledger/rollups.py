@@ -27,7 +27,7 @@ _MEASURES = ", ".join(MEASURES)
 
 def unavailable() -> Unavailable:
     """Return the error of a database that does not answer."""
-    return Unavailable("The usage ledger is unavailable. Try again in a moment.", reason="ledgerunavailable")
+    return Unavailable("The usage ledger is unavailable. Try again in a moment.", reason="ledger_unavailable")
 
 
 def _add(table: str, key: str, source: str) -> str:
