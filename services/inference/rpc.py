@@ -177,7 +177,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         check_id("request_id", request.request_id)
         row = await self._store.find(request.request_id)
         if row is None:
-            raise NotFound(f"Request {request.request_id!r} is not in the ledger. Check the id.")
+            raise NotFound(f"Request {request.request_id!r} is not in the ledger. Check the id; old rows are removed.")
         return usage_pb2.GetRequestResponse(record=translate.usage_record(row))
 
     async def SummarizeUsage(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from sqlalchemy import select, text
+from sqlalchemy import insert, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from ulid import ULID
 
@@ -20,12 +20,13 @@ from services.inference.chat import Usage
 from services.inference.ledger.maintenance import maintained
 from services.inference.ledger.rollup_tables import usage_users
 from services.inference.ledger.rollups import OTHER_USERS, USERS_OF_A_DAY_MAX, RollUps, unavailable
-from services.inference.ledger.store import SQLLedgerStore
+from services.inference.ledger.store import SQLLedgerStore, _values
 from services.inference.ledger.tables import usage_ledger
 from services.inference.ledger.writer import LedgerRow
 from services.inference.server import MIGRATIONS, VERSION_TABLE
 from services.inference.settings import InferenceSettings
 from tests.contracts.ledger_store import ROW, rows
+from tests.integration.migrating import migrate_ledger
 
 WAIT_SECONDS_MAX = 20
 NOW = datetime.now(UTC)
@@ -110,9 +111,7 @@ async def test_no_row_is_removed_if_all_are_kept(ledger: Ledger) -> None:
     await ledger.store.insert([aged(4_000)])
 
     async with maintained(ledger.engine, ledger.url, retention_days=0):
-        async with asyncio.timeout(WAIT_SECONDS_MAX):
-            while await ledger.count("SELECT count(*) FROM usage_deltas"):
-                await asyncio.sleep(0.05)
+        await _wait_for_folds(ledger)
 
     assert len(await ledger.ids()) == 1
 
@@ -121,9 +120,7 @@ async def test_sums_by_hour_are_kept_for_five_weeks(ledger: Ledger) -> None:
     await ledger.store.insert([aged(days) for days in (1, 30, 40, 50)])
 
     async with maintained(ledger.engine, ledger.url, retention_days=0):
-        async with asyncio.timeout(WAIT_SECONDS_MAX):
-            while await ledger.count("SELECT count(*) FROM usage_deltas"):
-                await asyncio.sleep(0.05)
+        await _wait_for_folds(ledger)
     async with maintained(ledger.engine, ledger.url, retention_days=0), asyncio.timeout(WAIT_SECONDS_MAX):
         while await ledger.count("SELECT count(*) FROM usage_hours") != 2:
             await asyncio.sleep(0.05)
@@ -150,6 +147,50 @@ async def test_folding_continues_after_an_outage_of_the_database(
             await asyncio.sleep(0.05)
 
     assert await ledger.count("SELECT sum(requests) FROM usage_days") == 3
+
+
+async def test_rows_and_changes_of_the_previous_version_are_in_the_sums(ledger: Ledger) -> None:
+    """It knows neither the roll-ups nor the mark of rows that they contain."""
+    new_columns = ("user_digest", "is_rolled_up")
+    values = [{name: value for name, value in _values(row).items() if name not in new_columns} for row in rows(3)]
+    async with ledger.engine.begin() as connection:
+        await connection.execute(insert(usage_ledger), values)
+        await connection.execute(text("UPDATE usage_ledger SET outcome = 'client_left' WHERE request_id = 'req_1'"))
+
+    assert await ledger.count("SELECT count(*) FROM usage_ledger WHERE is_rolled_up") == 3
+    (summary,) = await ledger.store.summarize(ROW.key_id, account_id="", from_day="", to_day="")
+    assert (summary.charged_requests, summary.total_tokens) == (3, 90)
+    async with maintained(ledger.engine, ledger.url, retention_days=0):
+        await _wait_for_folds(ledger)
+    outcomes = "SELECT requests FROM usage_days WHERE outcome = '{}'"
+    assert await ledger.count(outcomes.format("client_left")) == 1
+    assert await ledger.count(outcomes.format("answered")) == 2
+
+
+async def test_a_restored_dump_of_an_older_version_is_migrated_again(ledger: Ledger) -> None:
+    """The restore leaves the tables and functions that the dump does not have."""
+    await ledger.store.insert(rows(3))
+    async with ledger.engine.begin() as connection:
+        kind = "ON usage_ledger" if ledger.engine.dialect.name == "postgresql" else ""
+        for trigger in ("inserted", "updated") if kind else ("inserted", "marked", "updated"):
+            await connection.execute(text(f"DROP TRIGGER usage_ledger_{trigger} {kind}"))
+        for column in ("user_digest", "is_rolled_up"):
+            await connection.execute(text(f"ALTER TABLE usage_ledger DROP COLUMN {column}"))
+        await connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '0007'"))
+
+    await migrate_ledger(ledger.engine, "head")
+    async with maintained(ledger.engine, ledger.url, retention_days=0):
+        async with asyncio.timeout(WAIT_SECONDS_MAX):
+            while not await ledger.count("SELECT count(*) FROM rollup_state WHERE is_complete"):
+                await asyncio.sleep(0.05)
+
+    assert await ledger.count("SELECT sum(requests) FROM usage_days") == 3
+
+
+async def _wait_for_folds(ledger: Ledger) -> None:
+    async with asyncio.timeout(WAIT_SECONDS_MAX):
+        while await ledger.count("SELECT count(*) FROM usage_deltas"):
+            await asyncio.sleep(0.05)
 
 
 async def test_users_beyond_the_maximum_of_a_day_are_summed_together(ledger: Ledger) -> None:

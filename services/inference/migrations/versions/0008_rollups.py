@@ -34,6 +34,7 @@ _MEASURES = (
 _DAY_KEY = ("account_id", "day", "key_id", "model", "surface", "outcome", "quota_account_id")
 _HOUR_KEY = ("account_id", "hour", "key_id", "model", "surface", "outcome")
 _USER_KEY = ("account_id", "day", "user_digest")
+_TABLES = ("rollup_state", "usage_users", "usage_hours", "usage_days", "usage_deltas")
 _DELTA = (*_TEXTS, "hour", "user_digest", *_MEASURES)
 
 
@@ -76,6 +77,8 @@ _INSERT = f"INSERT INTO usage_deltas ({', '.join(_DELTA)})"
 
 def upgrade() -> None:
     """Create the tables, the columns and the triggers. The previous version inserts rows without the columns."""
+    for table in _TABLES:
+        op.execute(f"DROP TABLE IF EXISTS {table}")  # Restoring the dump of an older version leaves them.
     op.add_column("usage_ledger", sa.Column("user_digest", sa.String(32), nullable=True))
     op.add_column("usage_ledger", sa.Column("is_rolled_up", sa.Boolean(), nullable=True))
     op.create_table(
@@ -126,7 +129,7 @@ def _create_postgres_triggers() -> None:
     op.execute("ALTER TABLE usage_deltas SET (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000)")
     floor = "floor({})::bigint"
     op.execute(
-        "CREATE FUNCTION usage_ledger_inserted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        "CREATE OR REPLACE FUNCTION usage_ledger_inserted() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         f" {_INSERT} SELECT {_values('added', floor=floor)} FROM added; RETURN NULL; END $$"
     )
     op.execute(
@@ -136,7 +139,7 @@ def _create_postgres_triggers() -> None:
     # A row from before this revision counts from its backfill on. The lock, which a step of the backfill holds
     # exclusively, makes the cursor and the row that the step read belong together.
     op.execute(
-        "CREATE FUNCTION usage_ledger_updated() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        "CREATE OR REPLACE FUNCTION usage_ledger_updated() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         " IF OLD.is_rolled_up IS NULL THEN"
         " PERFORM pg_advisory_xact_lock_shared(7301936221);"
         " IF NOT EXISTS (SELECT 1 FROM rollup_state WHERE is_complete OR backfilled_to >= OLD.request_id) THEN"
@@ -178,7 +181,7 @@ def downgrade() -> None:
         op.execute(f"DROP TRIGGER usage_ledger_{name}" + (" ON usage_ledger" if is_postgres else ""))
         if is_postgres:
             op.execute(f"DROP FUNCTION usage_ledger_{name}")
-    for table in ("rollup_state", "usage_users", "usage_hours", "usage_days", "usage_deltas"):
+    for table in _TABLES:
         op.drop_table(table)
     op.drop_column("usage_ledger", "is_rolled_up")
     op.drop_column("usage_ledger", "user_digest")
