@@ -121,9 +121,10 @@ bench-profile: .venv/bench.stamp ## Profile one process and four under load: tim
 	@$(call debian-packages,$(BENCH_PACKAGES))
 	$(BIN)/python -m bench.profiles $(if $(LAYOUT),--layout "$(LAYOUT)")
 
-bench-growth: .venv/dev.stamp ## Check that requests stay fast with 2,000 streams and ROWS=1000000 keys and ledger rows (10000000: 15 GB)
+bench-growth: .venv/dev.stamp ## Check that requests stay fast with 2,000 streams, ROWS=1000000 keys and ledger rows (10000000: 15 GB), and retention
 	@$(call debian-packages,$(BENCH_PACKAGES))
 	$(BIN)/python -m bench.open_streams
+	$(BIN)/python -m bench.retention
 	$(BIN)/python -m bench.growth --rows $(or $(ROWS),1000000)
 
 lint: .venv/dev.stamp ## Check style, imports between packages, and the protobufs

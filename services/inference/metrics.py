@@ -96,6 +96,13 @@ ROWS_AFTER_CLOSE = Counter(
     "stack_ledger_rows_after_close_total",
     "Answers recorded after the sweeper had closed their request as unknown; they stay uncharged.",
 )
+ROLLUP_LAG = Gauge(
+    "stack_ledger_rollup_lag_seconds", "Time since this replica last found every delta folded into the roll-ups."
+)
+ROLLUP_BACKFILL = Gauge(
+    "stack_ledger_rollup_backfill_ratio", "Share of the rows from before the roll-ups that the roll-ups contain."
+)
+LEDGER_ROWS_REMOVED = Counter("stack_ledger_rows_removed_total", "Ledger rows removed because of their age.")
 STORED_RESPONSE_CALLS = Counter(
     "stack_stored_response_calls_total",
     "Calls to the Redis of stored responses: `check`, `store`, `get`, `delete` or `delete_account`, and of idempotency "

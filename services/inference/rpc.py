@@ -21,7 +21,7 @@ from services.inference.ledger.checks import (
     check_span,
     requests_page,
 )
-from services.inference.ledger.writer import LedgerStore
+from services.inference.ledger.writer import LedgerStore, UsageSummary
 from services.inference.requests.lifecycle import Completions
 from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usage_pb2_grpc
 
@@ -177,7 +177,7 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         check_id("request_id", request.request_id)
         row = await self._store.find(request.request_id)
         if row is None:
-            raise NotFound(f"Request {request.request_id!r} is not in the ledger. Check the id.")
+            raise NotFound(f"Request {request.request_id!r} is not in the ledger. Check the id; old rows are removed.")
         return usage_pb2.GetRequestResponse(record=translate.usage_record(row))
 
     async def SummarizeUsage(
@@ -188,14 +188,22 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
             raise InvalidRequest("key_id, account_id: expected at least one of the two")
         check_ids("key_id, account_id", [request.key_id, request.account_id])
         check_span(request.from_day, request.to_day)
-        summaries = await self._store.summarize(
-            request.key_id,
-            account_id=request.account_id,
-            from_day=request.from_day,
-            to_day=request.to_day,
-            by_surface=request.by_surface,
-        )
+        summaries = await self._summarize(request)
         return usage_pb2.SummarizeUsageResponse(summaries=[translate.usage_summary(summary) for summary in summaries])
+
+    async def _summarize(self, request: usage_pb2.SummarizeUsageRequest) -> list[UsageSummary]:
+        span = {"from_day": request.from_day, "to_day": request.to_day}
+        if request.by_surface + request.by_hour + request.by_user > 1:
+            raise InvalidRequest("by_surface, by_hour, by_user: expected at most one of them")
+        if request.by_user:
+            if request.key_id:
+                raise InvalidRequest("key_id: expected none with by_user")
+            return await self._store.summarize_users(request.account_id, **span)
+        if request.by_hour:
+            return await self._store.summarize_hours(request.key_id, account_id=request.account_id, **span)
+        return await self._store.summarize(
+            request.key_id, account_id=request.account_id, by_surface=request.by_surface, **span
+        )
 
     async def CloseUnknown(
         self, request: usage_pb2.CloseUnknownRequest, context: Context

@@ -11,6 +11,7 @@ from services.common.errors import StartError
 from services.common.price_file import read_prices
 from services.common.rpc.server import GrpcServer
 from services.common.rpc.tls import identity
+from services.common.runtime import secret_file
 from services.common.runtime.clock import SystemClock
 from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
@@ -22,7 +23,9 @@ from services.inference.idempotency.model import IdempotencyKeys
 from services.inference.idempotency.rpc import IdempotencyService
 from services.inference.key_pool.check import KeyCheck
 from services.inference.key_pool.pool import KeyPool
+from services.inference.ledger.maintenance import maintained
 from services.inference.ledger.store import SQLLedgerStore
+from services.inference.ledger.users import UserDigests
 from services.inference.ledger.writer import Ledger
 from services.inference.metrics import export_keys
 from services.inference.requests.lifecycle import Completions, Timeouts
@@ -166,6 +169,7 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
             first_byte=settings.first_byte_timeout_seconds,
             idle=settings.idle_timeout_seconds,
         ),
+        users=UserDigests(_user_secret(settings)),
     )
     responses = stores.responses if stores else None
     return Parts(completions, catalogue, key_check, ledger, store, responses, _idempotency(settings, stores, store))
@@ -198,6 +202,9 @@ async def _open_ledger(settings: InferenceSettings, stack: AsyncExitStack) -> SQ
             reuse_port=settings.reuse_port,
         )
     )
+    await stack.enter_async_context(
+        maintained(engine, settings.ledger_url, retention_days=settings.ledger_retention_days)
+    )
     return SQLLedgerStore(engine, stack.enter_context(database.open_writer(settings.ledger_url)))
 
 
@@ -211,6 +218,13 @@ async def _open_provider(settings: InferenceSettings, stack: AsyncExitStack) -> 
         )
     )
     return GroqProvider(transport, answer_bytes_max=settings.answer_bytes_max)
+
+
+def _user_secret(settings: InferenceSettings) -> str:
+    configured = settings.user_secret.get_secret_value()
+    if configured or not database.is_sqlite(settings.ledger_url):
+        return configured
+    return secret_file.read_or_create(settings.data_dir / "user-secret")
 
 
 def _upstream(settings: InferenceSettings, keys: KeyPool, queue: UpstreamQueue) -> Upstream:

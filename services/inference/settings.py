@@ -13,6 +13,8 @@ from services.common.runtime.settings import ServiceSettings
 from services.common.url_credentials import with_credentials
 from services.inference.allowance.model import Window
 from services.inference.chat import TOKENS_MAX
+from services.inference.ledger.retention import DAYS_MIN
+from services.inference.ledger.users import SECRET_CHARACTERS_MIN
 
 _GROQ_PATH = "/openai/v1"
 _DEFAULT_ALIASES = {
@@ -136,6 +138,13 @@ class InferenceSettings(ServiceSettings):
     ledger_rows_max: int = Field(default=10_000, ge=1)
     """Maximum rows waiting for the database. At this number, new requests are refused."""
 
+    ledger_retention_days: int = Field(default=90, ge=0)
+    """Age in days from which ledger rows are removed, at least 35; 0 keeps all. Their sums stay."""
+
+    user_secret: SecretStr = SecretStr("")
+    """Secret of at least 16 characters for the digests of the clients' `user`, by which usage is summed. On SQLite it
+    defaults to the contents of `DATA_DIR/user-secret`, created on first start; on Postgres, empty records no users."""
+
     responses_redis_url: Annotated[str, AfterValidator(_check_optional_redis_url)] = ""
     """URL of the Redis or Valkey that stores responses of `/v1/responses`; empty stores none. It needs a memory limit
     and eviction, and must not be quota's."""
@@ -182,6 +191,20 @@ class InferenceSettings(ServiceSettings):
         text = value.get_secret_value()
         if not (text.isascii() and text.isprintable()):
             raise ValueError("expected printable ASCII characters only; paste the full key, not one shortened with `…`")
+        return value
+
+    @field_validator("ledger_retention_days")
+    @classmethod
+    def _check_days(cls, value: int) -> int:
+        if 0 < value < DAYS_MIN:
+            raise ValueError(f"expected 0 or at least {DAYS_MIN}: limits of a month are corrected by its rows")
+        return value
+
+    @field_validator("user_secret")
+    @classmethod
+    def _check_user_secret(cls, value: SecretStr) -> SecretStr:
+        if 0 < len(value.get_secret_value()) < SECRET_CHARACTERS_MIN:
+            raise ValueError(f"expected at least {SECRET_CHARACTERS_MIN} characters")
         return value
 
     @field_validator("groq_base_url")

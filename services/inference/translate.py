@@ -207,6 +207,8 @@ def usage_summary(summary: UsageSummary) -> usage_pb2.UsageSummary:
         reasoning_tokens=summary.reasoning_tokens,
         surface=surface_to_proto(summary.surface),
         cost=summary.cost,
+        hour=None if summary.hour is None else timestamp(summary.hour.timestamp()),
+        user_digest=summary.user_digest,
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -409,3 +410,32 @@ class LedgerStoreContract(LongDeadlines):
 
         assert await store.find("req_1") == replace(row, **kept)  # type: ignore[arg-type]
         assert await store.find("req_5") is not None
+
+    async def test_rows_are_summed_by_hour_newest_first(self, store: LedgerStore) -> None:
+        noon = datetime(2026, 8, 2, 12, tzinfo=UTC)
+        for number, minutes in enumerate([0, 59, 60, 24 * 60, 36 * 60]):
+            at = noon + timedelta(minutes=minutes)
+            await store.insert(rows(1, start=number, reserved_at=at.timestamp(), day=at.date().isoformat()))
+        await store.insert(rows(1, start=9, key_id="key_2", reserved_at=noon.timestamp()))
+
+        span = {"account_id": "acc_1", "from_day": DAY, "to_day": "2026-08-03"}
+        summaries = await store.summarize_hours("key_1", **span)
+
+        assert [(one.hour, one.day, one.charged_requests, one.cost) for one in summaries] == [
+            (noon + timedelta(days=1), "2026-08-03", 1, 1_234),
+            (noon + timedelta(hours=1), DAY, 1, 1_234),
+            (noon, DAY, 2, 2_468),
+        ]
+
+    async def test_rows_with_a_user_are_summed_by_day_and_user(self, store: LedgerStore) -> None:
+        await store.insert(rows(2, user_digest="a" * 32))
+        await store.insert(rows(1, start=5, user_digest="b" * 32, charged=False))
+        await store.insert([*rows(1, start=6), *rows(1, start=7, user_digest="c" * 32, account_id="acc_2")])
+
+        summaries = await store.summarize_users("acc_1", from_day=DAY, to_day=DAY)
+
+        assert [(one.user_digest, one.charged_requests, one.released_requests) for one in summaries] == [
+            ("a" * 32, 2, 0),
+            ("b" * 32, 0, 1),
+        ]
+        assert summaries[0].total_tokens == 60

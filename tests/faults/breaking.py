@@ -2,6 +2,7 @@
 
 import asyncio
 
+from tests.faults import ledger
 from tests.faults.evidence import Evidence, days
 from tests.faults.schedule import Fault, FaultKind
 from tests.faults.valkey import Entries, KeyDay
@@ -38,6 +39,10 @@ async def apply(world: World, evidence: Evidence, fault: Fault) -> None:
             world.pause(fault.target)
             await asyncio.sleep(fault.seconds)
             world.resume(fault.target)
+        case FaultKind.MIGRATE:
+            world.stack.kill(fault.target)
+            await ledger.migrate_again(world)
+            world.stack.start(fault.target)
         case FaultKind.KILL:
             await _kill(world, evidence, fault)
 

@@ -9,7 +9,7 @@ import aiohttp
 from redis.exceptions import RedisError
 
 from tests.e2e.stack import Key
-from tests.faults import breaking, clients
+from tests.faults import breaking, clients, ledger
 from tests.faults.evidence import Evidence, charged_rows, charged_tokens, day_number, days
 from tests.faults.kinds import PROBE
 from tests.faults.schedule import Fault, Leave, Request
@@ -38,6 +38,7 @@ async def gather(world: World, evidence: Evidence) -> None:
     await world.valkey.restore()
     if evidence.plan.fails_over:
         await world.valkey.add_replica()
+    await ledger.add_old_rows(world)
     await world.clear_journal()
     await world.change_model_list(evidence.plan.model_list)
     evidence.keys = keys = [
@@ -59,6 +60,7 @@ async def gather(world: World, evidence: Evidence) -> None:
         await _until_settled(world, evidence)
     await breaking.note_journal(world, evidence)
     evidence.discrepancies = await world.discrepancies()
+    evidence.problems += await ledger.differences(world)
 
 
 async def _run(world: World, session: aiohttp.ClientSession, evidence: Evidence) -> None:

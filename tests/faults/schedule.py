@@ -54,6 +54,8 @@ class FaultKind(StrEnum):
     """A replica without the last writes takes over; the old primary accepts writes for a while longer."""
     STEP_CLOCK = "step_clock"
     """Valkey's clock is set forwards or back; corrected later."""
+    MIGRATE = "migrate"
+    """Inference is killed, the migration that added roll-ups is undone and run again, and inference restarted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,8 @@ def plan(seed: int, layout: Layout = Layout.SERVICES) -> Plan:
         faults += [_frozen_during(chance, fault) for fault in faults if fault.step and chance.random() < 0.6]
     models = chance.choice(MODEL_LISTS) if chance.random() < 0.3 else "ordinary"
     tokens = tuple(chance.randint(*_TOKEN_LIMITS) if chance.random() < 0.5 else _MANY_TOKENS for _ in limits)
+    if layout is Layout.SERVICES and not {"inference", "postgres"} & set(targets) and chance.random() < 0.4:
+        faults.append(Fault(chance.uniform(0.1, TRAFFIC_SECONDS), "inference", FaultKind.MIGRATE, 0.0))
     faults.sort(key=lambda fault: fault.at)
     return Plan(seed, limits, tuple(requests), tuple(faults), layout, models, tokens)
 

@@ -83,6 +83,13 @@ class World:
         self.valkey = valkey
         self._postgres = postgres
         self._paused: set[str] = set()
+        self.old_rows = 0
+        """Old rows that were added, whether retention has removed them or not."""
+
+    @property
+    def has_postgres(self) -> bool:
+        """Whether the databases are on Postgres."""
+        return self._postgres is not None
 
     @property
     def postgres(self) -> Postgres:

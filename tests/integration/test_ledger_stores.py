@@ -4,6 +4,7 @@ import asyncio
 import re
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,13 +16,13 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, Select, inspect
+from sqlalchemy import Column, Connection, Select, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.common.db import database
 from services.common.errors import InternalError, StartError, Unavailable
 from services.common.surface import Surface
-from services.inference.ledger import queries
+from services.inference.ledger import queries, rollup_queries
 from services.inference.ledger import store as store_module
 from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.tables import metadata
@@ -57,8 +58,12 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 async def test_the_migrations_create_the_tables_that_the_code_expects(url: str) -> None:
+    def differs(context: object, inspected: object, column: Column[Any], *_: object) -> bool | None:
+        # Only Postgres has a default for rows of the previous version; on SQLite, existing rows would get it too.
+        return False if column.name == "is_rolled_up" else None
+
     def compare(connection: Connection) -> list[object]:
-        options = {"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": True}
+        options = {"version_table": VERSION_TABLE, "compare_type": True, "compare_server_default": differs}
         return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
 
     async with _opened(url) as engine, engine.connect() as connection:
@@ -135,6 +140,12 @@ async def test_daily_sums_are_computed_from_an_index_alone(url: str, key_id: str
     assert re.search(r"(COVERING INDEX|Index Only Scan( Backward)? using) ix_usage_ledger_account_sums", plan), plan
 
 
+@pytest.mark.parametrize("key_id", ["", "key_1"], ids=["an account", "a key"])
+async def test_rolled_up_sums_are_read_by_an_index(url: str, key_id: str) -> None:
+    plan = await _plan(url, rollup_queries.summary(key_id, "acc_1" if not key_id else "", "2026-07-01", "2026-07-30"))
+    assert re.search(r"SEARCH usage_days USING|using (usage_days_pkey|ix_usage_days_key) on usage_days", plan), plan
+
+
 async def test_a_database_migrated_twice_keeps_its_rows(url: str) -> None:
     async with _opened(url) as engine:
         await SQLLedgerStore(engine).insert([ROW])
@@ -165,7 +176,8 @@ async def test_an_unreachable_database_is_unavailable(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db"
     async with _opened(url) as engine, _store(engine, url) as store:
         async with engine.begin() as connection:
-            await connection.exec_driver_sql("ALTER TABLE usage_ledger RENAME TO away")
+            for table in ("usage_ledger", "usage_days"):
+                await connection.exec_driver_sql(f"ALTER TABLE {table} RENAME TO {table}_away")
 
         for attempt in (store.insert([ROW]), store.find("x"), store.count_charged([("k", "2026-08-02")])):
             with pytest.raises(Unavailable) as raised:
@@ -195,3 +207,29 @@ async def _opened(url: str) -> AsyncIterator[AsyncEngine]:
         await database.migrate(url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
     async with database.open_database(url, migrations=MIGRATIONS, version_table=VERSION_TABLE) as engine:
         yield engine
+
+
+async def test_a_migration_that_waits_for_a_backup_stops_no_request(
+    postgres_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock that waits for a long transaction stops all that come after it."""
+    monkeypatch.setattr("services.common.db.schema._LOCK_RETRY_SECONDS", 0.5)
+    async with _opened(postgres_url) as engine:
+        await _migrated(engine, command.downgrade, "0007")
+        async with engine.connect() as backup, engine.connect() as reader:
+            await backup.exec_driver_sql("LOCK TABLE usage_ledger IN ACCESS SHARE MODE")
+            migration = asyncio.create_task(
+                database.migrate(postgres_url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
+            )
+            async with asyncio.timeout(20):
+                while "The migration waits for a long transaction" not in caplog.text:
+                    started = time.monotonic()
+                    await reader.exec_driver_sql("SELECT request_id FROM usage_ledger")
+                    await reader.rollback()
+                    assert time.monotonic() - started < 2, "longer than the deadline of a read"
+                    await asyncio.sleep(0.1)
+            assert not migration.done()
+        await migration
+        store = SQLLedgerStore(engine)
+        await store.insert([ROW])
+        assert await store.find(ROW.request_id) == ROW

@@ -37,11 +37,11 @@ chunk client clock close closed cluster code commit complete completed completio
 connection console content context cors count create created current cursor daily data database default definition
 delete deleted delta denied describe description detail digest dir disabled domain dropped duplicate duration email
 enabled encrypted end endpoint error event excluded expired expires exporter extension extra failed failure file first
-flight fold format from function gateway generation get groq group has head health host hsts http id idle ignored
+flight fold format from function gateway generation get groq group has head health host hour hsts http id idle ignored
 image implausible in include index inference ins invalid is item json kind last left level limit list listen log look
 mail mask max message method metric million minute mismatched mode model month ms name nesting new object offset ok
 oldest open option origin otel otlp out output over own owned page param parameter part password path per permitted
-plaintext policy port prefix pro prompt proxy queue quota reason reasoning receiving record redis refused rejected
+plaintext policy port prefix pro prompt proxy queue quota ratio reason reasoning receiving record redis refused rejected
 removed rename replaced request reset resolve response result retry reuse role round route row rpc running sampler
 schema second secret send sent sentinel server service set sign signature size smtp smtputf8 source stack stale start
 state status step stop stream string summarize summary sums system target test text time timeout timestamp tls to

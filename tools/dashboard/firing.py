@@ -39,6 +39,7 @@ HEALTHY: Mapping[str, str] = {
     'stack_upstream_allowance_left{key="1", model="m", window="tokens_per_minute"}': "0x30",
     'stack_upstream_allowance_calls_total{call="acquire", result="failed"}': "3x30",
     "stack_ledger_rows_waiting": "150x30",
+    "stack_ledger_rollup_lag_seconds": "200x30",
     "stack_ledger_commit_failures_total": "3x30",
 }
 """Series with a sample per minute: acceptable values, close to the threshold."""
@@ -61,6 +62,7 @@ TROUBLE: Mapping[str, Mapping[str, str]] = {
     "StackGroqDayUsedUp": {'stack_upstream_allowance_left{key="1", model="m", window="requests_per_day"}': "0x30"},
     "StackGroqViewNotShared": {'stack_upstream_allowance_calls_total{call="acquire", result="failed"}': "0+5x30"},
     "StackLedgerRowsWait": {"stack_ledger_rows_waiting": "900x30"},
+    "StackRollupsLag": {"stack_ledger_rollup_lag_seconds": "400+60x30"},
     "StackLedgerCommitsFail": {"stack_ledger_commit_failures_total": "0+1x30"},
 }
 """The condition of each alert, in place of the acceptable values."""

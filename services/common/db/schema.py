@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.common.db.transactions import database_errors
@@ -16,6 +17,11 @@ from services.common.db.transactions import database_errors
 _log = logging.getLogger(__name__)
 _LOCK = 7_301_936_220
 """Postgres advisory lock held during migrations, so that replicas that start together migrate once."""
+_LOCK_SECONDS_MAX = 1
+"""How long a migration waits for a table's lock: less than the deadline of reads, since everything that uses the table
+waits behind it. Without a maximum it would wait until a backup ends."""
+_LOCK_RETRY_SECONDS = 5.0
+_LOCK_NOT_AVAILABLE = "55P03"
 _POLL_SECONDS = 0.5
 
 
@@ -27,8 +33,16 @@ async def upgrade(engine: AsyncEngine, migrations: Path, version_table: str) -> 
         migrations: Folder of the Alembic environment.
         version_table: Alembic's version table.
     """
-    async with engine.begin() as connection:
-        await connection.run_sync(_upgrade, migrations, version_table)
+    while True:
+        try:
+            async with engine.begin() as connection:
+                await connection.run_sync(_upgrade, migrations, version_table)
+            return
+        except DBAPIError as exc:
+            if getattr(exc.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+                raise
+            _log.warning("The migration waits for a long transaction, such as a backup. Retrying.")
+        await asyncio.sleep(_LOCK_RETRY_SECONDS)
 
 
 async def wait_for(engine: AsyncEngine, migrations: Path, version_table: str) -> None:
@@ -63,6 +77,7 @@ def current_revision(connection: Connection, version_table: str) -> str | None:
 def _upgrade(connection: Connection, migrations: Path, version_table: str) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+        connection.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS_MAX}s'"))
     else:
         connection.execute(text("BEGIN IMMEDIATE"))  # Processes that start together migrate in turn.
     revision, known = current_revision(connection, version_table), revisions(migrations)

@@ -1,11 +1,12 @@
-"""SQL queries of the ledger, for SQLite and Postgres."""
+"""SQL queries of the ledger's rows, for SQLite and Postgres.
 
-from collections.abc import Collection
+Sums are read from rows only until the roll-ups are complete (rollup_queries.py).
+"""
+
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import (
-    Column,
-    ColumnElement,
     Select,
     String,
     case,
@@ -35,47 +36,24 @@ SUMMARIES_MAX = 20_000
 """Maximum number of summaries in a response, since callers choose the model names."""
 
 
-def count_charged(
-    owner: Column[str],
-    day: str,
-    owner_ids: Collection[str],
+def charged(
+    owner: str,
+    unit: Unit,
+    days: tuple[str, str],
+    wanted: Mapping[str, Collection[str]],
     reserved_before: float | None,
-    excluded: Collection[str] = (),
+    excluded: Collection[str],
 ) -> Select[Any]:
-    """Select (owner id, number of charged rows) for a day; owners without charged rows are omitted.
-
-    Args:
-        owner: The column of the owners' ids: `key_id` or `account_id`.
-        day: UTC date, `YYYY-MM-DD`.
-        owner_ids: Owners whose rows to count.
-        reserved_before: Count only rows reserved before this time, in Unix seconds; None counts all.
-        excluded: Request ids whose rows are not counted.
-    """
-    table = usage_ledger.c
-    rows = (table.day == day) & owner.in_(owner_ids) & table.charged
+    """Select (owner id, sum over charged rows); see `rollup_queries.charged`, which replaces it."""
+    row = usage_ledger.c
+    rows = row.day.between(*days) & row.charged
     if reserved_before is not None:
-        rows &= table.reserved_at < reserved_before
+        rows &= row.reserved_at < reserved_before
     if excluded:
-        rows &= table.request_id.not_in(excluded)
-    return select(owner, func.count()).where(rows).group_by(owner)
-
-
-def charged_rows(
-    days: tuple[str, str], reserved_before: float | None, excluded: Collection[str]
-) -> ColumnElement[bool]:
-    """Return the condition of charged rows from the first to the last of `days`; see `count_charged`."""
-    table = usage_ledger.c
-    rows = table.day.between(*days) & table.charged
-    if reserved_before is not None:
-        rows &= table.reserved_at < reserved_before
-    if excluded:
-        rows &= table.request_id.not_in(excluded)
-    return rows
-
-
-def sums(owner: Column[str], unit: Unit, rows: ColumnElement[bool]) -> Select[Any]:
-    """Select (owner id, sum over rows)."""
-    return select(owner, _SUMS[unit]).where(rows).group_by(owner)
+        rows &= row.request_id.not_in(excluded)
+    for name, values_ in wanted.items():
+        rows &= row[name].in_(values_)
+    return select(row[owner], _SUMS[unit]).where(rows).group_by(row[owner])
 
 
 def summary(key_id: str, account_id: str, from_day: str, to_day: str, *, by_surface: bool = False) -> Select[Any]:

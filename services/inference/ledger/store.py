@@ -2,12 +2,13 @@
 
 import sqlite3
 from collections import Counter as Tally
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from datetime import UTC, datetime
 from operator import attrgetter, itemgetter
 from typing import Any
 
-from sqlalchemy import Column, Row, func, select, update
+from sqlalchemy import Row, Select, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.common.db.dialects import insert_of
@@ -18,8 +19,9 @@ from services.common.limits import Unit
 from services.common.surface import Surface
 from services.common.verdict import RELEASED, Amounts, RowVerdict, Verdict
 from services.inference.chat import CallContext, Outcome, Usage, UsageSource
-from services.inference.ledger import queries
+from services.inference.ledger import queries, rollup_queries
 from services.inference.ledger.queries import COUNTS
+from services.inference.ledger.rollup_tables import rollup_state
 from services.inference.ledger.tables import usage_ledger
 from services.inference.ledger.writer import ChargedSum, LedgerRow, RequestsPage, UsageSummary
 
@@ -49,6 +51,7 @@ class SQLLedgerStore:
         """
         self._writer = writer
         self._transactions = Transactions(engine, unavailable=_unavailable)
+        self._has_complete_rollups = False
         insert = insert_of(engine)
         self._insert = _upsert(insert(usage_ledger)).returning(usage_ledger.c.request_id, usage_ledger.c.charged)
         self._insert_unknown = insert(usage_ledger).on_conflict_do_nothing(index_elements=["request_id"])
@@ -122,7 +125,7 @@ class SQLLedgerStore:
         excluded: Sequence[str] = (),
     ) -> list[int]:
         """Return the number of charged rows of each (key id, day), in order."""
-        return await self._count_charged(usage_ledger.c.key_id, key_days, reserved_before, excluded)
+        return await self._count_charged("key_id", key_days, reserved_before, excluded)
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def count_charged_of_accounts(
@@ -133,15 +136,14 @@ class SQLLedgerStore:
         excluded: Sequence[str] = (),
     ) -> list[int]:
         """Return the number of charged rows of each (account id, day), in order."""
-        row = usage_ledger.c
-        own = await self._count_charged(row.account_id, account_days, reserved_before, excluded)
+        own = await self._count_charged("account_id", account_days, reserved_before, excluded)
         # Rows of accounts that continue the counts of these. Quota never counts such an account under its own id.
-        continued = await self._count_charged(row.quota_account_id, account_days, reserved_before, excluded)
+        continued = await self._count_charged("quota_account_id", account_days, reserved_before, excluded)
         return [sum(counts) for counts in zip(own, continued, strict=True)]
 
     async def _count_charged(
         self,
-        owner: Column[str],
+        owner: str,
         owner_days: Sequence[tuple[str, str]],
         reserved_before: float | None,
         excluded: Sequence[str],
@@ -153,10 +155,11 @@ class SQLLedgerStore:
         if not owner_days:
             return []
         async with self._transactions.reading() as connection:
+            charged = await self._charged_query(connection)
             for day, owner_ids in owners_by_day.items():
-                query = queries.count_charged(owner, day, owner_ids, reserved_before, excluded)
+                query = charged(owner, Unit.REQUESTS, (day, day), {owner: owner_ids}, reserved_before, excluded)
                 for owner_id, count in await connection.execute(query):
-                    counts[owner_id, day] = count
+                    counts[owner_id, day] = int(count)
         return [counts.get(owner_day, 0) for owner_day in owner_days]
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
@@ -165,25 +168,33 @@ class SQLLedgerStore:
     ) -> list[int]:
         """Return the sums, in order."""
         found: Tally[ChargedSum] = Tally()
-        row = usage_ledger.c
         groups: dict[tuple[bool, Unit, str, str], list[ChargedSum]] = {}
         for one in sums:
             groups.setdefault((bool(one.key_id), one.unit, one.from_day, one.to_day), []).append(one)
         if not sums:
             return []
         async with self._transactions.reading() as connection:
+            charged = await self._charged_query(connection)
             for (is_of_key, unit, *days), members in groups.items():
                 by_owner = {one.key_id or one.account_id: one for one in members}
-                rows = queries.charged_rows((days[0], days[1]), reserved_before, excluded)
-                if is_of_key:
-                    rows &= row.key_id.in_(by_owner)
+                account_ids = {one.account_id for one in members}
                 # Also of accounts that continue the counts of these. Quota never counts such an account by its own id.
-                for account in (row.account_id, row.quota_account_id):
-                    of_accounts = rows & account.in_({one.account_id for one in members})
-                    query = queries.sums(row.key_id if is_of_key else account, unit, of_accounts)
+                for account in ("account_id", "quota_account_id"):
+                    wanted = {account: account_ids} | ({"key_id": set(by_owner)} if is_of_key else {})
+                    owner = "key_id" if is_of_key else account
+                    query = charged(owner, unit, (days[0], days[1]), wanted, reserved_before, excluded)
                     for owner_id, total in await connection.execute(query):
                         found[by_owner[owner_id]] += int(total)
         return [found[one] for one in sums]
+
+    async def _charged_query(self, connection: AsyncConnection) -> Callable[..., Select[Any]]:
+        return rollup_queries.charged if await self._can_use_rollups(connection) else queries.charged
+
+    async def _can_use_rollups(self, connection: AsyncConnection) -> bool:
+        """Return whether the roll-ups contain all rows. If not, no row was ever removed."""
+        if not self._has_complete_rollups:
+            self._has_complete_rollups = bool(await connection.scalar(select(rollup_state.c.is_complete)))
+        return self._has_complete_rollups
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def has_several_accounts(self) -> bool:
@@ -207,9 +218,33 @@ class SQLLedgerStore:
         self, key_id: str, *, account_id: str, from_day: str, to_day: str, by_surface: bool = False
     ) -> list[UsageSummary]:
         """Return sums by day and model, newest day first."""
-        query = queries.summary(key_id, account_id, from_day, to_day, by_surface=by_surface)
         async with self._transactions.reading() as connection:
+            summary = rollup_queries.summary if await self._can_use_rollups(connection) else queries.summary
+            query = summary(key_id, account_id, from_day, to_day, by_surface=by_surface)
             return [_summary(*row) for row in await connection.execute(query)]
+
+    @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
+    async def summarize_hours(self, key_id: str, *, account_id: str, from_day: str, to_day: str) -> list[UsageSummary]:
+        """Return sums by hour and model, newest hour first."""
+        query = rollup_queries.hours(key_id, account_id, from_day, to_day)
+        return [_hour_summary(*row) for row in await self._rolled_up(query)]
+
+    @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
+    async def summarize_users(self, account_id: str, *, from_day: str, to_day: str) -> list[UsageSummary]:
+        """Return sums by day and user, newest day first."""
+        query = rollup_queries.users(account_id, from_day, to_day)
+        return [
+            replace(_summary(day, "", None, *sums), user_digest=user)
+            for day, user, *sums in await self._rolled_up(query)
+        ]
+
+    async def _rolled_up(self, query: Select[Any]) -> Sequence[Row[Any]]:
+        """Return the rows of a query that needs complete roll-ups."""
+        async with self._transactions.reading() as connection:
+            if not await self._can_use_rollups(connection):
+                message = "The ledger is still being migrated, so these sums are not complete. Try again later."
+                raise Unavailable(message, reason="ledger_unavailable")
+            return (await connection.execute(query)).all()
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def list_requests(self, page: RequestsPage) -> list[LedgerRow]:
@@ -219,12 +254,18 @@ class SQLLedgerStore:
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def last_uses(self, key_ids: Sequence[str]) -> list[float | None]:
-        """Return the reserve time of each key's last request, in order; None for a key without rows."""
+        """Return the reserve time of each key's last request, in order; None for a key without requests.
+
+        Of a key whose rows were removed, it is the beginning of the day.
+        """
         if not key_ids:
             return []
         async with self._transactions.reading() as connection:
             rows = await connection.execute(queries.last_uses(set(key_ids)))
-        used = {key_id: max((at for at in times if at is not None), default=None) for key_id, *times in rows}
+            used = {key_id: max((at for at in times if at is not None), default=None) for key_id, *times in rows}
+            without = [key_id for key_id, used_at in used.items() if used_at is None]
+            for key_id, day in await connection.execute(rollup_queries.last_days(without)) if without else ():
+                used[key_id] = _midnight(day)
         return [used[key_id] for key_id in key_ids]
 
 
@@ -248,7 +289,7 @@ def _verdict(is_charged: bool) -> Verdict:
 
 
 def _values(row: LedgerRow) -> dict[str, Any]:
-    values: dict[str, Any] = {"cost": None, **dict(zip(_ROW_COLUMNS, _row_values(row), strict=True))}
+    values: dict[str, Any] = {"is_rolled_up": True, **dict(zip(_ROW_COLUMNS, _row_values(row), strict=True))}
     values |= zip(COUNTS, _counts(row.usage), strict=True)
     return values | {
         "outcome": row.outcome.value,
@@ -281,9 +322,22 @@ def _ledger_row(row: Row[Any]) -> LedgerRow:
 def _summary(day: str, model: str, surface: str | None, cost: int | None, *sums: int) -> UsageSummary:
     # Sums have other types in Postgres.
     cost = None if cost is None else int(cost)
-    charged, released, *tokens = map(int, sums)
-    counts = dict(zip(COUNTS, tokens, strict=True))
-    return UsageSummary(day, model, charged, released, **counts, surface=_surface(surface), cost=cost)
+    charged, released, prompt, completion, total, cached, reasoning = map(int, sums)
+    return UsageSummary(
+        *(day, model, charged, released),
+        *(prompt, completion, total, cached, reasoning),
+        surface=_surface(surface),
+        cost=cost,
+    )
+
+
+def _midnight(day: str) -> float:
+    return datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()
+
+
+def _hour_summary(hour: int, model: str, *sums: Any) -> UsageSummary:
+    at = datetime.fromtimestamp(hour * 3600, UTC)
+    return replace(_summary(at.date().isoformat(), model, None, *sums), hour=at)
 
 
 def _surface(text: str | None) -> Surface | None:
@@ -296,7 +350,7 @@ def _upsert(insert: Any) -> Any:
 
     The sweeper knows only the account under which quota counts, so the account is updated.
     """
-    final = {"request_id", "key_id", "day", "reserved_at", "charged", "refund_reason"}
+    final = {"request_id", "key_id", "day", "reserved_at", "charged", "refund_reason", "is_rolled_up"}
     updated = {column.name: insert.excluded[column.name] for column in usage_ledger.c if column.name not in final}
     is_unknown = usage_ledger.c.outcome == Outcome.UNKNOWN.value
     return insert.on_conflict_do_update(index_elements=["request_id"], set_=updated, where=is_unknown)

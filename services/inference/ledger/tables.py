@@ -41,6 +41,11 @@ usage_ledger = Table(
     Column("charged_cost", BigInteger, nullable=True),
     # Account under which quota counts the request: a deleted one whose counts `account_id` continues. Usually null.
     Column("quota_account_id", String(64), nullable=True),
+    # Keyed digest of the client's `user`. Null without one, and in rows of versions that did not record it.
+    Column("user_digest", String(32), nullable=True),
+    # Null in rows from before the roll-ups (rollup_tables.py), which the backfill adds to them; else true. Postgres has
+    # a default and SQLite a trigger for rows of the previous version.
+    Column("is_rolled_up", Boolean, nullable=True),
     # Covering index of CountCharged, from which quota initialises its counters.
     Index("ix_usage_ledger_key_day", "key_id", "day", "charged", "reserved_at"),
     # Covering index of SummarizeUsage, and of the sums of CountCharged. Reading an account's rows, which are spread

@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 from services.common.concurrency.batch import Batcher
@@ -66,6 +67,8 @@ class LedgerRow:
     """Cost that counts against limits, where it is not known or more than quota held; None means all."""
     quota_account_id: str | None = None
     """Account under which quota counts the request; None if it is `account_id`."""
+    user_digest: str | None = None
+    """Keyed digest of the client's `user`; None without one."""
 
     @property
     def amounts(self) -> Amounts:
@@ -106,6 +109,10 @@ class UsageSummary:
     """None if it is not known, or if the sums are not by surface."""
     cost: int | None = None
     """Microdollars of the rows that have a cost; None if none has one."""
+    hour: datetime | None = None
+    """Beginning of the hour, if the sums are by hour."""
+    user_digest: str = ""
+    """Keyed digest of the client's `user`, or `other`, if the sums are by user."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,14 +198,23 @@ class LedgerStore(Protocol):
             account_id: Only rows of this account; empty means all accounts.
             from_day: First day, `YYYY-MM-DD`; empty means no lower bound.
             to_day: Last day, `YYYY-MM-DD`; empty means no upper bound.
-            by_surface: Whether to sum the rows of each surface separately, which no index covers.
+            by_surface: Whether to sum the rows of each surface separately.
         """
+
+    async def summarize_hours(self, key_id: str, *, account_id: str, from_day: str, to_day: str) -> list[UsageSummary]:
+        """Return sums by hour and model, newest hour first, of five weeks; see `summarize`."""
+
+    async def summarize_users(self, account_id: str, *, from_day: str, to_day: str) -> list[UsageSummary]:
+        """Return sums by day and user of an account's requests with a user, newest day first, without a model."""
 
     async def list_requests(self, page: RequestsPage) -> list[LedgerRow]:
         """Return a page of rows; a page with fewer than `rows_max` rows is the last one."""
 
     async def last_uses(self, key_ids: Sequence[str]) -> list[float | None]:
-        """Return the reserve time of each key's last request, in order; None for a key without rows."""
+        """Return the reserve time of each key's last request, in order; None for a key without requests.
+
+        Of a key whose rows were removed, it is the beginning of the day.
+        """
 
 
 class Ledger:

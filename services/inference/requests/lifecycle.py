@@ -32,6 +32,7 @@ from services.inference.groq.encoding import encode
 from services.inference.groq.errors import UpstreamFailed, UpstreamInvalid
 from services.inference.groq.events import EventShaper, shape_completion
 from services.inference.key_pool.pool import KeyLease
+from services.inference.ledger.users import UserDigests
 from services.inference.ledger.writer import Ledger
 from services.inference.requests.record import CallerLeft, RequestRecord
 from services.inference.requests.stream_buffer import StreamBuffer
@@ -81,6 +82,7 @@ class Completions:
         prices: Prices,
         clock: Clock,
         timeouts: Timeouts,
+        users: UserDigests | None = None,
     ) -> None:
         self._provider = provider
         self._catalogue = catalogue
@@ -90,6 +92,7 @@ class Completions:
         self._prices = prices
         self._clock = clock
         self._timeouts = timeouts
+        self._users = users
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_closing = False
 
@@ -100,7 +103,7 @@ class Completions:
             ServiceError: Groq refused or failed. The details contain the verdict if the row is committed.
         """
         allocation = self._admit(call, context)
-        record = RequestRecord(call, context, clock=self._clock, prices=self._prices, stream=False)
+        record = self._record(call, context, stream=False)
         task = self._spawn(self._create(record), allocation)
         try:
             return await asyncio.shield(task)
@@ -119,7 +122,7 @@ class Completions:
         """
         allocation = self._admit(call, context)
         buffer = StreamBuffer()
-        record = RequestRecord(call, context, clock=self._clock, prices=self._prices, stream=True)
+        record = self._record(call, context, stream=True)
         task = self._spawn(self._stream(record, buffer), allocation)
         task.add_done_callback(buffer.close)
         try:
@@ -156,6 +159,10 @@ class Completions:
         except ServiceError as exc:
             exc.details = replace(exc.details, verdict=Verdict.RELEASED)  # The request never starts, so it gets no row.
             raise
+
+    def _record(self, call: ChatCall, context: CallContext, *, stream: bool) -> RequestRecord:
+        clock, prices, users = self._clock, self._prices, self._users
+        return RequestRecord(call, context, clock=clock, prices=prices, users=users, stream=stream)
 
     def _spawn(self, work: Coroutine[Any, Any, T], allocation: Allocation) -> "asyncio.Task[T]":
         task = asyncio.get_running_loop().create_task(_without_traceback(work))

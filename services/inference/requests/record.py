@@ -17,6 +17,7 @@ from services.common.errors import (
 from services.common.prices import PricedCall, Prices
 from services.common.runtime.clock import Clock
 from services.inference.chat import CallContext, ChatCall, Outcome, Usage
+from services.inference.ledger.users import UserDigests
 from services.inference.ledger.writer import LedgerRow
 
 _REFUSALS = (InvalidRequest, NotFound, PermissionDenied, TooLarge, Throttled)
@@ -48,7 +49,16 @@ class RequestRecord:
         queue_seconds: Time that the request waited in the queue for Groq.
     """
 
-    def __init__(self, call: ChatCall, context: CallContext, *, clock: Clock, prices: Prices, stream: bool) -> None:
+    def __init__(
+        self,
+        call: ChatCall,
+        context: CallContext,
+        *,
+        clock: Clock,
+        prices: Prices,
+        stream: bool,
+        users: UserDigests | None = None,
+    ) -> None:
         """Create the record of a request that is arriving now."""
         self.call = call
         self.stream = stream
@@ -61,6 +71,7 @@ class RequestRecord:
         self.body_bytes = 0
         self._failed: list[tuple[str, Usage]] = []
         self._prices = prices
+        self._users = users
         self.queue_seconds = 0.0
         self._context = context
         self._clock = clock
@@ -178,7 +189,13 @@ class RequestRecord:
             charged_cost=held.cost if held and (cost is None or cost > held.cost) else None,
             quota_account_id=_other(context.quota_account_id, context.account_id),
             queue_ms=round(self.queue_seconds * 1000),
+            user_digest=self._user_digest(),
         )
+
+    def _user_digest(self) -> str | None:
+        if self._users is None:
+            return None
+        return self._users.digest(self._context.account_id, self.call.members.get("user"))
 
     def _age_ms(self) -> int:
         return max(1, round((self._clock.monotonic() - self.started) * 1000))

@@ -385,6 +385,8 @@ class SummarizeUsageRequest(_message.Message):
     TO_DAY_FIELD_NUMBER: _builtins.int
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     BY_SURFACE_FIELD_NUMBER: _builtins.int
+    BY_HOUR_FIELD_NUMBER: _builtins.int
+    BY_USER_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """Public id of the key; empty means all keys of the account."""
     from_day: _builtins.str
@@ -394,7 +396,11 @@ class SummarizeUsageRequest(_message.Message):
     account_id: _builtins.str
     """Id of the account; empty means any account."""
     by_surface: _builtins.bool
-    """Whether to sum the rows of each surface separately. This reads every row, and no index alone."""
+    """Whether to sum the rows of each surface separately."""
+    by_hour: _builtins.bool
+    """Whether to sum each hour separately instead of each day. Sums by hour are kept for five weeks."""
+    by_user: _builtins.bool
+    """Whether to sum the requests of each client's `user` separately instead of each model. Needs an account and no key."""
     def __init__(
         self,
         *,
@@ -403,10 +409,12 @@ class SummarizeUsageRequest(_message.Message):
         to_day: _builtins.str = ...,
         account_id: _builtins.str = ...,
         by_surface: _builtins.bool = ...,
+        by_hour: _builtins.bool = ...,
+        by_user: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "by_surface", b"by_surface", "from_day", b"from_day", "key_id", b"key_id", "to_day", b"to_day"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "by_hour", b"by_hour", "by_surface", b"by_surface", "by_user", b"by_user", "from_day", b"from_day", "key_id", b"key_id", "to_day", b"to_day"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -453,6 +461,8 @@ class UsageSummary(_message.Message):
     REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     SURFACE_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
+    HOUR_FIELD_NUMBER: _builtins.int
+    USER_DIGEST_FIELD_NUMBER: _builtins.int
     day: _builtins.str
     """UTC date, `YYYY-MM-DD`."""
     model: _builtins.str
@@ -475,6 +485,12 @@ class UsageSummary(_message.Message):
     """Surface of the requests; unspecified if it is not known, or if the sums are not by surface."""
     cost: _builtins.int
     """Cost in microdollars of the requests that have one; absent if none has one."""
+    user_digest: _builtins.str
+    """Keyed digest of the user if the sums are by user, or `other` for all beyond the first thousand of a day."""
+    @_builtins.property
+    def hour(self) -> _timestamp_pb2.Timestamp:
+        """Beginning of the hour; absent unless the sums are by hour."""
+
     def __init__(
         self,
         *,
@@ -489,10 +505,12 @@ class UsageSummary(_message.Message):
         reasoning_tokens: _builtins.int = ...,
         surface: _surface_pb2.Surface.ValueType = ...,
         cost: _builtins.int | None = ...,
+        hour: _timestamp_pb2.Timestamp | None = ...,
+        user_digest: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "cost", b"cost"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "cost", b"cost", "hour", b"hour"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "cached_tokens", b"cached_tokens", "charged_requests", b"charged_requests", "completion_tokens", b"completion_tokens", "cost", b"cost", "day", b"day", "model", b"model", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "released_requests", b"released_requests", "surface", b"surface", "total_tokens", b"total_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "cached_tokens", b"cached_tokens", "charged_requests", b"charged_requests", "completion_tokens", b"completion_tokens", "cost", b"cost", "day", b"day", "hour", b"hour", "model", b"model", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "released_requests", b"released_requests", "surface", b"surface", "total_tokens", b"total_tokens", "user_digest", b"user_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost: _TypeAlias = _typing.Literal["cost"]  # noqa: Y015
     _WhichOneofArgType__cost: _TypeAlias = _typing.Literal["_cost", b"_cost"]  # noqa: Y015

@@ -1,0 +1,168 @@
+"""SQL queries that read roll-ups and the deltas that wait to be folded into them, in one statement: one snapshot."""
+
+from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Subquery,
+    Table,
+    case,
+    func,
+    literal_column,
+    null,
+    select,
+    union_all,
+)
+
+from services.common.limits import Unit
+from services.inference.ledger.queries import CHARGED_COST, CHARGED_TOKENS, COUNTS, SUMMARIES_MAX
+from services.inference.ledger.rollup_tables import usage_days, usage_deltas, usage_hours, usage_users
+from services.inference.ledger.tables import usage_ledger
+
+_AMOUNTS: Mapping[Unit, tuple[str, ColumnElement[Any]]] = {
+    Unit.REQUESTS: ("charged_requests", literal_column("1")),
+    Unit.TOKENS: ("charged_tokens", CHARGED_TOKENS),
+    Unit.COST: ("charged_cost", CHARGED_COST),
+}
+"""By unit: the measure of a roll-up, and the amount of a row."""
+_SUMMED = ("requests", "charged_requests", "priced_requests", "cost", *COUNTS)
+_NO_SURFACE = null()
+_CLOCK_STEP_MAX = timedelta(days=1)
+"""More than a row's day can be before the time of its reserve, after a step of Redis' clock."""
+
+
+def summary(key_id: str, account_id: str, from_day: str, to_day: str, *, by_surface: bool = False) -> Select[Any]:
+    """Select (day, model, surface, cost, sums), newest day first; empty arguments do not filter.
+
+    The surface is null unless `by_surface` is set. The cost is null if no request has one.
+    """
+    dimensions = ("day", "model", "surface") if by_surface else ("day", "model")
+    owner = {name: [value] for name, value in (("account_id", account_id), ("key_id", key_id)) if value}
+    found = _both((*dimensions, *_SUMMED), owner, (from_day, to_day))
+    order: list[ColumnElement[Any]] = [found.c.day.desc(), found.c.model]
+    if not by_surface:
+        return _grouped(found, found.c.day, found.c.model, _NO_SURFACE).order_by(*order).limit(SUMMARIES_MAX)
+    order += [found.c.surface == "", found.c.surface]
+    return _grouped(found, found.c.day, found.c.model, found.c.surface).order_by(*order).limit(SUMMARIES_MAX)
+
+
+def hours(key_id: str, account_id: str, from_day: str, to_day: str) -> Select[Any]:
+    """Select (hour, model, cost, sums), newest hour first; empty arguments do not filter."""
+    owner = {name: [value] for name, value in (("account_id", account_id), ("key_id", key_id)) if value}
+    span = [_first_hour(day) + later for day, later in ((from_day, 0), (to_day, 24)) if day]
+    names = ("hour", "model", *_SUMMED)
+    parts = []
+    for table in (usage_hours, usage_deltas):
+        query = select(*(table.c[name] for name in names)).where(*_conditions(table, owner))
+        if from_day:
+            query = query.where(table.c.hour >= span[0])
+        if to_day:
+            query = query.where(table.c.hour < span[-1])
+        parts.append(query)
+    found = union_all(*parts).subquery()
+    return (
+        _grouped(found, found.c.hour, found.c.model).order_by(found.c.hour.desc(), found.c.model).limit(SUMMARIES_MAX)
+    )
+
+
+def users(account_id: str, from_day: str, to_day: str) -> Select[Any]:
+    """Select (day, digest of the user, cost, sums) of an account's requests with a user, newest day first."""
+    names = ("day", "user_digest", *_SUMMED)
+    parts = [
+        select(*(table.c[name] for name in names)).where(
+            *_conditions(table, {"account_id": [account_id]}, (from_day, to_day)), table.c.user_digest != ""
+        )
+        for table in (usage_users, usage_deltas)
+    ]
+    found = union_all(*parts).subquery()
+    return (
+        _grouped(found, found.c.day, found.c.user_digest)
+        .order_by(found.c.day.desc(), found.c.user_digest)
+        .limit(SUMMARIES_MAX)
+    )
+
+
+def _first_hour(day: str) -> int:
+    return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() // 3600)
+
+
+def _grouped(found: Subquery, *keys: ColumnElement[Any]) -> Select[Any]:
+    """Select keys, cost and sums of groups with requests.
+
+    The deltas of a changed row may leave a group without requests, such as that of an `unknown` row.
+    """
+    charged = func.sum(found.c.charged_requests)
+    cost = case((func.sum(found.c.priced_requests) > 0, func.sum(found.c.cost)))
+    requests = func.sum(found.c.requests)
+    query = select(*keys, cost, charged, requests - charged, *(func.sum(found.c[name]) for name in COUNTS))
+    return query.group_by(*(key for key in keys if key is not _NO_SURFACE)).having(requests > 0)
+
+
+def last_days(key_ids: Collection[str]) -> Select[Any]:
+    """Select (key id, last day with a request)."""
+    row = usage_days.c
+    return select(row.key_id, func.max(row.day)).where(row.key_id.in_(key_ids), row.requests > 0).group_by(row.key_id)
+
+
+def charged(
+    owner: str,
+    unit: Unit,
+    days: tuple[str, str],
+    wanted: Mapping[str, Collection[str]],
+    reserved_before: float | None,
+    excluded: Collection[str],
+) -> Select[Any]:
+    """Select (owner id, sum over charged rows); owners without charged rows may be omitted.
+
+    Args:
+        owner: Column of the owners' ids: `key_id`, `account_id` or `quota_account_id`.
+        unit: What to add up.
+        days: First and last day, `YYYY-MM-DD`.
+        wanted: Accepted values by column.
+        reserved_before: Count only rows reserved before this time, in Unix seconds; None counts all.
+        excluded: Request ids whose rows are not counted.
+    """
+    measure, amount = _AMOUNTS[unit]
+    parts = [
+        select(table.c[owner].label("owner"), table.c[measure].label("amount")).where(*_conditions(table, wanted, days))
+        for table in (usage_days, usage_deltas)
+    ]
+    for rows in _uncounted(days, reserved_before, excluded):
+        left_out = (usage_ledger.c.charged, rows, *_conditions(usage_ledger, wanted, days))
+        parts.append(select(usage_ledger.c[owner].label("owner"), (-amount).label("amount")).where(*left_out))
+    found = union_all(*parts).subquery()
+    return select(found.c.owner, func.sum(found.c.amount)).group_by(found.c.owner)
+
+
+def _uncounted(
+    days: tuple[str, str], reserved_before: float | None, excluded: Collection[str]
+) -> Iterable[ColumnElement[bool]]:
+    """Return the conditions of the rows to subtract, which select no row twice."""
+    row = usage_ledger.c
+    if reserved_before is not None:
+        # The condition on the day follows from the one on the time, and an index starts with it.
+        first_day = (datetime.fromtimestamp(reserved_before, UTC) - _CLOCK_STEP_MAX).date().isoformat()
+        yield row.day.between(max(days[0], first_day), days[1]) & (row.reserved_at >= reserved_before)
+    if excluded:
+        is_excluded = row.request_id.in_(excluded)
+        yield is_excluded if reserved_before is None else is_excluded & (row.reserved_at < reserved_before)
+
+
+def _both(names: Iterable[str], wanted: Mapping[str, Collection[str]], days: tuple[str, str]) -> Subquery:
+    tables = (usage_days, usage_deltas)
+    parts = [select(*(table.c[name] for name in names)).where(*_conditions(table, wanted, days)) for table in tables]
+    return union_all(*parts).subquery()
+
+
+def _conditions(
+    table: Table, wanted: Mapping[str, Collection[str]], days: tuple[str, str] = ("", "")
+) -> Iterable[ColumnElement[bool]]:
+    if days[0]:
+        yield table.c.day >= days[0]
+    if days[1]:
+        yield table.c.day <= days[1]
+    for name, values in wanted.items():
+        yield table.c[name].in_(values)

@@ -1,0 +1,233 @@
+"""Background work on the ledger: old rows go and their sums stay, whatever the ids of the rows and the database."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from sqlalchemy import insert, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+from ulid import ULID
+
+from services.common.db import database
+from services.common.db.transactions import Transactions
+from services.inference import metrics
+from services.inference.chat import Usage
+from services.inference.ledger.maintenance import maintained
+from services.inference.ledger.rollup_tables import usage_users
+from services.inference.ledger.rollups import OTHER_USERS, USERS_OF_A_DAY_MAX, RollUps, unavailable
+from services.inference.ledger.store import SQLLedgerStore, _values
+from services.inference.ledger.tables import usage_ledger
+from services.inference.ledger.writer import LedgerRow
+from services.inference.server import MIGRATIONS, VERSION_TABLE
+from services.inference.settings import InferenceSettings
+from tests.contracts.ledger_store import ROW, rows
+from tests.integration.migrating import migrate_ledger
+
+WAIT_SECONDS_MAX = 20
+NOW = datetime.now(UTC)
+
+
+class Ledger:
+    """An open ledger."""
+
+    def __init__(self, url: str, engine: AsyncEngine, store: SQLLedgerStore) -> None:
+        self.url = url
+        self.engine = engine
+        self.store = store
+
+    async def ids(self) -> set[str]:
+        """Return the request ids of the rows."""
+        async with self.engine.connect() as connection:
+            return set(await connection.scalars(select(usage_ledger.c.request_id)))
+
+    async def wait_for_ids(self, expected: set[str]) -> None:
+        """Wait until exactly these rows are left."""
+        async with asyncio.timeout(WAIT_SECONDS_MAX):
+            while await self.ids() != expected:
+                await asyncio.sleep(0.05)
+
+    async def count(self, query: str) -> int:
+        """Return the result of a query."""
+        async with self.engine.connect() as connection:
+            return int(await connection.scalar(text(query)) or 0)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Ledger]:
+    """An open, empty ledger on each kind of database."""
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    if request.param == "postgres":
+        url = str(request.getfixturevalue("postgres_url"))
+        await database.migrate(url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(
+            database.open_database(url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
+        )
+        yield Ledger(url, engine, SQLLedgerStore(engine, stack.enter_context(database.open_writer(url))))
+
+
+def aged(days: int, request_id: str = "") -> LedgerRow:
+    """Return a row of some days ago."""
+    at = NOW - timedelta(days=days)
+    known = request_id or f"req_{ULID.from_datetime(at)}"
+    return replace(ROW, request_id=known, day=at.date().isoformat(), reserved_at=at.timestamp())
+
+
+async def test_old_rows_are_removed_and_their_sums_stay(ledger: Ledger) -> None:
+    old = [aged(days) for days in (91, 92, 120, 400)] + [aged(100, "a-callers-own-id"), aged(100, "zz-own")]
+    old[0] = replace(old[0], key_id="key_old")
+    kept = [aged(days) for days in (0, 1, 30, 60, 89)] + [aged(5, "b-callers-own-id"), aged(5, "zz-newer")]
+    await ledger.store.insert([*old, *kept])
+    before = await ledger.store.summarize("", account_id=ROW.account_id, from_day="", to_day="")
+    removed_before = metrics.LEDGER_ROWS_REMOVED._value.get()
+
+    async with maintained(ledger.engine, ledger.url, retention_days=90):
+        await ledger.wait_for_ids({row.request_id for row in kept})
+
+    assert await ledger.store.summarize("", account_id=ROW.account_id, from_day="", to_day="") == before
+    midnight = datetime.fromisoformat(aged(91).day).replace(tzinfo=UTC).timestamp()
+    assert await ledger.store.last_uses(["key_old", "key_none"]) == [midnight, None]
+    assert sum(one.charged_requests for one in before) == len(old) + len(kept)
+    assert metrics.LEDGER_ROWS_REMOVED._value.get() == removed_before + len(old)
+
+
+async def test_many_old_rows_are_removed_in_several_steps(ledger: Ledger) -> None:
+    old = [aged(91 + number % 7) for number in range(1_200)]
+    await ledger.store.insert(old)
+
+    async with maintained(ledger.engine, ledger.url, retention_days=90):
+        await ledger.wait_for_ids(set())
+
+    summaries = await ledger.store.summarize(ROW.key_id, account_id="", from_day="", to_day="")
+    assert sum(one.charged_requests for one in summaries) == len(old)
+
+
+async def test_no_row_is_removed_if_all_are_kept(ledger: Ledger) -> None:
+    await ledger.store.insert([aged(4_000)])
+
+    async with maintained(ledger.engine, ledger.url, retention_days=0):
+        await _wait_for_folds(ledger)
+
+    assert len(await ledger.ids()) == 1
+
+
+async def test_sums_by_hour_are_kept_for_five_weeks(ledger: Ledger) -> None:
+    await ledger.store.insert([aged(days) for days in (1, 30, 40, 50)])
+
+    async with maintained(ledger.engine, ledger.url, retention_days=0):
+        await _wait_for_folds(ledger)
+    async with maintained(ledger.engine, ledger.url, retention_days=0), asyncio.timeout(WAIT_SECONDS_MAX):
+        while await ledger.count("SELECT count(*) FROM usage_hours") != 2:
+            await asyncio.sleep(0.05)
+
+    assert await ledger.count("SELECT count(*) FROM usage_days") == 4
+
+
+async def test_folding_continues_after_an_outage_of_the_database(
+    ledger: Ledger, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.inference.ledger.maintenance._RETRY_SECONDS", 0.1)
+    await ledger.store.insert(rows(3))
+    async with ledger.engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE usage_users RENAME TO usage_users_away"))
+
+    async with maintained(ledger.engine, ledger.url, retention_days=0), asyncio.timeout(WAIT_SECONDS_MAX):
+        while "The ledger's database is unavailable" not in caplog.text:
+            await asyncio.sleep(0.05)
+        assert await ledger.count("SELECT count(*) FROM usage_deltas") == 3, "a fold adds all or nothing"
+        assert await ledger.count("SELECT count(*) FROM usage_days") == 0
+        async with ledger.engine.begin() as connection:
+            await connection.execute(text("ALTER TABLE usage_users_away RENAME TO usage_users"))
+        while await ledger.count("SELECT count(*) FROM usage_deltas"):
+            await asyncio.sleep(0.05)
+
+    assert await ledger.count("SELECT sum(requests) FROM usage_days") == 3
+
+
+async def test_rows_and_changes_of_the_previous_version_are_in_the_sums(ledger: Ledger) -> None:
+    """It knows neither the roll-ups nor the mark of rows that they contain."""
+    new_columns = ("user_digest", "is_rolled_up")
+    values = [{name: value for name, value in _values(row).items() if name not in new_columns} for row in rows(3)]
+    async with ledger.engine.begin() as connection:
+        await connection.execute(insert(usage_ledger), values)
+        await connection.execute(text("UPDATE usage_ledger SET outcome = 'client_left' WHERE request_id = 'req_1'"))
+
+    assert await ledger.count("SELECT count(*) FROM usage_ledger WHERE is_rolled_up") == 3
+    (summary,) = await ledger.store.summarize(ROW.key_id, account_id="", from_day="", to_day="")
+    assert (summary.charged_requests, summary.total_tokens) == (3, 90)
+    async with maintained(ledger.engine, ledger.url, retention_days=0):
+        await _wait_for_folds(ledger)
+    outcomes = "SELECT requests FROM usage_days WHERE outcome = '{}'"
+    assert await ledger.count(outcomes.format("client_left")) == 1
+    assert await ledger.count(outcomes.format("answered")) == 2
+
+
+async def test_a_restored_dump_of_an_older_version_is_migrated_again(ledger: Ledger) -> None:
+    """The restore leaves the tables and functions that the dump does not have."""
+    await ledger.store.insert(rows(3))
+    async with ledger.engine.begin() as connection:
+        kind = "ON usage_ledger" if ledger.engine.dialect.name == "postgresql" else ""
+        for trigger in ("inserted", "updated") if kind else ("inserted", "marked", "updated"):
+            await connection.execute(text(f"DROP TRIGGER usage_ledger_{trigger} {kind}"))
+        for column in ("user_digest", "is_rolled_up"):
+            await connection.execute(text(f"ALTER TABLE usage_ledger DROP COLUMN {column}"))
+        await connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '0007'"))
+
+    await migrate_ledger(ledger.engine, "head")
+    async with maintained(ledger.engine, ledger.url, retention_days=0):
+        async with asyncio.timeout(WAIT_SECONDS_MAX):
+            while not await ledger.count("SELECT count(*) FROM rollup_state WHERE is_complete"):
+                await asyncio.sleep(0.05)
+
+    assert await ledger.count("SELECT sum(requests) FROM usage_days") == 3
+
+
+async def _wait_for_folds(ledger: Ledger) -> None:
+    async with asyncio.timeout(WAIT_SECONDS_MAX):
+        while await ledger.count("SELECT count(*) FROM usage_deltas"):
+            await asyncio.sleep(0.05)
+
+
+async def test_users_beyond_the_maximum_of_a_day_are_summed_together(ledger: Ledger) -> None:
+    """Clients choose the names: without a maximum, a client could add a sum for ever with each request."""
+    with database.open_writer(ledger.url) as writer:
+        rollups = RollUps(Transactions(ledger.engine, unavailable=unavailable), writer)
+
+        async def request(first: int, last: int) -> None:
+            await ledger.store.insert(
+                [
+                    replace(ROW, request_id=f"req_{ULID()}", user_digest=f"{number:032x}", usage=Usage(total_tokens=1))
+                    for number in range(first, last)
+                ]
+            )
+            while await rollups.fold(500):
+                pass
+
+        await request(0, USERS_OF_A_DAY_MAX)
+        await request(USERS_OF_A_DAY_MAX, USERS_OF_A_DAY_MAX + 5)
+        await request(0, 3)
+
+    async with ledger.engine.connect() as connection:
+        query = select(usage_users.c.user_digest, usage_users.c.requests)
+        sums = dict((await connection.execute(query)).tuples().all())
+    assert len(sums) == USERS_OF_A_DAY_MAX + 1
+    assert sums[OTHER_USERS] == 5
+    assert sums[f"{2:032x}"] == 2
+
+
+@pytest.mark.parametrize("days", ["-1", "1", "34"])
+def test_rows_that_limits_of_a_month_need_cannot_be_removed(days: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFERENCE_LEDGER_RETENTION_DAYS", days)
+    with pytest.raises(ValidationError, match="ledger_retention_days"):
+        InferenceSettings()
+
+
+@pytest.mark.parametrize("days", ["0", "35", "90"])
+def test_retention_of_a_month_or_longer_is_accepted(days: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INFERENCE_LEDGER_RETENTION_DAYS", days)
+    assert InferenceSettings().ledger_retention_days == int(days)
