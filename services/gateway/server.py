@@ -32,6 +32,7 @@ from services.gateway.apis.model_facts import ModelFactsCache
 from services.gateway.apis.plan_webhook import PlanWebhook
 from services.gateway.apis.receipts import Counters, Ledger, Receipts
 from services.gateway.apis.routes import API
+from services.gateway.apis.signed_receipts import ReceiptSigner, SignedReceipts
 from services.gateway.apis.stored_responses import StoredResponses
 from services.gateway.apis.surfaces import Surfaces, render_error
 from services.gateway.clients import inference, quota
@@ -43,11 +44,13 @@ from services.gateway.clients.idempotency import GrpcIdempotencyStore
 from services.gateway.clients.ledger import GrpcCounters, GrpcLedger
 from services.gateway.clients.plan_events import GrpcPlanEvents
 from services.gateway.clients.responses import GrpcResponseStore
+from services.gateway.clients.signed_receipts import GrpcReceiptSigner
 from services.gateway.console.wiring import open_console
 from services.gateway.dependencies import Dependencies, Source
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.http.forwarded import ForwardedHeaders
 from services.gateway.http.middleware import APIPaths, RequestScope
+from services.gateway.http.paths import KEY_SET_PATH
 from services.gateway.http.request_bodies import RequestBodies
 from services.gateway.http.responses import json_response
 from services.gateway.http_server import listener
@@ -111,6 +114,7 @@ class Ports:
     inference: Inference
     counters: Counters
     ledger: Ledger
+    receipts: ReceiptSigner
     responses: ResponseStore
     idempotency: IdempotencyStore
     dependencies: Sequence[Source]
@@ -161,6 +165,7 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
         app = build_app(
             api,
             Receipts(authenticator, ports.counters, ports.ledger, SystemClock()),
+            SignedReceipts(authenticator, ports.receipts, SystemClock()),
             StoredResponses(authenticator, ports.responses),
             PlanWebhook(GrpcPlanEvents(channels.auth, timeout_seconds=PLAN_EVENT_SECONDS_MAX)),
             readiness,
@@ -190,6 +195,7 @@ async def _grpc_ports(channels: Channels, settings: GatewaySettings, stack: Asyn
         ),
         counters=GrpcCounters(channels.quota, timeout_seconds=RECEIPT_SECONDS_MAX),
         ledger=GrpcLedger(channels.inference, timeout_seconds=RECEIPT_SECONDS_MAX),
+        receipts=GrpcReceiptSigner(channels.inference, timeout_seconds=RECEIPT_SECONDS_MAX),
         responses=GrpcResponseStore(channels.inference, timeout_seconds=STORE_SECONDS_MAX),
         idempotency=GrpcIdempotencyStore(channels.inference, timeout_seconds=STORE_SECONDS_MAX),
         dependencies=(InferenceDependencies(channels.inference), QuotaDependencies(channels.quota)),
@@ -232,6 +238,7 @@ def _handler(
 def build_app(
     api: API,
     receipts: Receipts,
+    signed_receipts: SignedReceipts,
     stored_responses: StoredResponses,
     plan_webhook: PlanWebhook,
     readiness: Readiness,
@@ -246,6 +253,7 @@ def build_app(
     Args:
         api: The endpoints for chat requests and models.
         receipts: The endpoints of the usage API.
+        signed_receipts: The endpoints of signed receipts.
         stored_responses: The endpoints of stored responses.
         plan_webhook: The endpoint of plan events.
         readiness: The endpoint `GET /readyz`.
@@ -271,6 +279,8 @@ def build_app(
             Route("/api/v1/limits", receipts.limits),
             Route("/api/v1/usage", receipts.usage),
             Route("/api/v1/usage/{request_id}", receipts.receipt),
+            Route("/api/v1/usage/{request_id}/jws", signed_receipts.receipt),
+            Route(KEY_SET_PATH, signed_receipts.key_set),
             Route("/api/v1/webhooks/plan", plan_webhook.receive, methods=["POST"]),
             Route("/api/v1/openapi.json", api.openapi),
             Route("/healthz", routes.healthz),

@@ -21,9 +21,13 @@ from services.inference.idempotency.model import IdempotencyKeys
 from services.inference.idempotency.rpc import IdempotencyService
 from services.inference.key_pool.check import KeyCheck
 from services.inference.key_pool.pool import KeyPool
+from services.inference.ledger.export_rpc import UsageExportService
 from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.writer import Ledger
 from services.inference.metrics import export_keys
+from services.inference.receipts.rpc import ReceiptService
+from services.inference.receipts.signer import ReceiptSigner
+from services.inference.receipts.wiring import receipt_keys
 from services.inference.requests.lifecycle import Completions, Timeouts
 from services.inference.requests.queue import UpstreamQueue
 from services.inference.requests.slots import Limits
@@ -34,10 +38,14 @@ from services.inference.responses.wiring import Stores, open_stores
 from services.inference.rpc import InferenceService, UsageService
 from services.inference.settings import InferenceSettings
 from stack.inference.v1 import (
+    export_pb2,
+    export_pb2_grpc,
     idempotency_pb2,
     idempotency_pb2_grpc,
     inference_pb2,
     inference_pb2_grpc,
+    receipts_pb2,
+    receipts_pb2_grpc,
     responses_pb2,
     responses_pb2_grpc,
     usage_pb2,
@@ -53,8 +61,10 @@ _FLUSH_SECONDS_MIN = 3.0
 """Minimum time to write the last rows, even if requests took the whole shutdown grace period."""
 
 _CALLERS = {
+    export_pb2.DESCRIPTOR.services_by_name["UsageExportService"].full_name: (identity("stackctl"),),
     idempotency_pb2.DESCRIPTOR.services_by_name["IdempotencyService"].full_name: (identity("gateway"),),
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name: (identity("gateway"),),
+    receipts_pb2.DESCRIPTOR.services_by_name["ReceiptService"].full_name: (identity("gateway"),),
     responses_pb2.DESCRIPTOR.services_by_name["StoredResponseService"].full_name: (
         identity("gateway"),
         identity("stackctl"),
@@ -74,6 +84,7 @@ class Parts:
     key_check: KeyCheck
     ledger: Ledger
     store: SQLLedgerStore
+    receipts: ReceiptSigner
     responses: ResponseStore | None
     """None if responses are not stored."""
     idempotency: IdempotencyKeys | None
@@ -100,6 +111,8 @@ async def serve(settings: InferenceSettings, parts: Parts | None = None) -> None
         )
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server.grpc)
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(parts.store), server.grpc)
+        export_pb2_grpc.add_UsageExportServiceServicer_to_server(UsageExportService(parts.store), server.grpc)
+        receipts_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptService(parts.receipts), server.grpc)
         responses_pb2_grpc.add_StoredResponseServiceServicer_to_server(
             StoredResponseService(parts.responses), server.grpc
         )
@@ -117,13 +130,13 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
     """Return the domain objects, which live as long as `stack`.
 
     Raises:
-        StartError: There is no Groq key, the secret of stored responses is missing, or the prices or the database
-            cannot be used.
+        StartError: There is no Groq key, the secret of stored responses is missing, or the keys of receipts, the
+            prices or the database cannot be used.
     """
     if not settings.keys:
         raise StartError("No Groq key is set. Set GROQ_API_KEY, or GROQ_API_KEYS to a comma-separated list.")
     prices = read_prices(settings.prices_file)
-    stores = open_stores(settings, stack)
+    stores, keys_of_receipts = open_stores(settings, stack), receipt_keys(settings)
     store = await _open_ledger(settings, stack)
     ledger = Ledger(store, wait_seconds=settings.ledger_wait_seconds, rows_max=settings.ledger_rows_max)
     provider = await _open_provider(settings, stack)
@@ -164,8 +177,11 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
             idle=settings.idle_timeout_seconds,
         ),
     )
+    receipts = ReceiptSigner(store, keys_of_receipts, SystemClock())
     responses = stores.responses if stores else None
-    return Parts(completions, catalogue, key_check, ledger, store, responses, _idempotency(settings, stores, store))
+    return Parts(
+        completions, catalogue, key_check, ledger, store, receipts, responses, _idempotency(settings, stores, store)
+    )
 
 
 def _idempotency(settings: InferenceSettings, stores: Stores | None, ledger: SQLLedgerStore) -> KeysByKind | None:

@@ -13,6 +13,7 @@ from services.common.runtime.settings import ServiceSettings
 from services.common.url_credentials import with_credentials
 from services.inference.allowance.model import Window
 from services.inference.chat import TOKENS_MAX
+from services.inference.receipts.keys import parse_public_key
 
 _GROQ_PATH = "/openai/v1"
 _DEFAULT_ALIASES = {
@@ -174,6 +175,23 @@ class InferenceSettings(ServiceSettings):
     deduplication_seconds: int = Field(default=600, ge=0, le=86_400)
     """How long answers are kept for automatic retries of SDKs, whose API keys deduplicate them, after
     `REQUEST_TIMEOUT_SECONDS`; 0 keeps none. At most `idempotency_keys_per_account_max` of an account."""
+
+    receipt_keys: SecretStr = SecretStr("")
+    """Comma-separated Ed25519 private keys, each 64 hexadecimal digits. Receipts are signed with the first one; the
+    public keys of all are published. Empty means no signed receipts with Postgres; with SQLite it means the contents of
+    `DATA_DIR/receipt-key`, created on first start."""
+
+    receipt_keys_removed: str = ""
+    """Comma-separated public keys, the member `x` of their entries in `/.well-known/jwks.json`, of earlier private
+    keys. They are still published, so that receipts that were signed with them can be verified."""
+
+    @field_validator("receipt_keys_removed")
+    @classmethod
+    def _check_public_keys(cls, value: str) -> str:
+        for text in value.split(","):
+            if text.strip():
+                parse_public_key(text.strip())
+        return value
 
     @field_validator("groq_api_key", "groq_api_keys")
     @classmethod

@@ -45,6 +45,7 @@ from services.inference.idempotency.model import Claimant, ClaimedKey, Idempoten
 from services.inference.idempotency.model import enabled as idempotency_enabled
 from services.inference.key_pool.check import KeyCheck, KeyState
 from services.inference.ledger.writer import ChargedSum, LedgerStore
+from services.inference.receipts.signer import ReceiptSigner
 from services.inference.requests.lifecycle import Completions
 from services.inference.responses.model import ResponseStore, enabled
 from services.inference.translate import usage_record, usage_summary
@@ -207,6 +208,24 @@ class LocalReceipts:
         async with _deadline(self._timeout_seconds, "inference_unavailable"):
             found = await self._store.summarize(key_id, account_id=account_id, from_day=from_day, to_day=to_day)
         return [day_usage(usage_summary(one)) for one in found]
+
+
+class LocalReceiptSigner:
+    """The gateway's `ReceiptSigner`."""
+
+    def __init__(self, signer: ReceiptSigner, *, timeout_seconds: float) -> None:
+        """Call `signer` within `timeout_seconds`."""
+        self._signer = signer
+        self._timeout_seconds = timeout_seconds
+
+    async def sign(self, request_id: str, *, account_id: str) -> str:
+        """Return the receipt of an account's request; see `ReceiptSigner.sign`."""
+        async with _deadline(self._timeout_seconds, "inference_unavailable"):
+            return await self._signer.sign(request_id, account_id=account_id)
+
+    async def key_set(self) -> bytes:
+        """Return the public keys; see `ReceiptSigner.key_set`."""
+        return self._signer.key_set
 
 
 class LocalResponseStore:
@@ -461,4 +480,5 @@ def _request_context(hold: Hold, chat: Chat) -> CallContext:
         held=hold.held,
         quota_account_id=principal.quota_account_id,
         weight=principal.weight,
+        slot=hold.slot,
     )

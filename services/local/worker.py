@@ -30,6 +30,7 @@ from services.local.adapters import (
     LocalLedger,
     LocalQuotaBatches,
     LocalReceipts,
+    LocalReceiptSigner,
     LocalResponseStore,
 )
 from services.quota import server as quota_server
@@ -105,6 +106,7 @@ def _ports(
         ),
         counters=LocalCounters(quota.holds, timeout_seconds=receipt_seconds),
         ledger=LocalReceipts(inference.store, timeout_seconds=receipt_seconds),
+        receipts=LocalReceiptSigner(inference.receipts, timeout_seconds=receipt_seconds),
         responses=LocalResponseStore(inference.responses, timeout_seconds=gateway_server.STORE_SECONDS_MAX),
         idempotency=LocalIdempotencyStore(inference.idempotency, timeout_seconds=gateway_server.STORE_SECONDS_MAX),
         dependencies=(LocalDependencies(inference.key_check, quota.redis),),

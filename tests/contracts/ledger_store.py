@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from services.common.limits import Scope, Slot
 from services.common.surface import Surface
 from services.common.verdict import RELEASED, RowVerdict, Verdict
 from services.inference.chat import ABANDONED_OUTCOMES, CallContext, Outcome, Usage, UsageSource
+from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.writer import Ledger, LedgerRow, LedgerStore, RequestsPage, UsageSummary
 from tests.contracts.deadlines import LongDeadlines
 
@@ -80,6 +82,22 @@ class LedgerStoreContract(LongDeadlines):
         await store.insert(stored)
 
         assert [await store.find(row.request_id) for row in stored] == stored
+
+    async def test_a_row_has_the_slot_of_its_request(self, store: LedgerStore) -> None:
+        slots = [Slot(1, 10, Scope.KEY), Slot(10**9, 10**9, Scope.ACCOUNT), None]
+        stored = [row for number, slot in enumerate(slots) for row in rows(1, start=number, slot=slot)]
+
+        await store.insert(stored)
+
+        assert [await store.find(row.request_id) for row in stored] == stored
+
+    async def test_a_row_of_a_closed_request_gets_its_slot_later(self, store: LedgerStore) -> None:
+        await store.close_unknown([lost("req_1")])
+        await store.insert([replace(ROW, slot=Slot(3, 10, Scope.KEY))])
+
+        row = await store.find("req_1")
+        assert row is not None
+        assert (row.slot, row.charged) == (Slot(3, 10, Scope.KEY), False)
 
     async def test_an_unknown_request_id_is_absent(self, store: LedgerStore) -> None:
         await store.insert([ROW])
@@ -409,3 +427,22 @@ class LedgerStoreContract(LongDeadlines):
 
         assert await store.find("req_1") == replace(row, **kept)  # type: ignore[arg-type]
         assert await store.find("req_5") is not None
+
+
+class DayRowsContract(LongDeadlines):
+    """The contract of `DayRows`, whose store also implements `LedgerStore`."""
+
+    async def test_the_rows_of_a_day_are_listed_in_the_order_of_their_ids(self, store: SQLLedgerStore) -> None:
+        """Also those of internal callers, whose ids may have any form."""
+        ids = ["req_01KAK", "5", "req_5f3a", "req_01KAJ", "~"]
+        await store.insert([replace(ROW, request_id=name, account_id=f"acc_{name}"[:20]) for name in ids])
+        await store.insert([replace(ROW, request_id="req_other", day="2026-08-03")])
+
+        async def page(after: str, rows_max: int) -> list[str]:
+            return [row.request_id for row in await store.list_day_requests(DAY, after=after, rows_max=rows_max)]
+
+        listed = await page("", 100)
+        assert sorted(listed) == sorted(ids)
+        assert await page("", 2) == listed[:2]
+        assert await page(listed[1], 2) == listed[2:4]
+        assert await page(listed[4], 2) == []

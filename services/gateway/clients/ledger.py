@@ -6,9 +6,11 @@ from grpc import aio
 
 from services.common.errors import NotFound, Unavailable
 from services.common.prices import dollars
+from services.common.receipts import Receipt, ReceiptUsage, iso_time
+from services.common.rpc.limits import slot_from_proto
 from services.common.rpc.status import rpc_errors
 from services.common.rpc.surface import surface_from_proto
-from services.gateway.apis.receipts import DayUsage, OwnedReceipt, Receipt, ReceiptUsage, iso_time
+from services.gateway.apis.receipts import DayUsage, OwnedReceipt
 from services.gateway.clients.batched_quota import ReserveItem, without_unlimited
 from services.gateway.clients.quota import rate_limit_of, reservation
 from services.gateway.requests.types import Principal, RateLimit
@@ -83,11 +85,13 @@ def receipt_of(record: usage_pb2.UsageRecord) -> Receipt:
         day=record.day,
         created_at=iso_time(record.reserved_at.ToNanoseconds() / 1e9),
         model=record.model,
+        upstream_model=record.upstream_model if record.attempts else None,
         surface=surface_from_proto(record.surface),
         stream=record.stream,
         outcome=record.outcome,
         charged=record.charged,
         refund_reason=record.refund_reason or None,
+        slot=slot_from_proto(record.slot),
         usage=ReceiptUsage(
             prompt_tokens=record.prompt_tokens,
             completion_tokens=record.completion_tokens,

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from services.common.limits import Limit
+from services.common.receipts import Receipt
 from services.common.surface import Surface
-from services.gateway.apis.receipts import DayUsage, Receipt
+from services.gateway.apis.receipts import DayUsage
 from services.gateway.requests.types import Principal, RateLimit
 
 

@@ -7,12 +7,13 @@ from typing import Any
 import msgspec
 
 from services.common.limits import Scope, Unit, Window
+from services.common.receipts import Receipt
 from services.gateway.apis import completions, messages, responses
 from services.gateway.apis.chat_completions.limits import DEFAULT_LIMITS, ChatLimits
 from services.gateway.apis.chat_completions.messages import MESSAGES
 from services.gateway.apis.chat_completions.parameters import PARAMETERS, ParameterPolicy
 from services.gateway.apis.checks import Schema, nullable
-from services.gateway.apis.receipts import DayUsage, Receipt
+from services.gateway.apis.receipts import DayUsage
 
 _encode = msgspec.json.Encoder().encode
 _STRING: Schema = {"type": "string"}
@@ -232,7 +233,31 @@ def _paths() -> dict[str, Any]:
                 path=("request_id",),
             )
         },
+        "/api/v1/usage/{request_id}/jws": {"get": _signed_receipt()},
+        "/.well-known/jwks.json": {"get": _receipt_keys()},
     }
+
+
+def _signed_receipt() -> dict[str, Any]:
+    operation = _get_operation("getSignedUsage", "Retrieve the signed receipt of a request", {}, path=("request_id",))
+    operation["description"] = (
+        "A JWS in compact serialization, signed with EdDSA. Its payload is the receipt and `signed_at`. 404 unless the "
+        "operator signs receipts."
+    )
+    operation["responses"]["200"]["content"] = {"application/jose": {"schema": _STRING}}
+    return operation
+
+
+def _receipt_keys() -> dict[str, Any]:
+    operation = _operation(
+        "List the public keys of signed receipts (404 unless the operator signs receipts)", ["404", "500", "503"]
+    )
+    operation["operationId"] = "listReceiptKeys"
+    operation["security"] = []
+    key = _object(kty={"const": "OKP"}, crv={"const": "Ed25519"}, x=_STRING, kid=_STRING)
+    content = {"application/jwk-set+json": {"schema": _object(keys={"type": "array", "items": key})}}
+    operation["responses"]["200"] = {"description": "OK", "content": content}
+    return operation
 
 
 def _plan_webhook() -> dict[str, Any]:

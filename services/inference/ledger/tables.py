@@ -41,6 +41,10 @@ usage_ledger = Table(
     Column("charged_cost", BigInteger, nullable=True),
     # Account under which quota counts the request: a deleted one whose counts `account_id` continues. Usually null.
     Column("quota_account_id", String(64), nullable=True),
+    # Place among the requests of the tightest limit in requests per day, and that limit. Null where it is not known.
+    Column("slot_number", BigInteger, nullable=True),
+    Column("slot_limit", BigInteger, nullable=True),
+    Column("slot_scope", String(16), nullable=True),
     # Covering index of CountCharged, from which quota initialises its counters.
     Index("ix_usage_ledger_key_day", "key_id", "day", "charged", "reserved_at"),
     # Covering index of SummarizeUsage, and of the sums of CountCharged. Reading an account's rows, which are spread
@@ -61,4 +65,12 @@ usage_ledger = Table(
     # Indexes of ListRequests, by account and by key, newest first.
     Index("ix_usage_ledger_account_request", "account_id", "request_id"),
     Index("ix_usage_ledger_account_key_request", "account_id", "key_id", "request_id"),
+    # Index of ListDayRequests. Rows are added at its end, so that it costs little. The condition holds for every row, and
+    # keeps other queries away: for a day since its last ANALYZE, Postgres would take this index, as it expects no rows.
+    Index(
+        "ix_usage_ledger_day_request",
+        *("day", "request_id"),
+        sqlite_where=text("request_id >= ''"),
+        postgresql_where=text("request_id >= ''"),
+    ),
 )

@@ -10,7 +10,7 @@ from typing import Protocol
 from services.common.concurrency.batch import Batcher
 from services.common.concurrency.fixed_timeout import FixedTimeout
 from services.common.errors import Unavailable
-from services.common.limits import Unit
+from services.common.limits import Slot, Unit
 from services.common.surface import Surface
 from services.common.telemetry import tracing
 from services.common.verdict import RELEASED, Amounts, RowVerdict, Verdict
@@ -66,6 +66,8 @@ class LedgerRow:
     """Cost that counts against limits, where it is not known or more than quota held; None means all."""
     quota_account_id: str | None = None
     """Account under which quota counts the request; None if it is `account_id`."""
+    slot: Slot | None = None
+    """Place of the request among those of its tightest limit in requests per day; None if it is not known."""
 
     @property
     def amounts(self) -> Amounts:

@@ -178,6 +178,7 @@ class RequestRecord:
             charged_cost=held.cost if held and (cost is None or cost > held.cost) else None,
             quota_account_id=_other(context.quota_account_id, context.account_id),
             queue_ms=round(self.queue_seconds * 1000),
+            slot=context.slot,
         )
 
     def _age_ms(self) -> int:

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from services.gateway.apis.plan_webhook import PlanWebhook
 from services.gateway.apis.receipts import Receipts
 from services.gateway.apis.routes import API
+from services.gateway.apis.signed_receipts import SignedReceipts
 from services.gateway.apis.stored_responses import StoredResponses
 from services.gateway.dependencies import Dependencies
 from services.gateway.http.cors import CORSPolicy
@@ -196,6 +197,7 @@ def _gateway(*, starts: bool, origins: tuple[str, ...] = ("*",)) -> ASGIApp:
     return build_app(
         cast(API, handlers),
         cast(Receipts, handlers),
+        cast(SignedReceipts, handlers),
         cast(StoredResponses, handlers),
         cast(PlanWebhook, handlers),
         Readiness(Dependencies([])),

@@ -273,6 +273,7 @@ class UsageRecord(_message.Message):
     SURFACE_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
     QUEUE_MS_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Id of the request."""
     account_id: _builtins.str
@@ -331,6 +332,12 @@ class UsageRecord(_message.Message):
     def reserved_at(self) -> _timestamp_pb2.Timestamp:
         """Time of the reserve, or of the arrival for direct callers."""
 
+    @_builtins.property
+    def slot(self) -> _limits_pb2.Slot:
+        """Place of the request among those of its tightest limit in requests per day; absent for direct callers, for requests
+        whose outcome is `unknown`, and in rows that were written before it was recorded.
+        """
+
     def __init__(
         self,
         *,
@@ -358,10 +365,11 @@ class UsageRecord(_message.Message):
         surface: _surface_pb2.Surface.ValueType = ...,
         cost: _builtins.int | None = ...,
         queue_ms: _builtins.int | None = ...,
+        slot: _limits_pb2.Slot | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "_queue_ms", b"_queue_ms", "cost", b"cost", "queue_ms", b"queue_ms", "reserved_at", b"reserved_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "_queue_ms", b"_queue_ms", "cost", b"cost", "queue_ms", b"queue_ms", "reserved_at", b"reserved_at", "slot", b"slot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "_queue_ms", b"_queue_ms", "account_id", b"account_id", "attempts", b"attempts", "cached_tokens", b"cached_tokens", "charged", b"charged", "completion_tokens", b"completion_tokens", "cost", b"cost", "day", b"day", "duration_ms", b"duration_ms", "key_id", b"key_id", "model", b"model", "outcome", b"outcome", "prompt_tokens", b"prompt_tokens", "queue_ms", b"queue_ms", "reasoning_tokens", b"reasoning_tokens", "refund_reason", b"refund_reason", "request_id", b"request_id", "reserved_at", b"reserved_at", "stream", b"stream", "surface", b"surface", "time_to_first_token_ms", b"time_to_first_token_ms", "total_tokens", b"total_tokens", "upstream_id", b"upstream_id", "upstream_model", b"upstream_model", "usage_source", b"usage_source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "_queue_ms", b"_queue_ms", "account_id", b"account_id", "attempts", b"attempts", "cached_tokens", b"cached_tokens", "charged", b"charged", "completion_tokens", b"completion_tokens", "cost", b"cost", "day", b"day", "duration_ms", b"duration_ms", "key_id", b"key_id", "model", b"model", "outcome", b"outcome", "prompt_tokens", b"prompt_tokens", "queue_ms", b"queue_ms", "reasoning_tokens", b"reasoning_tokens", "refund_reason", b"refund_reason", "request_id", b"request_id", "reserved_at", b"reserved_at", "slot", b"slot", "stream", b"stream", "surface", b"surface", "time_to_first_token_ms", b"time_to_first_token_ms", "total_tokens", b"total_tokens", "upstream_id", b"upstream_id", "upstream_model", b"upstream_model", "usage_source", b"usage_source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost: _TypeAlias = _typing.Literal["cost"]  # noqa: Y015
     _WhichOneofArgType__cost: _TypeAlias = _typing.Literal["_cost", b"_cost"]  # noqa: Y015

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from grpc import aio
 
 from services.common.batched import batched
+from services.common.receipts import Receipt
 from services.common.rpc.status import rpc_errors
 from services.common.rpc.surface import surface_to_proto
 from services.common.timestamps import unix_seconds
-from services.gateway.apis.receipts import DayUsage, Receipt
+from services.gateway.apis.receipts import DayUsage
 from services.gateway.clients.ledger import GrpcCounters, GrpcLedger, receipt_of
 from services.gateway.console.ports import RequestFilter, TodayUsage
 from services.gateway.requests.types import Principal, RateLimit

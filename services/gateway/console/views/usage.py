@@ -14,8 +14,9 @@ from starlette.types import Scope
 
 from services.common.ids import Kind, is_id
 from services.common.prices import dollars
+from services.common.receipts import Receipt
 from services.common.surface import Surface
-from services.gateway.apis.receipts import DayUsage, Receipt
+from services.gateway.apis.receipts import DayUsage
 from services.gateway.console.charts import columns
 from services.gateway.console.downloads import Download, Downloads
 from services.gateway.console.labels import OUTCOMES, countdown, explain_outcome, explain_refund
