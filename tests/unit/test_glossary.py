@@ -39,8 +39,8 @@ delete deleted delta denied describe description detail digest dir disabled doma
 enabled encrypted end endpoint error event excluded expired expires exporter extension extra failed failure file first
 flight fold format from function gateway generation get groq group has head health host hsts http id idle ignored
 image implausible in include index inference ins invalid is item json kind last left level limit list listen log look
-mail mask max message method metric million minute mismatched mode model month ms name nesting new number object offset ok
-oldest open option origin otel otlp out output over own owned page param parameter part password path per permitted
+mail mask max message method metric million minute mismatched mode model month ms name nesting new number object offset
+ok oldest open option origin otel otlp out output over own owned page param parameter part password path per permitted
 plaintext policy port prefix pro prompt proxy queue quota reason reasoning receiving record redis refused rejected
 removed rename replaced request reset resolve response result retry reuse role round route row rpc running sampler
 schema second secret send sent sentinel server service set sign signature size smtp smtputf8 source stack stale start

@@ -65,8 +65,9 @@ usage_ledger = Table(
     # Indexes of ListRequests, by account and by key, newest first.
     Index("ix_usage_ledger_account_request", "account_id", "request_id"),
     Index("ix_usage_ledger_account_key_request", "account_id", "key_id", "request_id"),
-    # Index of ListDayRequests. Rows are added at its end, so that it costs little. The condition holds for every row, and
-    # keeps other queries away: for a day since its last ANALYZE, Postgres would take this index, as it expects no rows.
+    # Index of ListDayRequests. Rows are added at its end, so that it costs little. The condition holds for every row,
+    # and keeps other queries away: Postgres would take this index for days since its last ANALYZE, of which it expects
+    # no rows.
     Index(
         "ix_usage_ledger_day_request",
         *("day", "request_id"),
