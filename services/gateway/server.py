@@ -35,6 +35,7 @@ from services.gateway.apis.routes import API
 from services.gateway.apis.signed_receipts import ReceiptSigner, SignedReceipts
 from services.gateway.apis.stored_responses import StoredResponses
 from services.gateway.apis.surfaces import Surfaces, render_error
+from services.gateway.apis.usage_export import UsageExport
 from services.gateway.clients import inference, quota
 from services.gateway.clients.auth import GrpcAuthClient
 from services.gateway.clients.batched_quota import BatchedQuota
@@ -166,6 +167,7 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
             api,
             Receipts(authenticator, ports.counters, ports.ledger, SystemClock()),
             SignedReceipts(authenticator, ports.receipts, SystemClock()),
+            UsageExport(authenticator, ports.ledger, SystemClock()),
             StoredResponses(authenticator, ports.responses),
             PlanWebhook(GrpcPlanEvents(channels.auth, timeout_seconds=PLAN_EVENT_SECONDS_MAX)),
             readiness,
@@ -239,6 +241,7 @@ def build_app(
     api: API,
     receipts: Receipts,
     signed_receipts: SignedReceipts,
+    usage_export: UsageExport,
     stored_responses: StoredResponses,
     plan_webhook: PlanWebhook,
     readiness: Readiness,
@@ -254,6 +257,7 @@ def build_app(
         api: The endpoints for chat requests and models.
         receipts: The endpoints of the usage API.
         signed_receipts: The endpoints of signed receipts.
+        usage_export: The endpoint of exports.
         stored_responses: The endpoints of stored responses.
         plan_webhook: The endpoint of plan events.
         readiness: The endpoint `GET /readyz`.
@@ -278,6 +282,7 @@ def build_app(
             Route("/api/v1/key", receipts.key),
             Route("/api/v1/limits", receipts.limits),
             Route("/api/v1/usage", receipts.usage),
+            Route("/api/v1/usage/export", usage_export.export),
             Route("/api/v1/usage/{request_id}", receipts.receipt),
             Route("/api/v1/usage/{request_id}/jws", signed_receipts.receipt),
             Route(KEY_SET_PATH, signed_receipts.key_set),

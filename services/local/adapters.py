@@ -17,7 +17,7 @@ from services.auth.watch.feed import ChangeEvent, ChangeFeed
 from services.common.concurrency.batch import Batcher
 from services.common.errors import InternalError, ServiceError, Unavailable
 from services.common.verdict import RowVerdict
-from services.gateway.apis.receipts import DayUsage, OwnedReceipt
+from services.gateway.apis.receipts import DayUsage, OwnedReceipt, ReceiptsPage
 from services.gateway.clients.batched_quota import (
     ReserveItem,
     SettleItem,
@@ -25,7 +25,7 @@ from services.gateway.clients.batched_quota import (
     not_settled,
     without_unlimited,
 )
-from services.gateway.clients.ledger import day_usage, receipt_of
+from services.gateway.clients.ledger import PAGE_ROWS, SCAN_ROWS, day_usage, receipt_of
 from services.gateway.dependencies import Dependency
 from services.gateway.keys.auth_client import Authentication, WatchEvent
 from services.gateway.requests.idempotency_types import Claim, ClaimState, IdempotencyKey
@@ -44,7 +44,7 @@ from services.inference.chat import CallContext, ChatCall, Outcome
 from services.inference.idempotency.model import Claimant, ClaimedKey, IdempotencyKeys
 from services.inference.idempotency.model import enabled as idempotency_enabled
 from services.inference.key_pool.check import KeyCheck, KeyState
-from services.inference.ledger.writer import ChargedSum, LedgerStore
+from services.inference.ledger.writer import ChargedSum, LedgerStore, RequestsPage
 from services.inference.receipts.signer import ReceiptSigner
 from services.inference.requests.lifecycle import Completions
 from services.inference.responses.model import ResponseStore, enabled
@@ -208,6 +208,15 @@ class LocalReceipts:
         async with _deadline(self._timeout_seconds, "inference_unavailable"):
             found = await self._store.summarize(key_id, account_id=account_id, from_day=from_day, to_day=to_day)
         return [day_usage(usage_summary(one)) for one in found]
+
+    async def page(self, account_id: str, *, key_id: str, from_day: str, to_day: str, before: str) -> ReceiptsPage:
+        """Return a page of an account's receipts; see `Ledger.page`."""
+        page = RequestsPage(
+            account_id=account_id, key_id=key_id, from_day=from_day, to_day=to_day, before=before, rows_max=PAGE_ROWS
+        )
+        async with _deadline(self._timeout_seconds, "inference_unavailable"):
+            rows, next_before = await self._store.scan_requests(page, scan_max=SCAN_ROWS)
+        return ReceiptsPage([receipt_of(usage_record(row)) for row in rows], next_before)
 
 
 class LocalReceiptSigner:

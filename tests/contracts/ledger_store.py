@@ -428,6 +428,28 @@ class LedgerStoreContract(LongDeadlines):
         assert await store.find("req_1") == replace(row, **kept)  # type: ignore[arg-type]
         assert await store.find("req_5") is not None
 
+    @pytest.mark.parametrize("key_id", ["", "key_1"])
+    @pytest.mark.parametrize("scan_max", [1, 2, 3, 7, 100])
+    async def test_scanned_pages_have_each_row_once_however_few_match(
+        self, store: LedgerStore, scan_max: int, key_id: str
+    ) -> None:
+        days = ["2026-08-01", DAY, DAY, "2026-08-03", "2026-08-01", DAY, DAY, "2026-08-03", "2026-08-03", DAY]
+        await store.insert([replace(ROW, request_id=f"req_{number}", day=day) for number, day in enumerate(days)])
+        await store.insert([replace(ROW, request_id="req_20", key_id="key_2"), replace(ROW, request_id="req_21")])
+        await store.insert([replace(ROW, request_id="req_22", account_id="acc_2")])
+        found: list[str] = []
+        before, calls = "", 0
+        while before or not calls:
+            page = RequestsPage(account_id="acc_1", key_id=key_id, from_day=DAY, to_day=DAY, before=before, rows_max=2)
+            rows_found, before = await store.scan_requests(page, scan_max=scan_max)
+            assert len(rows_found) <= min(2, scan_max)
+            found += [row.request_id for row in rows_found]
+            calls += 1
+
+        others = [] if key_id else ["req_20"]
+        assert found == sorted(["req_1", "req_2", "req_21", "req_5", "req_6", "req_9", *others], reverse=True)
+        assert calls <= 12 // scan_max + len(found) // 2 + 2
+
 
 class DayRowsContract(LongDeadlines):
     """The contract of `DayRows`, whose store also implements `LedgerStore`."""

@@ -119,6 +119,8 @@ _PAGE = RequestsPage(account_id="acc_1", rows_max=10, before="req_9")
         pytest.param(queries.requests(replace(_PAGE, key_id="key_1")), id="a key's page"),
         pytest.param(queries.requests(replace(_PAGE, surface=Surface.MESSAGES)), id="a surface's page"),
         pytest.param(queries.last_uses(["key_1"]), id="a last use"),
+        pytest.param(queries.requests(_PAGE, first_id="req_5"), id="a scanned page"),
+        pytest.param(export_queries.scan_end(replace(_PAGE, key_id="key_1"), scan_max=9), id="the end of a scan"),
         pytest.param(export_queries.day_requests("2026-08-02", after="req_1", rows_max=10), id="a day's page"),
     ],
 )

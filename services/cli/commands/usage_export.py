@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -107,9 +108,10 @@ def _progress(first: date, last: date) -> Iterator[_Advance]:
         yield lambda seconds, rows: None
         return
     length, count = ((last - first).days + 1) * _DAY_SECONDS, 0
-    with click.progressbar(
+    bar: Any = click.progressbar(
         length=length, file=sys.stderr, label="Exporting", item_show_func=lambda rows: f"{rows or 0:,} rows"
-    ) as bar:
+    )
+    with bar:
 
         def advance(seconds: float, rows: int) -> None:
             nonlocal count

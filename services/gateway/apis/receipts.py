@@ -97,6 +97,27 @@ class Ledger(Protocol):
             to_day: Last day, `YYYY-MM-DD`; empty means no end.
         """
 
+    async def page(self, account_id: str, *, key_id: str, from_day: str, to_day: str, before: str) -> "ReceiptsPage":
+        """Return a page of an account's receipts, in a bounded time.
+
+        Args:
+            account_id: The account.
+            key_id: Only requests of this key; empty means all keys.
+            from_day: First day, `YYYY-MM-DD`.
+            to_day: Last day, `YYYY-MM-DD`; empty means no end.
+            before: Only requests with a smaller id; empty begins with the newest.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptsPage:
+    """Receipts of an account, newest first."""
+
+    receipts: Sequence[Receipt]
+    """May be empty, even if this is not the last page."""
+    next_before: str
+    """The `before` of the next page; empty after the last one."""
+
 
 class Receipts:
     """The endpoints of the usage API."""
@@ -139,10 +160,8 @@ class Receipts:
     async def usage(self, request: Request) -> Response:
         """`GET /api/v1/usage`: return the account's usage by day and model, of the last 30 days by default."""
         principal = await self._principal(request)
-        from_day, to_day = self._days(request)
-        key_id = request.query_params.get("key_id", "")
-        if "key_id" in request.query_params and not is_id(key_id, Kind.KEY):
-            raise _invalid("key_id", "expected a key id, `key_…`. Do not put the secret key in a URL")
+        from_day, to_day = requested_days(request, now=self._clock.now())
+        key_id = requested_key(request)
         days = await self._ledger.summarize(principal.account_id, key_id=key_id, from_day=from_day, to_day=to_day)
         return json_response(_encode({"object": "list", "data": days}))
 
@@ -158,15 +177,32 @@ class Receipts:
     async def _principal(self, request: Request) -> Principal:
         return await self._authenticator.authenticate(bearer_token(request), address=client_address(request))
 
-    def _days(self, request: Request) -> tuple[str, str]:
-        """Return the first and the last day; the last is empty without `to`, because Redis decides the current day."""
-        first, last = _day(request, "from"), _day(request, "to")
-        if first is None:
-            end = last or datetime.fromtimestamp(self._clock.now(), UTC).date()
-            first = date.fromordinal(max(1, end.toordinal() - (_DAYS - 1)))
-        if last is not None and last < first:
-            raise _invalid("from", "expected a date that is not after `to`")
-        return first.isoformat(), last.isoformat() if last else ""
+
+def requested_days(request: Request, *, now: float) -> tuple[str, str]:
+    """Return the first and the last day; the last is empty without `to`, because Redis decides the current day.
+
+    Raises:
+        InvalidRequest: `from` or `to` is not a date, or `from` is after `to`.
+    """
+    first, last = _day(request, "from"), _day(request, "to")
+    if first is None:
+        end = last or datetime.fromtimestamp(now, UTC).date()
+        first = date.fromordinal(max(1, end.toordinal() - (_DAYS - 1)))
+    if last is not None and last < first:
+        raise invalid_parameter("from", "expected a date that is not after `to`")
+    return first.isoformat(), last.isoformat() if last else ""
+
+
+def requested_key(request: Request) -> str:
+    """Return the id of the key to which a request is restricted; empty for all keys.
+
+    Raises:
+        InvalidRequest: It is not the id of a key.
+    """
+    key_id = request.query_params.get("key_id", "")
+    if "key_id" in request.query_params and not is_id(key_id, Kind.KEY):
+        raise invalid_parameter("key_id", "expected a key id, `key_…`. Do not put the secret key in a URL")
+    return key_id
 
 
 def request_not_found(request_id: str) -> NotFound:
@@ -187,8 +223,9 @@ def _day(request: Request, name: str) -> date | None:
             return date.fromisoformat(text)
     except ValueError:
         pass
-    raise _invalid(name, "expected a date, YYYY-MM-DD")
+    raise invalid_parameter(name, "expected a date, YYYY-MM-DD")
 
 
-def _invalid(param: str, problem: str) -> InvalidRequest:
+def invalid_parameter(param: str, problem: str) -> InvalidRequest:
+    """Return the error of a query parameter."""
     return InvalidRequest(f"Invalid `{param}`: {problem}.", details=ErrorDetails(param=param))

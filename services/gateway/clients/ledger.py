@@ -10,12 +10,15 @@ from services.common.receipts import Receipt, ReceiptUsage, iso_time
 from services.common.rpc.limits import slot_from_proto
 from services.common.rpc.status import rpc_errors
 from services.common.rpc.surface import surface_from_proto
-from services.gateway.apis.receipts import DayUsage, OwnedReceipt
+from services.gateway.apis.receipts import DayUsage, OwnedReceipt, ReceiptsPage
 from services.gateway.clients.batched_quota import ReserveItem, without_unlimited
 from services.gateway.clients.quota import rate_limit_of, reservation
 from services.gateway.requests.types import Principal, RateLimit
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
+
+PAGE_ROWS, SCAN_ROWS = 1_000, 5_000
+"""Rows of a page, and how many are read for it at most."""
 
 
 class GrpcCounters:
@@ -75,6 +78,25 @@ class GrpcLedger:
         with rpc_errors(unavailable_reason="inference_unavailable"):
             response = await self._stub.SummarizeUsage(request, timeout=self._timeout_seconds)
         return [day_usage(summary) for summary in response.summaries]
+
+    async def page(self, account_id: str, *, key_id: str, from_day: str, to_day: str, before: str) -> ReceiptsPage:
+        """Return a page of an account's receipts; see `Ledger.page`."""
+        request = usage_pb2.ListRequestsRequest(
+            account_id=account_id,
+            key_id=key_id,
+            from_day=from_day,
+            to_day=to_day,
+            before=before,
+            page_size=PAGE_ROWS,
+            scan_max=SCAN_ROWS,
+        )
+        with rpc_errors(unavailable_reason="inference_unavailable"):
+            response = await self._stub.ListRequests(request, timeout=self._timeout_seconds)
+        records = response.records
+        # An inference of the previous version reads until the page is full.
+        is_full = len(records) == PAGE_ROWS
+        next_before = response.next_before or (records[-1].request_id if is_full else "")
+        return ReceiptsPage([receipt_of(record) for record in records], next_before)
 
 
 def receipt_of(record: usage_pb2.UsageRecord) -> Receipt:

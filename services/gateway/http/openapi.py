@@ -225,6 +225,7 @@ def _paths() -> dict[str, Any]:
                 query={"from": _DAY, "to": _DAY, "key_id": _STRING},
             )
         },
+        "/api/v1/usage/export": {"get": _usage_export()},
         "/api/v1/usage/{request_id}": {
             "get": _get_operation(
                 "getUsage",
@@ -236,6 +237,22 @@ def _paths() -> dict[str, Any]:
         "/api/v1/usage/{request_id}/jws": {"get": _signed_receipt()},
         "/.well-known/jwks.json": {"get": _receipt_keys()},
     }
+
+
+def _usage_export() -> dict[str, Any]:
+    query = {
+        "from": _DAY,
+        "to": _DAY,
+        "key_id": _STRING,
+        "format": {"enum": ["jsonl", "csv"], "default": "jsonl"},
+        "before": {**_STRING, "description": "Only requests that are older than this one, to continue an export."},
+    }
+    operation = _get_operation("exportUsage", "Export the receipts of the account, newest first", {}, query=query)
+    operation["responses"]["200"]["content"] = {
+        "application/jsonl": {"schema": _STRING},
+        "text/csv": {"schema": _STRING},
+    }
+    return operation
 
 
 def _signed_receipt() -> dict[str, Any]:

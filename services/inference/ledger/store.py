@@ -220,6 +220,15 @@ class SQLLedgerStore:
             return [_ledger_row(row) for row in await connection.execute(queries.requests(page))]
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
+    async def scan_requests(self, page: RequestsPage, *, scan_max: int) -> tuple[list[LedgerRow], str]:
+        """Return a page of rows among the next `scan_max`, and the `before` of the next page; empty after the last."""
+        async with self._transactions.reading() as connection:
+            end = await connection.scalar(export_queries.scan_end(page, scan_max=scan_max)) or ""
+            found = await connection.execute(queries.requests(page, first_id=end))
+            rows = [_ledger_row(row) for row in found]
+        return rows, rows[-1].request_id if len(rows) == page.rows_max else end
+
+    @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def list_day_requests(self, day: str, *, after: str, rows_max: int) -> list[LedgerRow]:
         """Return a page of a day's rows of all accounts, in the order of their request ids."""
         async with self._transactions.reading() as connection:

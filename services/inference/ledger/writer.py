@@ -199,6 +199,12 @@ class LedgerStore(Protocol):
     async def list_requests(self, page: RequestsPage) -> list[LedgerRow]:
         """Return a page of rows; a page with fewer than `rows_max` rows is the last one."""
 
+    async def scan_requests(self, page: RequestsPage, *, scan_max: int) -> tuple[list[LedgerRow], str]:
+        """Return the rows of a page among the next `scan_max`, and the `before` of the next page; empty after the last.
+
+        Unlike `list_requests`, it takes a bounded time however few rows match.
+        """
+
     async def last_uses(self, key_ids: Sequence[str]) -> list[float | None]:
         """Return the reserve time of each key's last request, in order; None for a key without rows."""
 

@@ -249,7 +249,7 @@ async def _process(world: LedgerWorld, *arguments: str, **settings: str) -> tupl
     given = environment(world.folder, {"INFERENCE_TARGET": world.target, **settings})
     command = [sys.executable, "-m", "services.cli", "usage", "export", *arguments]
     options: Any = {"env": given, "capture_output": True, "text": True, "timeout": 60, "check": False}
-    done = await asyncio.to_thread(subprocess.run, command, **options)
+    done: Any = await asyncio.to_thread(lambda: subprocess.run(command, **options))
     return done.returncode, done.stdout, done.stderr
 
 

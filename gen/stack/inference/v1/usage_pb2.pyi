@@ -658,6 +658,7 @@ class ListRequestsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     BEFORE_FIELD_NUMBER: _builtins.int
     SURFACE_FIELD_NUMBER: _builtins.int
+    SCAN_MAX_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     """Id of the account; must not be empty."""
     key_id: _builtins.str
@@ -674,6 +675,10 @@ class ListRequestsRequest(_message.Message):
     """Return rows older than the row with this request id; empty starts with the newest."""
     surface: _surface_pb2.Surface.ValueType
     """Only rows of this surface; unspecified means all rows."""
+    scan_max: _builtins.int
+    """Maximum number of rows to read for the page, so that it takes a bounded time however few of them match; 0 means no
+    maximum.
+    """
     def __init__(
         self,
         *,
@@ -685,10 +690,11 @@ class ListRequestsRequest(_message.Message):
         page_size: _builtins.int = ...,
         before: _builtins.str = ...,
         surface: _surface_pb2.Surface.ValueType = ...,
+        scan_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "before", b"before", "from_day", b"from_day", "key_id", b"key_id", "outcome", b"outcome", "page_size", b"page_size", "surface", b"surface", "to_day", b"to_day"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "before", b"before", "from_day", b"from_day", "key_id", b"key_id", "outcome", b"outcome", "page_size", b"page_size", "scan_max", b"scan_max", "surface", b"surface", "to_day", b"to_day"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -701,18 +707,22 @@ class ListRequestsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RECORDS_FIELD_NUMBER: _builtins.int
+    NEXT_BEFORE_FIELD_NUMBER: _builtins.int
+    next_before: _builtins.str
+    """With `scan_max`: the `before` of the next page; empty if this is the last one."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageRecord]:
-        """Newest first, by request id. Fewer items than requested mean that this is the last page."""
+        """Newest first, by request id. Without `scan_max`, fewer items than requested mean that this is the last page."""
 
     def __init__(
         self,
         *,
         records: _abc.Iterable[Global___UsageRecord] | None = ...,
+        next_before: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_before", b"next_before", "records", b"records"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

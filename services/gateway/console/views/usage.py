@@ -19,13 +19,13 @@ from services.common.receipts import Receipt
 from services.common.surface import Surface
 from services.gateway.apis.receipts import DayUsage
 from services.gateway.console.charts import columns
-from services.gateway.console.downloads import Download, Downloads
 from services.gateway.console.labels import OUTCOMES, countdown, explain_outcome, explain_refund
 from services.gateway.console.page import Pages, redirect
 from services.gateway.console.ports import Key, RequestFilter, UsageClient
 from services.gateway.console.request_context import RequestContext
 from services.gateway.console.security.concurrency import slot_within_response
 from services.gateway.console.views.keys import or_empty
+from services.gateway.http.downloads import Download, Downloads
 
 _DAYS = 30
 _PAGE = 50
