@@ -36,6 +36,7 @@ from services.gateway.apis.signed_receipts import ReceiptSigner, SignedReceipts
 from services.gateway.apis.stored_responses import StoredResponses
 from services.gateway.apis.surfaces import Surfaces, render_error
 from services.gateway.apis.usage_export import UsageExport
+from services.gateway.apis.usage_webhook import UsageWebhookEndpoint, UsageWebhooks
 from services.gateway.clients import inference, quota
 from services.gateway.clients.auth import GrpcAuthClient
 from services.gateway.clients.batched_quota import BatchedQuota
@@ -46,6 +47,7 @@ from services.gateway.clients.ledger import GrpcCounters, GrpcLedger
 from services.gateway.clients.plan_events import GrpcPlanEvents
 from services.gateway.clients.responses import GrpcResponseStore
 from services.gateway.clients.signed_receipts import GrpcReceiptSigner
+from services.gateway.clients.usage_webhooks import GrpcUsageWebhooks
 from services.gateway.console.wiring import open_console
 from services.gateway.dependencies import Dependencies, Source
 from services.gateway.http.cors import CORSPolicy
@@ -76,6 +78,7 @@ _log = logging.getLogger(__name__)
 _SETTLEMENT_SECONDS = 3.0
 RECEIPT_SECONDS_MAX = 2.0
 PLAN_EVENT_SECONDS_MAX = 5.0
+WEBHOOK_SECONDS_MAX = 5.0
 STORE_SECONDS_MAX = 8.0
 """Longer than two attempts of inference to reach the Redis of stored responses."""
 _WATCH_PAUSE_SECONDS = 0.5
@@ -116,6 +119,7 @@ class Ports:
     counters: Counters
     ledger: Ledger
     receipts: ReceiptSigner
+    usage_webhooks: UsageWebhooks
     responses: ResponseStore
     idempotency: IdempotencyStore
     dependencies: Sequence[Source]
@@ -168,6 +172,7 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
             Receipts(authenticator, ports.counters, ports.ledger, SystemClock()),
             SignedReceipts(authenticator, ports.receipts, SystemClock()),
             UsageExport(authenticator, ports.ledger, SystemClock()),
+            UsageWebhookEndpoint(authenticator, ports.usage_webhooks),
             StoredResponses(authenticator, ports.responses),
             PlanWebhook(GrpcPlanEvents(channels.auth, timeout_seconds=PLAN_EVENT_SECONDS_MAX)),
             readiness,
@@ -198,6 +203,7 @@ async def _grpc_ports(channels: Channels, settings: GatewaySettings, stack: Asyn
         counters=GrpcCounters(channels.quota, timeout_seconds=RECEIPT_SECONDS_MAX),
         ledger=GrpcLedger(channels.inference, timeout_seconds=RECEIPT_SECONDS_MAX),
         receipts=GrpcReceiptSigner(channels.inference, timeout_seconds=RECEIPT_SECONDS_MAX),
+        usage_webhooks=GrpcUsageWebhooks(channels.inference, timeout_seconds=WEBHOOK_SECONDS_MAX),
         responses=GrpcResponseStore(channels.inference, timeout_seconds=STORE_SECONDS_MAX),
         idempotency=GrpcIdempotencyStore(channels.inference, timeout_seconds=STORE_SECONDS_MAX),
         dependencies=(InferenceDependencies(channels.inference), QuotaDependencies(channels.quota)),
@@ -242,6 +248,7 @@ def build_app(
     receipts: Receipts,
     signed_receipts: SignedReceipts,
     usage_export: UsageExport,
+    usage_webhook: UsageWebhookEndpoint,
     stored_responses: StoredResponses,
     plan_webhook: PlanWebhook,
     readiness: Readiness,
@@ -258,6 +265,7 @@ def build_app(
         receipts: The endpoints of the usage API.
         signed_receipts: The endpoints of signed receipts.
         usage_export: The endpoint of exports.
+        usage_webhook: The endpoint of an account's webhook.
         stored_responses: The endpoints of stored responses.
         plan_webhook: The endpoint of plan events.
         readiness: The endpoint `GET /readyz`.
@@ -283,6 +291,7 @@ def build_app(
             Route("/api/v1/limits", receipts.limits),
             Route("/api/v1/usage", receipts.usage),
             Route("/api/v1/usage/export", usage_export.export),
+            Route("/api/v1/usage/webhook", usage_webhook.one, methods=["GET", "POST", "DELETE"]),
             Route("/api/v1/usage/{request_id}", receipts.receipt),
             Route("/api/v1/usage/{request_id}/jws", signed_receipts.receipt),
             Route(KEY_SET_PATH, signed_receipts.key_set),

@@ -37,6 +37,9 @@ from services.inference.responses.rpc import StoredResponseService
 from services.inference.responses.wiring import Stores, open_stores
 from services.inference.rpc import InferenceService, UsageService
 from services.inference.settings import InferenceSettings
+from services.inference.webhooks.rpc import UsageWebhookService
+from services.inference.webhooks.service import Webhooks
+from services.inference.webhooks.wiring import open_webhooks
 from stack.inference.v1 import (
     export_pb2,
     export_pb2_grpc,
@@ -50,6 +53,8 @@ from stack.inference.v1 import (
     responses_pb2_grpc,
     usage_pb2,
     usage_pb2_grpc,
+    webhooks_pb2,
+    webhooks_pb2_grpc,
 )
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -69,6 +74,10 @@ _CALLERS = {
         identity("gateway"),
         identity("stackctl"),
     ),
+    webhooks_pb2.DESCRIPTOR.services_by_name["UsageWebhookService"].full_name: (
+        identity("gateway"),
+        identity("stackctl"),
+    ),
     usage_pb2.DESCRIPTOR.services_by_name["UsageService"].full_name: tuple(
         identity(name) for name in ("gateway", "quota", "stackctl")
     ),
@@ -85,6 +94,7 @@ class Parts:
     ledger: Ledger
     store: SQLLedgerStore
     receipts: ReceiptSigner
+    webhooks: Webhooks
     responses: ResponseStore | None
     """None if responses are not stored."""
     idempotency: IdempotencyKeys | None
@@ -112,6 +122,7 @@ async def serve(settings: InferenceSettings, parts: Parts | None = None) -> None
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server.grpc)
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(parts.store), server.grpc)
         export_pb2_grpc.add_UsageExportServiceServicer_to_server(UsageExportService(parts.store), server.grpc)
+        webhooks_pb2_grpc.add_UsageWebhookServiceServicer_to_server(UsageWebhookService(parts.webhooks), server.grpc)
         receipts_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptService(parts.receipts), server.grpc)
         responses_pb2_grpc.add_StoredResponseServiceServicer_to_server(
             StoredResponseService(parts.responses), server.grpc
@@ -178,9 +189,18 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
         ),
     )
     receipts = ReceiptSigner(store, keys_of_receipts, SystemClock())
+    webhooks = await open_webhooks(settings, store, stack)
     responses = stores.responses if stores else None
     return Parts(
-        completions, catalogue, key_check, ledger, store, receipts, responses, _idempotency(settings, stores, store)
+        completions,
+        catalogue,
+        key_check,
+        ledger,
+        store,
+        receipts=receipts,
+        webhooks=webhooks,
+        responses=responses,
+        idempotency=_idempotency(settings, stores, store),
     )
 
 

@@ -1,5 +1,6 @@
 """Settings of the inference service."""
 
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator
@@ -184,6 +185,25 @@ class InferenceSettings(ServiceSettings):
     receipt_keys_removed: str = ""
     """Comma-separated public keys, the member `x` of their entries in `/.well-known/jwks.json`, of earlier private
     keys. They are still published, so that receipts that were signed with them can be verified."""
+
+    webhook_addresses_allowed: list[str] = Field(default=[])
+    """JSON array of addresses and networks (CIDR) that are not public and to which usage webhooks may be sent anyway,
+    also without TLS."""
+
+    @property
+    def webhook_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The networks of `webhook_addresses_allowed`."""
+        return tuple(ip_network(text) for text in self.webhook_addresses_allowed)
+
+    @field_validator("webhook_addresses_allowed")
+    @classmethod
+    def _check_networks(cls, value: list[str]) -> list[str]:
+        try:
+            for text in value:
+                ip_network(text)
+        except ValueError:
+            raise ValueError("expected IP addresses and networks, such as 10.0.0.0/8") from None
+        return value
 
     @field_validator("receipt_keys_removed")
     @classmethod

@@ -18,6 +18,7 @@ from services.common.concurrency.batch import Batcher
 from services.common.errors import InternalError, ServiceError, Unavailable
 from services.common.verdict import RowVerdict
 from services.gateway.apis.receipts import DayUsage, OwnedReceipt, ReceiptsPage
+from services.gateway.apis.usage_webhook import UsageWebhook
 from services.gateway.clients.batched_quota import (
     ReserveItem,
     SettleItem,
@@ -26,6 +27,7 @@ from services.gateway.clients.batched_quota import (
     without_unlimited,
 )
 from services.gateway.clients.ledger import PAGE_ROWS, SCAN_ROWS, day_usage, receipt_of
+from services.gateway.clients.usage_webhooks import usage_webhook_of
 from services.gateway.dependencies import Dependency
 from services.gateway.keys.auth_client import Authentication, WatchEvent
 from services.gateway.requests.idempotency_types import Claim, ClaimState, IdempotencyKey
@@ -49,6 +51,8 @@ from services.inference.receipts.signer import ReceiptSigner
 from services.inference.requests.lifecycle import Completions
 from services.inference.responses.model import ResponseStore, enabled
 from services.inference.translate import usage_record, usage_summary
+from services.inference.webhooks.rpc import to_proto
+from services.inference.webhooks.service import Webhooks
 from services.quota import holds
 from services.quota.days import day_number, iso_date
 from services.quota.holds import (
@@ -235,6 +239,34 @@ class LocalReceiptSigner:
     async def key_set(self) -> bytes:
         """Return the public keys; see `ReceiptSigner.key_set`."""
         return self._signer.key_set
+
+
+class LocalUsageWebhooks:
+    """The gateway's `UsageWebhooks`."""
+
+    def __init__(self, webhooks: Webhooks, *, timeout_seconds: float) -> None:
+        """Call `webhooks` within `timeout_seconds`."""
+        self._webhooks = webhooks
+        self._timeout_seconds = timeout_seconds
+
+    async def set(self, account_id: str, url: str) -> tuple[UsageWebhook, str]:
+        """Create or change the webhook of an account; see `UsageWebhooks.set`."""
+        async with self._deadline():
+            webhook, secret = await self._webhooks.set(account_id, url)
+        return usage_webhook_of(to_proto(webhook)), secret
+
+    async def get(self, account_id: str) -> UsageWebhook:
+        """Return the webhook of an account; see `UsageWebhooks.get`."""
+        async with self._deadline():
+            return usage_webhook_of(to_proto(await self._webhooks.get(account_id)))
+
+    async def delete(self, account_id: str) -> bool:
+        """Delete the webhook of an account; see `UsageWebhooks.delete`."""
+        async with self._deadline():
+            return await self._webhooks.delete(account_id)
+
+    def _deadline(self) -> AbstractAsyncContextManager[None]:
+        return _deadline(self._timeout_seconds, "inference_unavailable")
 
 
 class LocalResponseStore:

@@ -24,7 +24,7 @@ from services.common.rpc.status import from_rpc
 from services.common.rpc.tls import identity
 from services.local.supervisor import ready
 from stack.auth.v1 import accounts_pb2, audit_pb2, auth_pb2, keys_pb2, owner_pb2, plans_pb2, sessions_pb2
-from stack.inference.v1 import export_pb2, inference_pb2, receipts_pb2, responses_pb2, usage_pb2
+from stack.inference.v1 import export_pb2, inference_pb2, receipts_pb2, responses_pb2, usage_pb2, webhooks_pb2
 from stack.quota.v1 import quota_pb2
 from tests.certificates import Issued
 from tests.e2e.stack import EMAIL, Stack, bare_environment, say, stack_folder
@@ -39,7 +39,7 @@ _NAMES = ("gateway", "auth", "quota", "inference", "stackctl", "billing")
 _CONTRACTS: dict[str, tuple[ModuleType, ...]] = {
     "auth": (auth_pb2, accounts_pb2, keys_pb2, plans_pb2, audit_pb2, sessions_pb2, owner_pb2),
     "quota": (quota_pb2,),
-    "inference": (inference_pb2, export_pb2, receipts_pb2, responses_pb2, usage_pb2),
+    "inference": (inference_pb2, export_pb2, receipts_pb2, responses_pb2, usage_pb2, webhooks_pb2),
 }
 _EXPECTED = {
     "AuthService": {"gateway"},
@@ -56,6 +56,7 @@ _EXPECTED = {
     "UsageService": {"gateway", "quota", "stackctl"},
     "UsageExportService": {"stackctl"},
     "ReceiptService": {"gateway"},
+    "UsageWebhookService": {"gateway", "stackctl"},
 }
 _RPCS = [
     (server, service.full_name, method)

@@ -35,6 +35,7 @@ from services.common.surface import Surface
 from services.common.verdict import CHARGED, RELEASED, Amounts, RowVerdict, Verdict
 from services.gateway.apis.chat_completions.request import parse_chat
 from services.gateway.apis.signed_receipts import ReceiptSigner
+from services.gateway.apis.usage_webhook import UsageWebhook, UsageWebhooks
 from services.gateway.clients.auth import GrpcAuthClient
 from services.gateway.clients.batched_quota import BatchedQuota, QuotaBatches, ReserveItem, SettleItem
 from services.gateway.clients.idempotency import GrpcIdempotencyStore
@@ -44,6 +45,7 @@ from services.gateway.clients.quota import GrpcQuotaBatches
 from services.gateway.clients.quota import multiplex_client as quota_client
 from services.gateway.clients.responses import GrpcResponseStore
 from services.gateway.clients.signed_receipts import GrpcReceiptSigner
+from services.gateway.clients.usage_webhooks import GrpcUsageWebhooks
 from services.gateway.keys.auth_client import AuthClient, Authentication, WatchEvent
 from services.gateway.requests.idempotency_types import Claim, ClaimState, IdempotencyKey, IdempotencyStore
 from services.gateway.requests.ports import Inference, ResponseStore
@@ -60,6 +62,9 @@ from services.inference.receipts.rpc import ReceiptService
 from services.inference.requests.lifecycle import Answer, Completions
 from services.inference.responses.rpc import StoredResponseService
 from services.inference.rpc import InferenceService, UsageService
+from services.inference.webhooks.model import Webhook
+from services.inference.webhooks.rpc import UsageWebhookService
+from services.inference.webhooks.service import Webhooks
 from services.local.adapters import (
     LocalAuthClient,
     LocalIdempotencyStore,
@@ -67,6 +72,7 @@ from services.local.adapters import (
     LocalQuotaBatches,
     LocalReceiptSigner,
     LocalResponseStore,
+    LocalUsageWebhooks,
 )
 from services.quota.holds import (
     CounterUnavailable,
@@ -86,6 +92,7 @@ from stack.inference.v1 import (
     receipts_pb2_grpc,
     responses_pb2_grpc,
     usage_pb2_grpc,
+    webhooks_pb2_grpc,
 )
 from stack.quota.v1 import quota_pb2_grpc
 from tests.integration.common.grpc_world import socket_path
@@ -1062,3 +1069,58 @@ async def test_a_receipt_without_an_account_is_refused() -> None:
     async with _signer("grpc", ScriptedSigner()) as signer:
         with pytest.raises(InvalidRequest, match="account_id"):
             await signer.sign("req_1", account_id="")
+
+
+# --- usage webhooks
+
+
+class ScriptedWebhooks:
+    """Stands in for `Webhooks` of inference."""
+
+    webhook = Webhook("acc_1", "whk_1", "https://example.com/", b"sealed", "2026-11-29", 1_795_997_700.5, 3, "Why.")
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+
+    async def set(self, account_id: str, url: str) -> tuple[Webhook, str]:
+        return replace(await self.get(account_id), url=url), "whsec_x"
+
+    async def get(self, account_id: str) -> Webhook:
+        if self._error:
+            raise self._error
+        return replace(self.webhook, next_attempt_at=None if account_id == "acc_2" else 1_795_997_700.5)
+
+    async def delete(self, account_id: str) -> bool:
+        return account_id == "acc_1"
+
+
+@asynccontextmanager
+async def _webhooks(adapter: str, domain: ScriptedWebhooks) -> AsyncIterator[UsageWebhooks]:
+    webhooks = cast(Webhooks, domain)
+    if adapter == "local":
+        yield LocalUsageWebhooks(webhooks, timeout_seconds=_SECONDS)
+        return
+    service = UsageWebhookService(webhooks)
+    async with _serving(
+        lambda server: webhooks_pb2_grpc.add_UsageWebhookServiceServicer_to_server(service, server)
+    ) as channel:
+        yield GrpcUsageWebhooks(channel, timeout_seconds=_SECONDS)
+
+
+@ADAPTERS
+async def test_usage_webhooks_arrive_without_their_stored_secret(adapter: str) -> None:
+    expected = UsageWebhook("whk_1", "https://example.com/", "2026-11-29", 1_795_997_700.5, 3, "Why.")
+    async with _webhooks(adapter, ScriptedWebhooks()) as webhooks:
+        assert await webhooks.get("acc_1") == expected
+        assert await webhooks.get("acc_2") == replace(expected, next_attempt_at=None)
+        assert await webhooks.set("acc_1", "https://a.b/") == (replace(expected, url="https://a.b/"), "whsec_x")
+        assert [await webhooks.delete(account_id) for account_id in ("acc_1", "acc_2")] == [True, False]
+
+
+@ADAPTERS
+async def test_an_error_of_usage_webhooks_arrives_with_its_parameter(adapter: str) -> None:
+    error = InvalidRequest("Invalid `url`.", reason="invalid_webhook_url", details=ErrorDetails(param="url"))
+    async with _webhooks(adapter, ScriptedWebhooks(error)) as webhooks:
+        with pytest.raises(InvalidRequest) as raised:
+            await webhooks.set("acc_1", "http://10.0.0.1/")
+    assert (raised.value.reason, raised.value.details.param) == ("invalid_webhook_url", "url")

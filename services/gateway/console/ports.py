@@ -249,5 +249,8 @@ class UsageClient(Protocol):
     async def requests(self, filters: RequestFilter, *, count: int) -> Sequence[Receipt]:
         """Return a page of requests, newest first."""
 
+    async def delete_webhook(self) -> None:
+        """Delete the account's usage webhook, if there is one."""
+
     async def request(self, request_id: str) -> Receipt | None:
         """Return the receipt of a request, or None if the account has no such request."""

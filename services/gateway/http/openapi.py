@@ -225,6 +225,7 @@ def _paths() -> dict[str, Any]:
                 query={"from": _DAY, "to": _DAY, "key_id": _STRING},
             )
         },
+        "/api/v1/usage/webhook": _usage_webhook(),
         "/api/v1/usage/export": {"get": _usage_export()},
         "/api/v1/usage/{request_id}": {
             "get": _get_operation(
@@ -237,6 +238,31 @@ def _paths() -> dict[str, Any]:
         "/api/v1/usage/{request_id}/jws": {"get": _signed_receipt()},
         "/.well-known/jwks.json": {"get": _receipt_keys()},
     }
+
+
+def _usage_webhook() -> dict[str, Any]:
+    note = "404 unless the operator has a receipt key"
+    schema = _object(
+        object={"const": "usage.webhook"},
+        id=_STRING,
+        url=_STRING,
+        status={"enum": ["active", "failing", "disabled"]},
+        next_day=_DAY,
+        next_attempt_at={"type": ["string", "null"], "format": "date-time"},
+        failures=_INTEGER,
+        last_error={"type": ["string", "null"]},
+    )
+    created = {**schema, "properties": {**schema["properties"], "secret": _STRING}}
+    get = _get_operation("getUsageWebhook", f"Retrieve the usage webhook; {note}", schema)
+    post = _get_operation("setUsageWebhook", f"Set the usage webhook; {note}", created)
+    post["requestBody"] = {"required": True, "content": _json(_object(url={**_STRING, "maxLength": 2_000}))}
+    deletion = _object(object={"const": "usage.webhook"}, deleted={"type": "boolean"})
+    delete = _get_operation("deleteUsageWebhook", "Delete the usage webhook", deletion)
+    statuses = {id(get): ["404"], id(post): ["400", "404", "408", "413", "415"], id(delete): []}
+    for operation in (get, post, delete):
+        more = _operation("", statuses[id(operation)])["responses"]
+        operation["responses"] |= more
+    return {"get": get, "post": post, "delete": delete}
 
 
 def _usage_export() -> dict[str, Any]:

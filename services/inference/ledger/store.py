@@ -58,6 +58,11 @@ class SQLLedgerStore:
         compiled = self._insert_unknown.compile(dialect=engine.dialect)
         self._insert_sql, self._insert_parameters = str(compiled), itemgetter(*(compiled.positiontup or ()))
 
+    @property
+    def transactions(self) -> Transactions:
+        """Transactions on the ledger's database, which has one writer if it is SQLite."""
+        return self._transactions
+
     @deadline(_WRITE_SECONDS_MAX, unavailable=_unavailable)
     async def insert(self, rows: Sequence[LedgerRow]) -> list[Verdict]:
         """Commit rows, all or none, and return the stored verdicts in order; the first row of a request id wins."""

@@ -1,6 +1,6 @@
 """Schema of the usage ledger."""
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, text
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, text
 
 metadata = MetaData()
 
@@ -74,4 +74,21 @@ usage_ledger = Table(
         sqlite_where=text("request_id >= ''"),
         postgresql_where=text("request_id >= ''"),
     ),
+)
+
+usage_webhook = Table(
+    "usage_webhook",
+    metadata,
+    Column("account_id", String(64), primary_key=True),
+    Column("id", String(64), nullable=False),
+    Column("url", String(2048), nullable=False),
+    # Encrypted under a receipt key.
+    Column("secret", LargeBinary, nullable=False),
+    # First day whose usage is not delivered yet.
+    Column("next_day", String(10), nullable=False),
+    # Null if the webhook is disabled after too many failures.
+    Column("next_attempt_at", Float(53), nullable=True),
+    Column("failures", BigInteger, nullable=False),
+    Column("last_error", String(256), nullable=False),
+    Index("ix_usage_webhook_next_attempt", "next_attempt_at"),
 )

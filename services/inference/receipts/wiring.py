@@ -15,14 +15,27 @@ def receipt_keys(settings: InferenceSettings) -> ReceiptKeys | None:
     Raises:
         StartError: A key is invalid, or the file of the key cannot be used.
     """
-    configured = [text.strip() for text in settings.receipt_keys.get_secret_value().split(",") if text.strip()]
-    path = settings.data_dir / _FILE
-    if not configured and not is_sqlite(settings.ledger_url):
-        return None
-    name = "INFERENCE_RECEIPT_KEYS" if configured else str(path)
+    texts = receipt_key_texts(settings)
+    name = "INFERENCE_RECEIPT_KEYS" if settings.receipt_keys.get_secret_value() else str(settings.data_dir / _FILE)
     try:
-        private_keys = [parse_private_key(text) for text in configured or [secret_file.read_or_create(path)]]
+        private_keys = [parse_private_key(text) for text in texts]
     except ValueError as exc:
         raise StartError(f"{name}: {exc}.") from exc
-    removed = [text.strip() for text in settings.receipt_keys_removed.split(",") if text.strip()]
-    return ReceiptKeys(private_keys, [parse_public_key(text) for text in removed])
+    removed = [parse_public_key(text) for text in _parts(settings.receipt_keys_removed)]
+    return ReceiptKeys(private_keys, removed) if private_keys else None
+
+
+def receipt_key_texts(settings: InferenceSettings) -> list[str]:
+    """Return the private keys as they are configured, or that of the file with SQLite; none if there are none.
+
+    Raises:
+        StartError: The file of the key cannot be used.
+    """
+    configured = _parts(settings.receipt_keys.get_secret_value())
+    if configured or not is_sqlite(settings.ledger_url):
+        return configured
+    return [secret_file.read_or_create(settings.data_dir / _FILE)]
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -198,7 +198,7 @@ class Reader:
             "server": ("test", 80), "scheme": "http", "http_version": "1.1",
             "asgi": {"version": "3.0", "spec_version": "2.4"},
         }  # fmt: skip
-        self.task: asyncio.Task[Any] = asyncio.ensure_future(app(scope, self._receive, self._send))  # type: ignore[arg-type]
+        self.task: asyncio.Task[Any] = asyncio.ensure_future(app(scope, self._receive, self._send))
 
     async def _receive(self) -> Message:
         await asyncio.Event().wait()
