@@ -3,7 +3,8 @@
 import asyncio
 import getpass
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -68,6 +69,54 @@ class Backends:
         return Service("inference", self.inference_target, "INFERENCE_TARGET")
 
 
+class Connection:
+    """A connection to a service, for several calls."""
+
+    def __init__(self, service: Service, channel: aio.Channel, runner: asyncio.Runner) -> None:
+        """Call `service` over `channel`, which was opened in `runner`."""
+        self._service = service
+        self._channel = channel
+        self._runner = runner
+
+    def call(
+        self,
+        method: Callable[[aio.Channel], "aio.UnaryUnaryMultiCallable[Request, Response]"],
+        request: Request,
+        *,
+        timeout_seconds: float = CALL_SECONDS_MAX,
+    ) -> Response:
+        """Make a call and return its response; see `call`."""
+
+        async def run() -> Response:
+            with rpc_errors(unavailable_reason=_UNREACHABLE_REASON):
+                return await method(self._channel)(request, timeout=timeout_seconds, metadata=self._service.metadata)
+
+        try:
+            return self._runner.run(run())
+        except ServiceError as exc:
+            raise _failure(self._service, exc) from exc
+
+
+@contextmanager
+def connected(service: Service) -> Iterator[Connection]:
+    """Yield a connection to a service.
+
+    Raises:
+        Failure: The certificates cannot be used.
+    """
+    certificates = _certificates()
+
+    async def opened() -> aio.Channel:
+        return await stack.enter_async_context(open_channel(service.target, certificates, service=service.name))
+
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        try:
+            yield Connection(service, runner.run(opened()), runner)
+        finally:
+            runner.run(stack.aclose())
+
+
 def call(
     service: Service,
     method: Callable[[aio.Channel], "aio.UnaryUnaryMultiCallable[Request, Response]"],
@@ -87,18 +136,8 @@ def call(
         Failure: The call was rejected or failed. It is a `Mistake` if the request was invalid.
         Unreachable: The service did not respond in time.
     """
-
-    certificates = _certificates()
-
-    async def run() -> Response:
-        async with open_channel(service.target, certificates, service=service.name) as channel:
-            with rpc_errors(unavailable_reason=_UNREACHABLE_REASON):
-                return await method(channel)(request, timeout=timeout_seconds, metadata=service.metadata)
-
-    try:
-        return asyncio.run(run())
-    except ServiceError as exc:
-        raise _failure(service, exc) from exc
+    with connected(service) as connection:
+        return connection.call(method, request, timeout_seconds=timeout_seconds)
 
 
 def _certificates() -> Certificates | None:

@@ -8,6 +8,7 @@ from services.cli.client import Backends
 from services.cli.commands.accounts import accounts
 from services.cli.commands.audit import audit
 from services.cli.commands.keys import keys
+from services.cli.commands.ledger import ledger
 from services.cli.commands.mail import mail
 from services.cli.commands.plans import plans
 from services.cli.commands.usage import usage
@@ -62,5 +63,5 @@ def main(context: click.Context, /, *, data_dir: Path, **targets: str | None) ->
     context.obj = Backends(auth, quota, inference, data_dir)
 
 
-for _command in (accounts, plans, keys, usage, audit, mail, verify):
+for _command in (accounts, plans, keys, usage, ledger, audit, mail, verify):
     main.add_command(_command)

@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import date
 from typing import Any
 
 import click
@@ -13,6 +14,7 @@ from services.cli.output import NotWritten, written
 from services.common.ids import Kind, is_id
 
 _TARGET = re.compile(r"(?:dns:(?://[^/\s]*/)?|ipv4:|ipv6:)?(?P<host>\[[^\s\]]+\]|[^\s/:]+):(?P<port>[0-9]{1,5})")
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _SOCKET = re.compile(r"unix:(?:///?)?[^\s]+|unix-abstract:[^\s]+")
 
 
@@ -76,6 +78,22 @@ class Id(click.ParamType[str]):
         if text and not is_id(text, self._kind):
             self.fail(f"{text!r} is not a valid id. Ids of this kind are {self._kind}_ and 26 characters.", param, ctx)
         return text
+
+
+class Day(click.ParamType[date]):
+    """A UTC day, `YYYY-MM-DD`."""
+
+    name = "day"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> date:
+        """Return the day."""
+        if isinstance(value, date):
+            return value
+        text = str(value)
+        try:
+            return date.fromisoformat(text if _DAY.fullmatch(text) else "")
+        except ValueError:
+            self.fail(f"{text!r} is not a day. Write it as YYYY-MM-DD.", param, ctx)
 
 
 def _check_text(arguments: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ class Kind(StrEnum):
     KEY = "key"
     REQUEST = "req"
     SESSION = "ses"
+    WEBHOOK = "whk"
 
 
 def new_id(kind: Kind) -> str:

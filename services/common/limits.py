@@ -89,6 +89,17 @@ class Limit:
         return f"{self.name}={self.limit}"
 
 
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The place of a request among those of a limit in requests per day, at the time of its reserve."""
+
+    number: int
+    """Requests that were charged or in flight, including this one."""
+    limit: int
+    """The limit, as it was then."""
+    scope: Scope
+
+
 def parse_limit(text: str) -> Limit:
     """Return the limit that a text such as `key:tokens:minute=6000` describes. `str` is the inverse.
 

@@ -32,8 +32,11 @@ from services.gateway.apis.model_facts import ModelFactsCache
 from services.gateway.apis.plan_webhook import PlanWebhook
 from services.gateway.apis.receipts import Counters, Ledger, Receipts
 from services.gateway.apis.routes import API
+from services.gateway.apis.signed_receipts import ReceiptSigner, SignedReceipts
 from services.gateway.apis.stored_responses import StoredResponses
 from services.gateway.apis.surfaces import Surfaces, render_error
+from services.gateway.apis.usage_export import UsageExport
+from services.gateway.apis.usage_webhook import UsageWebhookEndpoint, UsageWebhooks
 from services.gateway.clients import inference, quota
 from services.gateway.clients.auth import GrpcAuthClient
 from services.gateway.clients.batched_quota import BatchedQuota
@@ -43,11 +46,14 @@ from services.gateway.clients.idempotency import GrpcIdempotencyStore
 from services.gateway.clients.ledger import GrpcCounters, GrpcLedger
 from services.gateway.clients.plan_events import GrpcPlanEvents
 from services.gateway.clients.responses import GrpcResponseStore
+from services.gateway.clients.signed_receipts import GrpcReceiptSigner
+from services.gateway.clients.usage_webhooks import GrpcUsageWebhooks
 from services.gateway.console.wiring import open_console
 from services.gateway.dependencies import Dependencies, Source
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.http.forwarded import ForwardedHeaders
 from services.gateway.http.middleware import APIPaths, RequestScope
+from services.gateway.http.paths import KEY_SET_PATH
 from services.gateway.http.request_bodies import RequestBodies
 from services.gateway.http.responses import json_response
 from services.gateway.http_server import listener
@@ -72,6 +78,7 @@ _log = logging.getLogger(__name__)
 _SETTLEMENT_SECONDS = 3.0
 RECEIPT_SECONDS_MAX = 2.0
 PLAN_EVENT_SECONDS_MAX = 5.0
+WEBHOOK_SECONDS_MAX = 5.0
 STORE_SECONDS_MAX = 8.0
 """Longer than two attempts of inference to reach the Redis of stored responses."""
 _WATCH_PAUSE_SECONDS = 0.5
@@ -111,6 +118,8 @@ class Ports:
     inference: Inference
     counters: Counters
     ledger: Ledger
+    receipts: ReceiptSigner
+    usage_webhooks: UsageWebhooks
     responses: ResponseStore
     idempotency: IdempotencyStore
     dependencies: Sequence[Source]
@@ -160,6 +169,9 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
         app = build_app(
             api,
             Receipts(authenticator, ports.counters, ports.ledger, SystemClock()),
+            SignedReceipts(authenticator, ports.receipts, SystemClock()),
+            UsageExport(authenticator, ports.ledger, SystemClock()),
+            UsageWebhookEndpoint(authenticator, ports.usage_webhooks),
             StoredResponses(authenticator, ports.responses),
             PlanWebhook(GrpcPlanEvents(channels.auth, timeout_seconds=PLAN_EVENT_SECONDS_MAX)),
             readiness,
@@ -189,6 +201,8 @@ async def _grpc_ports(channels: Channels, settings: GatewaySettings, stack: Asyn
         ),
         counters=GrpcCounters(channels.quota, timeout_seconds=RECEIPT_SECONDS_MAX),
         ledger=GrpcLedger(channels.inference, timeout_seconds=RECEIPT_SECONDS_MAX),
+        receipts=GrpcReceiptSigner(channels.inference, timeout_seconds=RECEIPT_SECONDS_MAX),
+        usage_webhooks=GrpcUsageWebhooks(channels.inference, timeout_seconds=WEBHOOK_SECONDS_MAX),
         responses=GrpcResponseStore(channels.inference, timeout_seconds=STORE_SECONDS_MAX),
         idempotency=GrpcIdempotencyStore(channels.inference, timeout_seconds=STORE_SECONDS_MAX),
         dependencies=(InferenceDependencies(channels.inference), QuotaDependencies(channels.quota)),
@@ -231,6 +245,9 @@ def _handler(
 def build_app(
     api: API,
     receipts: Receipts,
+    signed_receipts: SignedReceipts,
+    usage_export: UsageExport,
+    usage_webhook: UsageWebhookEndpoint,
     stored_responses: StoredResponses,
     plan_webhook: PlanWebhook,
     readiness: Readiness,
@@ -245,6 +262,9 @@ def build_app(
     Args:
         api: The endpoints for chat requests and models.
         receipts: The endpoints of the usage API.
+        signed_receipts: The endpoints of signed receipts.
+        usage_export: The endpoint of exports.
+        usage_webhook: The endpoint of an account's webhook.
         stored_responses: The endpoints of stored responses.
         plan_webhook: The endpoint of plan events.
         readiness: The endpoint `GET /readyz`.
@@ -269,7 +289,11 @@ def build_app(
             Route("/api/v1/key", receipts.key),
             Route("/api/v1/limits", receipts.limits),
             Route("/api/v1/usage", receipts.usage),
+            Route("/api/v1/usage/export", usage_export.export),
+            Route("/api/v1/usage/webhook", usage_webhook.one, methods=["GET", "POST", "DELETE"]),
             Route("/api/v1/usage/{request_id}", receipts.receipt),
+            Route("/api/v1/usage/{request_id}/jws", signed_receipts.receipt),
+            Route(KEY_SET_PATH, signed_receipts.key_set),
             Route("/api/v1/webhooks/plan", plan_webhook.receive, methods=["POST"]),
             Route("/api/v1/openapi.json", api.openapi),
             Route("/healthz", routes.healthz),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol, TypeGuard
 
+from services.common.limits import Slot
 from services.common.surface import Surface
 from services.common.verdict import Amounts
 from services.inference.allowance.model import Observation
@@ -82,6 +83,8 @@ class CallContext:
     """What quota holds of tokens and cost; the request is charged no more. None without such a hold."""
     quota_account_id: str = ""
     """Account under which quota counts the request; empty means `account_id`."""
+    slot: Slot | None = None
+    """Place of the request among those of its tightest limit in requests per day; None if it is not known."""
     weight: int = 1
     """Share of Groq's allowance that the account gets, relative to others, when not all can be served."""
 
@@ -193,6 +196,9 @@ class Lease(Protocol):
     @property
     def key(self) -> int:
         """Index of the key."""
+
+    upstream_id: str
+    """Groq's id of the call, from the headers of its answer; empty until it is known."""
 
     def record_limits(self, observations: Sequence[Observation]) -> None:
         """Record the rate limits in the headers of an answer."""

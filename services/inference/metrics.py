@@ -111,6 +111,13 @@ STORED_RESPONSE_CALLS = Counter(
 )
 
 
+WEBHOOK_ATTEMPTS = Counter(
+    "stack_webhook_attempts_total",
+    "Attempts to send a day's usage to a webhook, by result: `delivered`, `failed`, or `disabled` after too many.",
+    ["result"],
+)
+
+
 class KeyStates(Protocol):
     """Port to the state of the operator's Groq keys. `key` is an index."""
 

@@ -17,6 +17,7 @@ from services.inference.ledger.checks import (
     check_id,
     check_ids,
     check_required_id,
+    check_scan,
     check_size,
     check_span,
     requests_page,
@@ -228,8 +229,14 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         self, request: usage_pb2.ListRequestsRequest, context: Context
     ) -> usage_pb2.ListRequestsResponse:
         """Return a page of an account's rows, newest first."""
-        rows = await self._store.list_requests(requests_page(request))
-        return usage_pb2.ListRequestsResponse(records=[translate.usage_record(row) for row in rows])
+        page, scan_max = requests_page(request), request.scan_max
+        if scan_max:
+            check_scan(scan_max)
+            rows, next_before = await self._store.scan_requests(page, scan_max=scan_max)
+        else:
+            rows, next_before = await self._store.list_requests(page), ""
+        records = [translate.usage_record(row) for row in rows]
+        return usage_pb2.ListRequestsResponse(records=records, next_before=next_before)
 
     async def ListLastUses(
         self, request: usage_pb2.ListLastUsesRequest, context: Context

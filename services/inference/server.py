@@ -23,11 +23,15 @@ from services.inference.idempotency.model import IdempotencyKeys
 from services.inference.idempotency.rpc import IdempotencyService
 from services.inference.key_pool.check import KeyCheck
 from services.inference.key_pool.pool import KeyPool
+from services.inference.ledger.export_rpc import UsageExportService
 from services.inference.ledger.maintenance import maintained
 from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.users import UserDigests
 from services.inference.ledger.writer import Ledger
 from services.inference.metrics import export_keys
+from services.inference.receipts.rpc import ReceiptService
+from services.inference.receipts.signer import ReceiptSigner
+from services.inference.receipts.wiring import receipt_keys
 from services.inference.requests.lifecycle import Completions, Timeouts
 from services.inference.requests.queue import UpstreamQueue
 from services.inference.requests.slots import Limits
@@ -36,15 +40,24 @@ from services.inference.responses.model import ResponseStore
 from services.inference.responses.rpc import StoredResponseService
 from services.inference.rpc import InferenceService, UsageService
 from services.inference.settings import InferenceSettings
+from services.inference.webhooks.rpc import UsageWebhookService
+from services.inference.webhooks.service import Webhooks
+from services.inference.webhooks.wiring import open_webhooks
 from stack.inference.v1 import (
+    export_pb2,
+    export_pb2_grpc,
     idempotency_pb2,
     idempotency_pb2_grpc,
     inference_pb2,
     inference_pb2_grpc,
+    receipts_pb2,
+    receipts_pb2_grpc,
     responses_pb2,
     responses_pb2_grpc,
     usage_pb2,
     usage_pb2_grpc,
+    webhooks_pb2,
+    webhooks_pb2_grpc,
 )
 
 if TYPE_CHECKING:
@@ -59,9 +72,15 @@ _FLUSH_SECONDS_MIN = 3.0
 """Minimum time to write the last rows, even if requests took the whole shutdown grace period."""
 
 _CALLERS = {
+    export_pb2.DESCRIPTOR.services_by_name["UsageExportService"].full_name: (identity("stackctl"),),
     idempotency_pb2.DESCRIPTOR.services_by_name["IdempotencyService"].full_name: (identity("gateway"),),
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name: (identity("gateway"),),
+    receipts_pb2.DESCRIPTOR.services_by_name["ReceiptService"].full_name: (identity("gateway"),),
     responses_pb2.DESCRIPTOR.services_by_name["StoredResponseService"].full_name: (
+        identity("gateway"),
+        identity("stackctl"),
+    ),
+    webhooks_pb2.DESCRIPTOR.services_by_name["UsageWebhookService"].full_name: (
         identity("gateway"),
         identity("stackctl"),
     ),
@@ -80,6 +99,8 @@ class Parts:
     key_check: KeyCheck
     ledger: Ledger
     store: SQLLedgerStore
+    receipts: ReceiptSigner
+    webhooks: Webhooks
     responses: ResponseStore | None
     """None if responses are not stored."""
     idempotency: IdempotencyKeys | None
@@ -106,6 +127,9 @@ async def serve(settings: InferenceSettings, parts: Parts | None = None) -> None
         )
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server.grpc)
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(parts.store), server.grpc)
+        export_pb2_grpc.add_UsageExportServiceServicer_to_server(UsageExportService(parts.store), server.grpc)
+        webhooks_pb2_grpc.add_UsageWebhookServiceServicer_to_server(UsageWebhookService(parts.webhooks), server.grpc)
+        receipts_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptService(parts.receipts), server.grpc)
         responses_pb2_grpc.add_StoredResponseServiceServicer_to_server(
             StoredResponseService(parts.responses), server.grpc
         )
@@ -123,13 +147,13 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
     """Return the domain objects, which live as long as `stack`.
 
     Raises:
-        StartError: There is no Groq key, the secret of stored responses is missing, or the prices or the database
-            cannot be used.
+        StartError: There is no Groq key, the secret of stored responses is missing, or the keys of receipts, the
+            prices or the database cannot be used.
     """
     if not settings.keys:
         raise StartError("No Groq key is set. Set GROQ_API_KEY, or GROQ_API_KEYS to a comma-separated list.")
     prices = read_prices(settings.prices_file)
-    stores = _open_stores(settings, stack)
+    stores, keys_of_receipts = _open_stores(settings, stack), receipt_keys(settings)
     store = await _open_ledger(settings, stack)
     ledger = Ledger(store, wait_seconds=settings.ledger_wait_seconds, rows_max=settings.ledger_rows_max)
     provider = await _open_provider(settings, stack)
@@ -171,8 +195,20 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
         ),
         users=UserDigests(_user_secret(settings)),
     )
+    receipts = ReceiptSigner(store, keys_of_receipts, SystemClock())
+    webhooks = await open_webhooks(settings, store, stack)
     responses = stores.responses if stores else None
-    return Parts(completions, catalogue, key_check, ledger, store, responses, _idempotency(settings, stores, store))
+    return Parts(
+        completions,
+        catalogue,
+        key_check,
+        ledger,
+        store,
+        receipts=receipts,
+        webhooks=webhooks,
+        responses=responses,
+        idempotency=_idempotency(settings, stores, store),
+    )
 
 
 def _open_stores(settings: InferenceSettings, stack: AsyncExitStack) -> "Stores | None":

@@ -1,5 +1,6 @@
 """Settings of the inference service."""
 
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr, field_validator
@@ -15,6 +16,7 @@ from services.inference.allowance.model import Window
 from services.inference.chat import TOKENS_MAX
 from services.inference.ledger.retention import DAYS_MIN
 from services.inference.ledger.users import SECRET_CHARACTERS_MIN
+from services.inference.receipts.keys import parse_public_key
 
 _GROQ_PATH = "/openai/v1"
 _DEFAULT_ALIASES = {
@@ -183,6 +185,42 @@ class InferenceSettings(ServiceSettings):
     deduplication_seconds: int = Field(default=600, ge=0, le=86_400)
     """How long answers are kept for automatic retries of SDKs, whose API keys deduplicate them, after
     `REQUEST_TIMEOUT_SECONDS`; 0 keeps none. At most `idempotency_keys_per_account_max` of an account."""
+
+    receipt_keys: SecretStr = SecretStr("")
+    """Comma-separated Ed25519 private keys, each 64 hexadecimal digits. Receipts are signed with the first one; the
+    public keys of all are published. Empty means no signed receipts with Postgres; with SQLite it means the contents of
+    `DATA_DIR/receipt-key`, created on first start."""
+
+    receipt_keys_removed: str = ""
+    """Comma-separated public keys, the member `x` of their entries in `/.well-known/jwks.json`, of earlier private
+    keys. They are still published, so that receipts that were signed with them can be verified."""
+
+    webhook_addresses_allowed: list[str] = Field(default=[])
+    """JSON array of addresses and networks (CIDR) that are not public and to which usage webhooks may be sent anyway,
+    also without TLS."""
+
+    @property
+    def webhook_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The networks of `webhook_addresses_allowed`."""
+        return tuple(ip_network(text) for text in self.webhook_addresses_allowed)
+
+    @field_validator("webhook_addresses_allowed")
+    @classmethod
+    def _check_networks(cls, value: list[str]) -> list[str]:
+        try:
+            for text in value:
+                ip_network(text)
+        except ValueError:
+            raise ValueError("expected IP addresses and networks, such as 10.0.0.0/8") from None
+        return value
+
+    @field_validator("receipt_keys_removed")
+    @classmethod
+    def _check_public_keys(cls, value: str) -> str:
+        for text in value.split(","):
+            if text.strip():
+                parse_public_key(text.strip())
+        return value
 
     @field_validator("groq_api_key", "groq_api_keys")
     @classmethod

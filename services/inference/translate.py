@@ -10,7 +10,7 @@ from services.common.errors import ErrorDetails, InvalidRequest
 from services.common.ids import Kind, new_id
 from services.common.limits import Unit
 from services.common.rpc import json_codec
-from services.common.rpc.limits import unit_from_proto
+from services.common.rpc.limits import slot_from_proto, slot_to_proto, unit_from_proto
 from services.common.rpc.surface import surface_from_proto, surface_to_proto
 from services.common.rpc.verdict import amounts_from_proto
 from services.common.timestamps import timestamp, unix_seconds
@@ -107,6 +107,7 @@ def required_context(context: inference_pb2.RequestContext) -> CallContext:
         surface=surface_from_proto(context.surface),
         held=amounts_from_proto(context.held) if context.HasField("held") else None,
         quota_account_id=context.quota_account_id,
+        slot=slot_from_proto(context.slot),
         weight=_weight(context),
     )
 
@@ -190,6 +191,7 @@ def usage_record(row: LedgerRow) -> usage_pb2.UsageRecord:
         surface=surface_to_proto(row.surface),
         cost=row.cost,
         queue_ms=row.queue_ms,
+        slot=slot_to_proto(row.slot),
     )
 
 

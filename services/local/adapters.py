@@ -17,7 +17,8 @@ from services.auth.watch.feed import ChangeEvent, ChangeFeed
 from services.common.concurrency.batch import Batcher
 from services.common.errors import InternalError, ServiceError, Unavailable
 from services.common.verdict import RowVerdict
-from services.gateway.apis.receipts import DayUsage, OwnedReceipt
+from services.gateway.apis.receipts import DayUsage, OwnedReceipt, ReceiptsPage
+from services.gateway.apis.usage_webhook import UsageWebhook
 from services.gateway.clients.batched_quota import (
     ReserveItem,
     SettleItem,
@@ -25,7 +26,8 @@ from services.gateway.clients.batched_quota import (
     not_settled,
     without_unlimited,
 )
-from services.gateway.clients.ledger import day_usage, receipt_of
+from services.gateway.clients.ledger import PAGE_ROWS, SCAN_ROWS, day_usage, receipt_of
+from services.gateway.clients.usage_webhooks import usage_webhook_of
 from services.gateway.dependencies import Dependency
 from services.gateway.keys.auth_client import Authentication, WatchEvent
 from services.gateway.requests.idempotency_types import Claim, ClaimState, IdempotencyKey
@@ -44,10 +46,13 @@ from services.inference.chat import CallContext, ChatCall, Outcome
 from services.inference.idempotency.model import Claimant, ClaimedKey, IdempotencyKeys
 from services.inference.idempotency.model import enabled as idempotency_enabled
 from services.inference.key_pool.check import KeyCheck, KeyState
-from services.inference.ledger.writer import ChargedSum, LedgerStore
+from services.inference.ledger.writer import ChargedSum, LedgerStore, RequestsPage
+from services.inference.receipts.signer import ReceiptSigner
 from services.inference.requests.lifecycle import Completions
 from services.inference.responses.model import ResponseStore, enabled
 from services.inference.translate import usage_record, usage_summary
+from services.inference.webhooks.rpc import to_proto
+from services.inference.webhooks.service import Webhooks
 from services.quota import holds
 from services.quota.days import day_number, iso_date
 from services.quota.holds import (
@@ -207,6 +212,61 @@ class LocalReceipts:
         async with _deadline(self._timeout_seconds, "inference_unavailable"):
             found = await self._store.summarize(key_id, account_id=account_id, from_day=from_day, to_day=to_day)
         return [day_usage(usage_summary(one)) for one in found]
+
+    async def page(self, account_id: str, *, key_id: str, from_day: str, to_day: str, before: str) -> ReceiptsPage:
+        """Return a page of an account's receipts; see `Ledger.page`."""
+        page = RequestsPage(
+            account_id=account_id, key_id=key_id, from_day=from_day, to_day=to_day, before=before, rows_max=PAGE_ROWS
+        )
+        async with _deadline(self._timeout_seconds, "inference_unavailable"):
+            rows, next_before = await self._store.scan_requests(page, scan_max=SCAN_ROWS)
+        return ReceiptsPage([receipt_of(usage_record(row)) for row in rows], next_before)
+
+
+class LocalReceiptSigner:
+    """The gateway's `ReceiptSigner`."""
+
+    def __init__(self, signer: ReceiptSigner, *, timeout_seconds: float) -> None:
+        """Call `signer` within `timeout_seconds`."""
+        self._signer = signer
+        self._timeout_seconds = timeout_seconds
+
+    async def sign(self, request_id: str, *, account_id: str) -> str:
+        """Return the receipt of an account's request; see `ReceiptSigner.sign`."""
+        async with _deadline(self._timeout_seconds, "inference_unavailable"):
+            return await self._signer.sign(request_id, account_id=account_id)
+
+    async def key_set(self) -> bytes:
+        """Return the public keys; see `ReceiptSigner.key_set`."""
+        return self._signer.key_set
+
+
+class LocalUsageWebhooks:
+    """The gateway's `UsageWebhooks`."""
+
+    def __init__(self, webhooks: Webhooks, *, timeout_seconds: float) -> None:
+        """Call `webhooks` within `timeout_seconds`."""
+        self._webhooks = webhooks
+        self._timeout_seconds = timeout_seconds
+
+    async def set(self, account_id: str, url: str) -> tuple[UsageWebhook, str]:
+        """Create or change the webhook of an account; see `UsageWebhooks.set`."""
+        async with self._deadline():
+            webhook, secret = await self._webhooks.set(account_id, url)
+        return usage_webhook_of(to_proto(webhook)), secret
+
+    async def get(self, account_id: str) -> UsageWebhook:
+        """Return the webhook of an account; see `UsageWebhooks.get`."""
+        async with self._deadline():
+            return usage_webhook_of(to_proto(await self._webhooks.get(account_id)))
+
+    async def delete(self, account_id: str) -> bool:
+        """Delete the webhook of an account; see `UsageWebhooks.delete`."""
+        async with self._deadline():
+            return await self._webhooks.delete(account_id)
+
+    def _deadline(self) -> AbstractAsyncContextManager[None]:
+        return _deadline(self._timeout_seconds, "inference_unavailable")
 
 
 class LocalResponseStore:
@@ -461,4 +521,5 @@ def _request_context(hold: Hold, chat: Chat) -> CallContext:
         held=hold.held,
         quota_account_id=principal.quota_account_id,
         weight=principal.weight,
+        slot=hold.slot,
     )

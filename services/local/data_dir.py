@@ -9,7 +9,15 @@ from services.common.runtime.private_files import make_private_folder, restrict,
 
 _STACK_FILES = (
     *("auth.db*", "inference.db*", "valkey*", "logs", "run", "run.lock", "addresses.*"),
-    *("responses-valkey", "responses-secret*", "key-pepper*", "admin-token*", "first-api-key*", ".*-*.*.*"),
+    *(
+        "responses-valkey",
+        "responses-secret*",
+        "receipt-key*",
+        "key-pepper*",
+        "admin-token*",
+        "first-api-key*",
+        ".*-*.*.*",
+    ),
 )
 """Name patterns of the stack's files in DATA_DIR, including temporary files and copies of secrets."""
 _SHOWN_MAX = 200

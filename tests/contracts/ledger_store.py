@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from services.common.limits import Scope, Slot
 from services.common.surface import Surface
 from services.common.verdict import RELEASED, RowVerdict, Verdict
 from services.inference.chat import ABANDONED_OUTCOMES, CallContext, Outcome, Usage, UsageSource
+from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.writer import Ledger, LedgerRow, LedgerStore, RequestsPage, UsageSummary
 from tests.contracts.deadlines import LongDeadlines
 
@@ -81,6 +83,22 @@ class LedgerStoreContract(LongDeadlines):
         await store.insert(stored)
 
         assert [await store.find(row.request_id) for row in stored] == stored
+
+    async def test_a_row_has_the_slot_of_its_request(self, store: LedgerStore) -> None:
+        slots = [Slot(1, 10, Scope.KEY), Slot(10**9, 10**9, Scope.ACCOUNT), None]
+        stored = [row for number, slot in enumerate(slots) for row in rows(1, start=number, slot=slot)]
+
+        await store.insert(stored)
+
+        assert [await store.find(row.request_id) for row in stored] == stored
+
+    async def test_a_row_of_a_closed_request_gets_its_slot_later(self, store: LedgerStore) -> None:
+        await store.close_unknown([lost("req_1")])
+        await store.insert([replace(ROW, slot=Slot(3, 10, Scope.KEY))])
+
+        row = await store.find("req_1")
+        assert row is not None
+        assert (row.slot, row.charged) == (Slot(3, 10, Scope.KEY), False)
 
     async def test_an_unknown_request_id_is_absent(self, store: LedgerStore) -> None:
         await store.insert([ROW])
@@ -439,3 +457,44 @@ class LedgerStoreContract(LongDeadlines):
             ("b" * 32, 0, 1),
         ]
         assert summaries[0].total_tokens == 60
+
+    @pytest.mark.parametrize("key_id", ["", "key_1"])
+    @pytest.mark.parametrize("scan_max", [1, 2, 3, 7, 100])
+    async def test_scanned_pages_have_each_row_once_however_few_match(
+        self, store: LedgerStore, scan_max: int, key_id: str
+    ) -> None:
+        days = ["2026-08-01", DAY, DAY, "2026-08-03", "2026-08-01", DAY, DAY, "2026-08-03", "2026-08-03", DAY]
+        await store.insert([replace(ROW, request_id=f"req_{number}", day=day) for number, day in enumerate(days)])
+        await store.insert([replace(ROW, request_id="req_20", key_id="key_2"), replace(ROW, request_id="req_21")])
+        await store.insert([replace(ROW, request_id="req_22", account_id="acc_2")])
+        found: list[str] = []
+        before, calls = "", 0
+        while before or not calls:
+            page = RequestsPage(account_id="acc_1", key_id=key_id, from_day=DAY, to_day=DAY, before=before, rows_max=2)
+            rows_found, before = await store.scan_requests(page, scan_max=scan_max)
+            assert len(rows_found) <= min(2, scan_max)
+            found += [row.request_id for row in rows_found]
+            calls += 1
+
+        others = [] if key_id else ["req_20"]
+        assert found == sorted(["req_1", "req_2", "req_21", "req_5", "req_6", "req_9", *others], reverse=True)
+        assert calls <= 12 // scan_max + len(found) // 2 + 2
+
+
+class DayRowsContract(LongDeadlines):
+    """The contract of `DayRows`, whose store also implements `LedgerStore`."""
+
+    async def test_the_rows_of_a_day_are_listed_in_the_order_of_their_ids(self, store: SQLLedgerStore) -> None:
+        """Also those of internal callers, whose ids may have any form."""
+        ids = ["req_01KAK", "5", "req_5f3a", "req_01KAJ", "~"]
+        await store.insert([replace(ROW, request_id=name, account_id=f"acc_{name}"[:20]) for name in ids])
+        await store.insert([replace(ROW, request_id="req_other", day="2026-08-03")])
+
+        async def page(after: str, rows_max: int) -> list[str]:
+            return [row.request_id for row in await store.list_day_requests(DAY, after=after, rows_max=rows_max)]
+
+        listed = await page("", 100)
+        assert sorted(listed) == sorted(ids)
+        assert await page("", 2) == listed[:2]
+        assert await page(listed[1], 2) == listed[2:4]
+        assert await page(listed[4], 2) == []

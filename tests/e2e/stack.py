@@ -284,6 +284,16 @@ class Stack:
             request = accounts_pb2.CreateAccountRequest(email=EMAIL)
             await accounts.CreateAccount(request, metadata=self.admin_metadata, timeout=5)
 
+    async def create_account_key(self, email: str) -> Key:
+        """Create another account with one key."""
+        async with open_channel(self.settings.auth_listen) as channel:
+            accounts, keys = accounts_pb2_grpc.AccountServiceStub(channel), keys_pb2_grpc.KeyServiceStub(channel)
+            account = accounts_pb2.CreateAccountRequest(email=email)
+            await accounts.CreateAccount(account, metadata=self.admin_metadata, timeout=5)
+            request = keys_pb2.CreateKeyRequest(email=email, name="test")
+            response = await keys.CreateKey(request, metadata=self.admin_metadata, timeout=5)
+        return Key(response.key.id, response.secret, response.key.account_id)
+
     async def delete_account(self) -> None:
         """Delete the test account."""
         async with open_channel(self.settings.auth_listen) as channel:

@@ -8,8 +8,6 @@ from typing import Any
 import httpx
 import pytest
 
-from services.common.rpc.channel import open_channel
-from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc, keys_pb2, keys_pb2_grpc
 from tests.e2e.stack import Key, Stack, say
 
 _PATHS = ["/api/v1/key", "/api/v1/usage", "/api/v1/usage/req_01KAKAKAKAKAKAKAKAKAKAKAKA"]
@@ -20,11 +18,13 @@ _MEMBERS = {
     "day",
     "created_at",
     "model",
+    "upstream_model",
     "surface",
     "stream",
     "outcome",
     "charged",
     "refund_reason",
+    "slot",
     "usage",
     "cost_microdollars",
     "cost_usd",
@@ -33,17 +33,6 @@ _MEMBERS = {
     "duration_ms",
     "queue_ms",
 }
-
-
-async def _key_of(stack: Stack, email: str) -> Key:
-    """Create a separate account with one key."""
-    async with open_channel(stack.settings.auth_listen) as channel:
-        accounts, keys = accounts_pb2_grpc.AccountServiceStub(channel), keys_pb2_grpc.KeyServiceStub(channel)
-        account = accounts_pb2.CreateAccountRequest(email=email)
-        await accounts.CreateAccount(account, metadata=stack.admin_metadata, timeout=5)
-        request = keys_pb2.CreateKeyRequest(email=email, name="test")
-        response = await keys.CreateKey(request, metadata=stack.admin_metadata, timeout=5)
-    return Key(response.key.id, response.secret)
 
 
 async def _ask(http: httpx.AsyncClient, key: Key, text: str, **members: Any) -> httpx.Response:
@@ -82,7 +71,8 @@ async def test_the_receipt_of_an_answer_has_the_answers_usage(http: httpx.AsyncC
     assert receipt["usage"] == _tokens(answer.json()["usage"])
     assert (receipt["object"], receipt["key_id"], receipt["stream"]) == ("usage.record", key.id, False)
     assert (receipt["outcome"], receipt["charged"], receipt["refund_reason"]) == ("answered", True, None)
-    assert receipt["model"] == answer.json()["model"]
+    assert (receipt["model"], receipt["upstream_model"]) == (answer.json()["model"], "openai/gpt-oss-20b")
+    assert receipt["slot"] == {"number": 1, "limit": 1000, "scope": "key"}
     usage = answer.json()["usage"]
     # The default model is an alias of openai/gpt-oss-20b: $0.075, $0.0375 and $0.30 per million tokens.
     microdollars = (usage["prompt_tokens"] - 3) * 0.075 + 3 * 0.0375 + usage["completion_tokens"] * 0.3
@@ -138,7 +128,7 @@ async def test_a_receipt_exposes_nothing_of_the_operators_account(
 async def test_receipts_are_limited_to_the_account_and_others_look_like_unknown_ones(
     stack: Stack, http: httpx.AsyncClient, key: Key
 ) -> None:
-    other = await _key_of(stack, "other@example.com")
+    other = await stack.create_account_key("other@example.com")
     request_id = (await _ask(http, key, "hi")).headers["x-request-id"]
     sibling = await stack.create_key()
     never = request_id[:-4] + "ZZZZ"
@@ -155,7 +145,7 @@ async def test_receipts_are_limited_to_the_account_and_others_look_like_unknown_
 async def test_usage_sums_the_account_and_can_be_limited_to_a_key_and_other_days(
     stack: Stack, http: httpx.AsyncClient
 ) -> None:
-    first = await _key_of(stack, "sums@example.com")
+    first = await stack.create_account_key("sums@example.com")
     used = [(await _ask(http, first, "[[standin:tokens count=5]]")).json()["usage"] for _ in range(2)]
     await _ask(http, first, "[[standin:400]]")
 

@@ -135,10 +135,10 @@ FAILURES: dict[str, tuple[type[ServiceError], Outcome, str]] = {
 @pytest.mark.parametrize("is_stream", [False, True])
 @pytest.mark.parametrize("mode", FAILURES)
 async def test_a_failure_before_output_costs_nothing_and_is_recorded(
-    inference: Inference, mode: str, is_stream: bool
+    inference: Inference, upstream: Upstream, mode: str, is_stream: bool
 ) -> None:
     kind, outcome, reason = FAILURES[mode]
-    text = f"[[standin:{mode}]]"
+    text = f"failure {is_stream} [[standin:{mode}]]"
 
     with pytest.raises(kind) as raised:
         await (inference.stream(streamed(text)) if is_stream else inference.create(whole(text)))
@@ -147,11 +147,15 @@ async def test_a_failure_before_output_costs_nothing_and_is_recorded(
     row = (await inference.store.find("req_1")) or pytest.fail("the row must be there before the error")
     assert (row.outcome, row.charged, row.refund_reason) == (outcome, False, reason)
     assert (row.usage, row.stream, row.time_to_first_token_ms) == (Usage(), is_stream, 0)
+    last = (await upstream.entries(text))[-1]
+    assert row.upstream_id == ("" if mode == "reset" else last["x_groq_id"])
 
 
 @pytest.mark.parametrize("mode", ["cut after=3", "error_event after=3", "x_groq_error after=3", "reset_stream after=3"])
-async def test_a_stream_cut_after_output_is_charged_by_an_estimate(inference: Inference, mode: str) -> None:
-    text = f"[[standin:{mode}]] [[standin:tokens count=20]]"
+async def test_a_stream_cut_after_output_is_charged_by_an_estimate(
+    inference: Inference, upstream: Upstream, mode: str
+) -> None:
+    text = f"cut [[standin:{mode}]] [[standin:tokens count=20]]"
     messages: list[Any] = []
 
     with pytest.raises(ServiceError) as raised:
@@ -162,6 +166,7 @@ async def test_a_stream_cut_after_output_is_charged_by_an_estimate(inference: In
     row = (await inference.store.find("req_1")) or pytest.fail("the row must be there before the error")
     assert (row.outcome, row.charged, row.refund_reason) == (Outcome.CUT, True, "")
     assert (row.usage.source, row.usage.completion_tokens) == (UsageSource.ESTIMATED, 3)
+    assert row.upstream_id == (await upstream.entry(text))["x_groq_id"]
 
 
 @pytest.mark.parametrize("is_stream", [False, True])

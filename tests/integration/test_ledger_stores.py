@@ -22,19 +22,19 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from services.common.db import database
 from services.common.errors import InternalError, StartError, Unavailable
 from services.common.surface import Surface
-from services.inference.ledger import queries, rollup_queries
+from services.inference.ledger import export_queries, queries, rollup_queries
 from services.inference.ledger import store as store_module
 from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.tables import metadata
 from services.inference.ledger.writer import RequestsPage
-from tests.contracts.ledger_store import ROW, LedgerStoreContract
+from tests.contracts.ledger_store import ROW, DayRowsContract, LedgerStoreContract
 
 MIGRATIONS = Path(store_module.__file__).parent.parent / "migrations"
 VERSION_TABLE = "inference_alembic_version"
 ROOT = Path(__file__).parents[2]
 
 
-class TestLedgerStoreOnSQLite(LedgerStoreContract):
+class TestLedgerStoreOnSQLite(LedgerStoreContract, DayRowsContract):
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[SQLLedgerStore]:
         url = f"sqlite:///{tmp_path}/ledger.db"
@@ -42,7 +42,7 @@ class TestLedgerStoreOnSQLite(LedgerStoreContract):
             yield store
 
 
-class TestLedgerStoreOnPostgres(LedgerStoreContract):
+class TestLedgerStoreOnPostgres(LedgerStoreContract, DayRowsContract):
     @pytest.fixture
     async def store(self, postgres_url: str) -> AsyncIterator[SQLLedgerStore]:
         async with _opened(postgres_url) as engine:
@@ -124,6 +124,9 @@ _PAGE = RequestsPage(account_id="acc_1", rows_max=10, before="req_9")
         pytest.param(queries.requests(replace(_PAGE, key_id="key_1")), id="a key's page"),
         pytest.param(queries.requests(replace(_PAGE, surface=Surface.MESSAGES)), id="a surface's page"),
         pytest.param(queries.last_uses(["key_1"]), id="a last use"),
+        pytest.param(queries.requests(_PAGE, first_id="req_5"), id="a scanned page"),
+        pytest.param(export_queries.scan_end(replace(_PAGE, key_id="key_1"), scan_max=9), id="the end of a scan"),
+        pytest.param(export_queries.day_requests("2026-08-02", after="req_1", rows_max=10), id="a day's page"),
     ],
 )
 async def test_pages_and_last_uses_are_read_from_an_index_without_scan_or_sort(url: str, query: Select[Any]) -> None:

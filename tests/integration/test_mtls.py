@@ -24,7 +24,7 @@ from services.common.rpc.status import from_rpc
 from services.common.rpc.tls import identity
 from services.local.supervisor import ready
 from stack.auth.v1 import accounts_pb2, audit_pb2, auth_pb2, keys_pb2, owner_pb2, plans_pb2, sessions_pb2
-from stack.inference.v1 import inference_pb2, responses_pb2, usage_pb2
+from stack.inference.v1 import export_pb2, inference_pb2, receipts_pb2, responses_pb2, usage_pb2, webhooks_pb2
 from stack.quota.v1 import quota_pb2
 from tests.certificates import Issued
 from tests.e2e.stack import EMAIL, Stack, bare_environment, say, stack_folder
@@ -40,7 +40,7 @@ _NAMES = ("gateway", "auth", "quota", "inference", "stackctl", "billing")
 _CONTRACTS: dict[str, tuple[ModuleType, ...]] = {
     "auth": (auth_pb2, accounts_pb2, keys_pb2, plans_pb2, audit_pb2, sessions_pb2, owner_pb2),
     "quota": (quota_pb2,),
-    "inference": (inference_pb2, responses_pb2, usage_pb2),
+    "inference": (inference_pb2, export_pb2, receipts_pb2, responses_pb2, usage_pb2, webhooks_pb2),
 }
 _EXPECTED = {
     "AuthService": {"gateway"},
@@ -55,6 +55,9 @@ _EXPECTED = {
     "InferenceService": {"gateway"},
     "StoredResponseService": {"gateway", "stackctl"},
     "UsageService": {"gateway", "quota", "stackctl"},
+    "UsageExportService": {"stackctl"},
+    "ReceiptService": {"gateway"},
+    "UsageWebhookService": {"gateway", "stackctl"},
 }
 _RPCS = [
     (server, service.full_name, method)
@@ -188,8 +191,8 @@ async def test_the_plaintext_port_answers_health_and_nothing_else(secured: Secur
 
 async def test_an_operator_needs_the_token_and_the_certificate(secured: Secured) -> None:
     async with secured.channel("stackctl", "auth") as channel:
-        for _, service, method in _RPCS:
-            if _EXPECTED[service.rpartition(".")[2]] == {"stackctl"}:
+        for server, service, method in _RPCS:
+            if server == "auth" and _EXPECTED[service.rpartition(".")[2]] == {"stackctl"}:
                 assert await _outcome(channel, service, method) == "admin_token_missing", method.name
 
 

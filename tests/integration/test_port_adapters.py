@@ -27,13 +27,15 @@ from services.common.errors import (
     Throttled,
     Unavailable,
 )
-from services.common.limits import Limit, Scope, Unit, Window, parse_limits
+from services.common.limits import Limit, Scope, Slot, Unit, Window, parse_limits
 from services.common.rpc.channel import open_channel
 from services.common.rpc.interceptors import ServiceInterceptor
 from services.common.runtime.clock import SystemClock, utc_now
 from services.common.surface import Surface
 from services.common.verdict import CHARGED, RELEASED, Amounts, RowVerdict, Verdict
 from services.gateway.apis.chat_completions.request import parse_chat
+from services.gateway.apis.signed_receipts import ReceiptSigner
+from services.gateway.apis.usage_webhook import UsageWebhook, UsageWebhooks
 from services.gateway.clients.auth import GrpcAuthClient
 from services.gateway.clients.batched_quota import BatchedQuota, QuotaBatches, ReserveItem, SettleItem
 from services.gateway.clients.idempotency import GrpcIdempotencyStore
@@ -42,6 +44,8 @@ from services.gateway.clients.inference import multiplex_client as inference_cli
 from services.gateway.clients.quota import GrpcQuotaBatches
 from services.gateway.clients.quota import multiplex_client as quota_client
 from services.gateway.clients.responses import GrpcResponseStore
+from services.gateway.clients.signed_receipts import GrpcReceiptSigner
+from services.gateway.clients.usage_webhooks import GrpcUsageWebhooks
 from services.gateway.keys.auth_client import AuthClient, Authentication, WatchEvent
 from services.gateway.requests.idempotency_types import Claim, ClaimState, IdempotencyKey, IdempotencyStore
 from services.gateway.requests.ports import Inference, ResponseStore
@@ -53,15 +57,22 @@ from services.inference.idempotency.keys import KeysByKind
 from services.inference.idempotency.rpc import IdempotencyService
 from services.inference.key_pool.check import KeyCheck
 from services.inference.ledger.writer import LedgerStore
+from services.inference.receipts import signer as signing
+from services.inference.receipts.rpc import ReceiptService
 from services.inference.requests.lifecycle import Answer, Completions
 from services.inference.responses.rpc import StoredResponseService
 from services.inference.rpc import InferenceService, UsageService
+from services.inference.webhooks.model import Webhook
+from services.inference.webhooks.rpc import UsageWebhookService
+from services.inference.webhooks.service import Webhooks
 from services.local.adapters import (
     LocalAuthClient,
     LocalIdempotencyStore,
     LocalInference,
     LocalQuotaBatches,
+    LocalReceiptSigner,
     LocalResponseStore,
+    LocalUsageWebhooks,
 )
 from services.quota.holds import (
     CounterUnavailable,
@@ -75,7 +86,14 @@ from services.quota.holds import (
 )
 from services.quota.rpc import QuotaService
 from stack.auth.v1 import auth_pb2_grpc
-from stack.inference.v1 import idempotency_pb2_grpc, inference_pb2_grpc, responses_pb2_grpc, usage_pb2_grpc
+from stack.inference.v1 import (
+    idempotency_pb2_grpc,
+    inference_pb2_grpc,
+    receipts_pb2_grpc,
+    responses_pb2_grpc,
+    usage_pb2_grpc,
+    webhooks_pb2_grpc,
+)
 from stack.quota.v1 import quota_pb2_grpc
 from tests.integration.common.grpc_world import socket_path
 from tests.integration.common.multiplexing import until_open
@@ -399,6 +417,17 @@ async def test_the_account_and_the_one_of_its_counts_arrive_in_the_context(adapt
         await inference.complete(hold, _CHAT)
     ((_, context),) = completions.calls
     assert (context.account_id, context.quota_account_id) == ("acc_1", "acc_old")
+
+
+@ADAPTERS
+@pytest.mark.parametrize("scope", Scope)
+async def test_the_slot_of_the_hold_arrives_in_the_context(adapter: str, scope: Scope) -> None:
+    hold = replace(_HOLD, rate_limit=RateLimit(10, 3, 2, _STATUS.reset_at, scope))
+    completions = ScriptedCompletions([Answer(b"{}", CHARGED)])
+    async with _inference(adapter, completions) as inference:
+        await inference.complete(hold, _CHAT)
+    ((_, context),) = completions.calls
+    assert context.slot == Slot(5, 10, scope)
 
 
 @pytest.mark.parametrize("body", _BODIES)
@@ -971,3 +1000,127 @@ async def test_claims_with_invalid_ids_or_digests_are_refused(
     async with _idempotency("grpc", ScriptedKeys()) as store:
         with pytest.raises(InvalidRequest):
             await store.claim(replace(key, is_implicit=is_implicit), fingerprint, request_id)
+
+
+# --- signed receipts
+
+
+class ScriptedSigner:
+    """Stands in for `ReceiptSigner` of inference."""
+
+    def __init__(self, error: Exception | None = None, *, hangs: bool = False) -> None:
+        self._error = error
+        self._hangs = hangs
+
+    async def sign(self, request_id: str, *, account_id: str) -> str:
+        if self._hangs:
+            await asyncio.Event().wait()
+        if self._error:
+            raise self._error
+        return f"{request_id} of {account_id}"
+
+    @property
+    def key_set(self) -> bytes:
+        if self._error:
+            raise self._error
+        return b'{"keys":[]}'
+
+
+@asynccontextmanager
+async def _signer(
+    adapter: str, domain: ScriptedSigner, *, timeout_seconds: float = _SECONDS
+) -> AsyncIterator[ReceiptSigner]:
+    signer = cast(signing.ReceiptSigner, domain)
+    if adapter == "local":
+        yield LocalReceiptSigner(signer, timeout_seconds=timeout_seconds)
+        return
+    service = ReceiptService(signer)
+    async with _serving(
+        lambda server: receipts_pb2_grpc.add_ReceiptServiceServicer_to_server(service, server)
+    ) as channel:
+        yield GrpcReceiptSigner(channel, timeout_seconds=timeout_seconds)
+
+
+@ADAPTERS
+async def test_signed_receipts_and_their_keys_arrive(adapter: str) -> None:
+    async with _signer(adapter, ScriptedSigner()) as signer:
+        assert await signer.sign("req_1", account_id="acc_1") == "req_1 of acc_1"
+        assert await signer.key_set() == b'{"keys":[]}'
+
+
+@ADAPTERS
+async def test_an_error_of_signed_receipts_arrives_with_its_reason(adapter: str) -> None:
+    async with _signer(adapter, ScriptedSigner(NotFound("Not signed.", reason="receipts_unsigned"))) as signer:
+        for call in (signer.sign("req_1", account_id="acc_1"), signer.key_set()):
+            with pytest.raises(NotFound) as raised:
+                await call
+            assert (raised.value.message, raised.value.reason) == ("Not signed.", "receipts_unsigned")
+
+
+@ADAPTERS
+async def test_a_receipt_that_is_not_signed_in_time_is_unavailable(adapter: str) -> None:
+    async with _signer(adapter, ScriptedSigner(hangs=True), timeout_seconds=_DEADLINE_SECONDS) as signer:
+        with pytest.raises(Unavailable) as raised:
+            await _soon(signer.sign("req_1", account_id="acc_1"))
+    assert raised.value.reason == "inference_unavailable"
+
+
+async def test_a_receipt_without_an_account_is_refused() -> None:
+    async with _signer("grpc", ScriptedSigner()) as signer:
+        with pytest.raises(InvalidRequest, match="account_id"):
+            await signer.sign("req_1", account_id="")
+
+
+# --- usage webhooks
+
+
+class ScriptedWebhooks:
+    """Stands in for `Webhooks` of inference."""
+
+    webhook = Webhook("acc_1", "whk_1", "https://example.com/", b"sealed", "2026-11-29", 1_795_997_700.5, 3, "Why.")
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+
+    async def set(self, account_id: str, url: str) -> tuple[Webhook, str]:
+        return replace(await self.get(account_id), url=url), "whsec_x"
+
+    async def get(self, account_id: str) -> Webhook:
+        if self._error:
+            raise self._error
+        return replace(self.webhook, next_attempt_at=None if account_id == "acc_2" else 1_795_997_700.5)
+
+    async def delete(self, account_id: str) -> bool:
+        return account_id == "acc_1"
+
+
+@asynccontextmanager
+async def _webhooks(adapter: str, domain: ScriptedWebhooks) -> AsyncIterator[UsageWebhooks]:
+    webhooks = cast(Webhooks, domain)
+    if adapter == "local":
+        yield LocalUsageWebhooks(webhooks, timeout_seconds=_SECONDS)
+        return
+    service = UsageWebhookService(webhooks)
+    async with _serving(
+        lambda server: webhooks_pb2_grpc.add_UsageWebhookServiceServicer_to_server(service, server)
+    ) as channel:
+        yield GrpcUsageWebhooks(channel, timeout_seconds=_SECONDS)
+
+
+@ADAPTERS
+async def test_usage_webhooks_arrive_without_their_stored_secret(adapter: str) -> None:
+    expected = UsageWebhook("whk_1", "https://example.com/", "2026-11-29", 1_795_997_700.5, 3, "Why.")
+    async with _webhooks(adapter, ScriptedWebhooks()) as webhooks:
+        assert await webhooks.get("acc_1") == expected
+        assert await webhooks.get("acc_2") == replace(expected, next_attempt_at=None)
+        assert await webhooks.set("acc_1", "https://a.b/") == (replace(expected, url="https://a.b/"), "whsec_x")
+        assert [await webhooks.delete(account_id) for account_id in ("acc_1", "acc_2")] == [True, False]
+
+
+@ADAPTERS
+async def test_an_error_of_usage_webhooks_arrives_with_its_parameter(adapter: str) -> None:
+    error = InvalidRequest("Invalid `url`.", reason="invalid_webhook_url", details=ErrorDetails(param="url"))
+    async with _webhooks(adapter, ScriptedWebhooks(error)) as webhooks:
+        with pytest.raises(InvalidRequest) as raised:
+            await webhooks.set("acc_1", "http://10.0.0.1/")
+    assert (raised.value.reason, raised.value.details.param) == ("invalid_webhook_url", "url")

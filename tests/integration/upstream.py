@@ -51,6 +51,7 @@ class AnyLease:
     """A lease of one key that records the headers."""
 
     key: int = 0
+    upstream_id: str = ""
     observations: list[Observation] = field(default_factory=list)
 
     def record_limits(self, observations: Sequence[Observation]) -> None:

@@ -16,8 +16,9 @@ from services.common.errors import Unavailable
 from services.common.ids import Kind
 from stack.auth.v1 import accounts_pb2
 from stack.auth.v1.accounts_pb2_grpc import AccountServiceStub
-from stack.inference.v1 import responses_pb2
+from stack.inference.v1 import responses_pb2, webhooks_pb2
 from stack.inference.v1.responses_pb2_grpc import StoredResponseServiceStub
+from stack.inference.v1.webhooks_pb2_grpc import UsageWebhookServiceStub
 
 _DELETE_SECONDS_MAX = 10.0
 """Longer than two attempts of inference to reach the Redis of stored responses."""
@@ -97,6 +98,7 @@ def delete(backends: Backends, account: str, *, as_json: bool) -> None:
     deleted = _call(backends, lambda stub: stub.DeleteAccount, request).account
     _show(deleted, as_json=as_json)
     _delete_responses(backends.inference(), deleted.id)
+    _delete_webhook(backends.inference(), deleted.id)
 
 
 @accounts.command("reset-password")
@@ -144,6 +146,22 @@ def _delete_responses(inference: Service, account_id: str) -> None:
         why = "Restore inference's Redis of stored responses." if is_redis else exc.message
         raise type(exc)(
             f"The account is deleted, but its stored responses are not. {why} Then run `stackctl accounts delete "
+            f"{account_id}` again."
+        ) from exc
+
+
+def _delete_webhook(inference: Service, account_id: str) -> None:
+    """Delete the usage webhook of an account, if there is one.
+
+    Raises:
+        Failure: Inference or its database cannot be used.
+    """
+    request = webhooks_pb2.DeleteWebhookRequest(account_id=account_id)
+    try:
+        client.call(inference, lambda channel: UsageWebhookServiceStub(channel).DeleteWebhook, request)
+    except Failure as exc:
+        raise type(exc)(
+            f"The account is deleted, but its usage webhook is not. {exc.message} Then run `stackctl accounts delete "
             f"{account_id}` again."
         ) from exc
 

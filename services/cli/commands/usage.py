@@ -1,4 +1,4 @@
-"""`stackctl usage`: show the usage of a key, today's from quota and by day from inference's ledger."""
+"""`stackctl usage`: show the usage of a key, today's from quota and by day from inference's ledger, and export rows."""
 
 from collections.abc import Sequence
 from datetime import date, timedelta
@@ -9,6 +9,7 @@ import click
 from services.cli import client, output
 from services.cli.client import Backends
 from services.cli.commands import keys
+from services.cli.commands.usage_export import export
 from services.cli.failures import Failure
 from services.cli.key_uses import quota_account
 from services.cli.usage_errors import Id
@@ -31,14 +32,31 @@ _SUMS = (
 _COLUMNS = ("day", "model", "surface", *_SUMS, "cost_usd")
 
 
-@click.command()
+class _WithDefault(click.Group):
+    """A group in which `usage KEY_ID` means `usage show KEY_ID`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Add the name of the default command."""
+        is_named = not args or args[0] in self.commands or args[0] in ctx.help_option_names
+        return super().parse_args(ctx, args if is_named else ["show", *args])
+
+
+@click.group(cls=_WithDefault)
+def usage() -> None:
+    """Show the usage of a key, or export that of all accounts. `usage KEY_ID` means `usage show KEY_ID`."""
+
+
+usage.add_command(export)
+
+
+@usage.command()
 @click.argument("key_id", type=Id(Kind.KEY))
 @click.option(
     "--days", type=click.IntRange(1, 3660), default=7, show_default=True, help="Number of UTC days, including today."
 )
 @output.as_json_option
 @click.pass_obj
-def usage(backends: Backends, key_id: str, *, days: int, as_json: bool) -> None:
+def show(backends: Backends, key_id: str, *, days: int, as_json: bool) -> None:
     """Show a key's requests today, and its requests, tokens and cost by day, model and surface.
 
     The surface is the API of the requests. It is empty for requests of earlier versions, and if the outcome is unknown.

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from functools import lru_cache
 
-from services.common.limits import Limit, Scope, Unit, Window
+from services.common.limits import Limit, Scope, Slot, Unit, Window
 from stack.common.v1 import limits_pb2
 
 _LIMITS_MAX = 1_000
@@ -54,6 +54,19 @@ def limits_from_proto(messages: Iterable[limits_pb2.Limit]) -> tuple[Limit, ...]
     """Return the limits of messages, without those that only a newer version knows; see `limit_from_proto`."""
     limits = (limit_from_proto(message) for message in messages)
     return tuple(limit for limit in limits if limit is not None)
+
+
+def slot_to_proto(slot: Slot | None) -> limits_pb2.Slot | None:
+    """Return a slot as a message; None stays None."""
+    if slot is None:
+        return None
+    return limits_pb2.Slot(number=slot.number, limit=slot.limit, scope=_SCOPES[slot.scope])
+
+
+def slot_from_proto(message: limits_pb2.Slot) -> Slot | None:
+    """Return the slot of a message; None if it is empty, or if only a newer version knows its scope."""
+    scope = _SCOPE_OF.get(message.scope)
+    return None if scope is None else Slot(message.number, message.limit, scope)
 
 
 def unit_to_proto(unit: Unit) -> limits_pb2.Unit.ValueType:

@@ -7,9 +7,9 @@ charged. A request of another account gets the same 404 as one that does not exi
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Protocol
 
 import msgspec
 from starlette.requests import Request
@@ -17,8 +17,8 @@ from starlette.responses import Response
 
 from services.common.errors import ErrorDetails, InvalidRequest, NotFound
 from services.common.ids import Kind, is_id
+from services.common.receipts import Receipt, iso_time
 from services.common.runtime.clock import Clock
-from services.common.surface import Surface
 from services.gateway.apis.limits import limit_body, limits_of, rate_limit_body
 from services.gateway.http.bearer import bearer_token, client_address
 from services.gateway.http.redaction import redacted
@@ -31,56 +31,6 @@ _DAYS = 30
 # `date.fromisoformat` accepts other ISO formats, and `\d` matches digits outside ASCII.
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _encode = msgspec.json.Encoder().encode
-
-
-@dataclass(frozen=True, slots=True)
-class ReceiptUsage:
-    """Token counts of one request."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-    cached_tokens: int
-    """Part of `prompt_tokens`."""
-    reasoning_tokens: int
-    """Part of `completion_tokens`."""
-    source: str
-    """`reported` by the upstream, `estimated` from the output received, or `none`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
-    """The public part of a ledger row. It contains nothing about the operator's Groq account."""
-
-    object: Literal["usage.record"] = field(default="usage.record", init=False)
-    id: str
-    key_id: str
-    day: str
-    """UTC date to which the request is charged, `YYYY-MM-DD`."""
-    created_at: str
-    """ISO 8601, UTC."""
-    model: str
-    """The model name in the request, or the model that GATEWAY_MODEL_ALIASES names for it."""
-    surface: Surface | None
-    """The API through which the request came; None if it is not known."""
-    stream: bool
-    outcome: str
-    charged: bool
-    refund_reason: str | None
-    """Why the request was not charged; None if it was charged."""
-    usage: ReceiptUsage
-    cost_microdollars: int | None
-    """Cost of the tokens in millionths of a US dollar, rounded up, whether the request was charged or not. None if it
-    is not known: the model has no price, the outcome is `unknown`, or an earlier version did not record it."""
-    cost_usd: str | None
-    """The same cost in US dollars, such as `0.001234`."""
-    attempts: int
-    """Number of upstream calls."""
-    time_to_first_token_ms: int | None
-    """None if there was no output."""
-    duration_ms: int
-    queue_ms: int | None = None
-    """How long the request waited for its share of the upstream's rate limits; None if it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +97,27 @@ class Ledger(Protocol):
             to_day: Last day, `YYYY-MM-DD`; empty means no end.
         """
 
+    async def page(self, account_id: str, *, key_id: str, from_day: str, to_day: str, before: str) -> "ReceiptsPage":
+        """Return a page of an account's receipts, in a bounded time.
+
+        Args:
+            account_id: The account.
+            key_id: Only requests of this key; empty means all keys.
+            from_day: First day, `YYYY-MM-DD`.
+            to_day: Last day, `YYYY-MM-DD`; empty means no end.
+            before: Only requests with a smaller id; empty begins with the newest.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptsPage:
+    """Receipts of an account, newest first."""
+
+    receipts: Sequence[Receipt]
+    """May be empty, even if this is not the last page."""
+    next_before: str
+    """The `before` of the next page; empty after the last one."""
+
 
 class Receipts:
     """The endpoints of the usage API."""
@@ -189,10 +160,8 @@ class Receipts:
     async def usage(self, request: Request) -> Response:
         """`GET /api/v1/usage`: return the account's usage by day and model, of the last 30 days by default."""
         principal = await self._principal(request)
-        from_day, to_day = self._days(request)
-        key_id = request.query_params.get("key_id", "")
-        if "key_id" in request.query_params and not is_id(key_id, Kind.KEY):
-            raise _invalid("key_id", "expected a key id, `key_…`. Do not put the secret key in a URL")
+        from_day, to_day = requested_days(request, now=self._clock.now())
+        key_id = requested_key(request)
         days = await self._ledger.summarize(principal.account_id, key_id=key_id, from_day=from_day, to_day=to_day)
         return json_response(_encode({"object": "list", "data": days}))
 
@@ -202,33 +171,47 @@ class Receipts:
         request_id = request.path_params["request_id"]
         owned = await self._ledger.find(request_id) if is_id(request_id, Kind.REQUEST) else None
         if owned is None or owned.account_id != principal.account_id:
-            message = (
-                f"No request `{redacted(request_id)}` is recorded for this account. A request is recorded after it was "
-                "answered, or after it failed at the model. Check the id."
-            )
-            raise NotFound(message, details=ErrorDetails(param="request_id", code="request_not_found"))
+            raise request_not_found(request_id)
         return json_response(_encode(owned.receipt))
 
     async def _principal(self, request: Request) -> Principal:
         return await self._authenticator.authenticate(bearer_token(request), address=client_address(request))
 
-    def _days(self, request: Request) -> tuple[str, str]:
-        """Return the first and the last day; the last is empty without `to`, because Redis decides the current day."""
-        first, last = _day(request, "from"), _day(request, "to")
-        if first is None:
-            end = last or datetime.fromtimestamp(self._clock.now(), UTC).date()
-            first = date.fromordinal(max(1, end.toordinal() - (_DAYS - 1)))
-        if last is not None and last < first:
-            raise _invalid("from", "expected a date that is not after `to`")
-        return first.isoformat(), last.isoformat() if last else ""
+
+def requested_days(request: Request, *, now: float) -> tuple[str, str]:
+    """Return the first and the last day; the last is empty without `to`, because Redis decides the current day.
+
+    Raises:
+        InvalidRequest: `from` or `to` is not a date, or `from` is after `to`.
+    """
+    first, last = _day(request, "from"), _day(request, "to")
+    if first is None:
+        end = last or datetime.fromtimestamp(now, UTC).date()
+        first = date.fromordinal(max(1, end.toordinal() - (_DAYS - 1)))
+    if last is not None and last < first:
+        raise invalid_parameter("from", "expected a date that is not after `to`")
+    return first.isoformat(), last.isoformat() if last else ""
 
 
-def iso_time(seconds: float) -> str:
-    """Return Unix seconds as ISO 8601 in UTC, with milliseconds unless they are zero."""
-    milliseconds = round(seconds * 1000)
-    moment = datetime.fromtimestamp(milliseconds // 1000, UTC) + timedelta(milliseconds=milliseconds % 1000)
-    precision = "milliseconds" if moment.microsecond else "seconds"
-    return moment.isoformat(timespec=precision).replace("+00:00", "Z")
+def requested_key(request: Request) -> str:
+    """Return the id of the key to which a request is restricted; empty for all keys.
+
+    Raises:
+        InvalidRequest: It is not the id of a key.
+    """
+    key_id = request.query_params.get("key_id", "")
+    if "key_id" in request.query_params and not is_id(key_id, Kind.KEY):
+        raise invalid_parameter("key_id", "expected a key id, `key_…`. Do not put the secret key in a URL")
+    return key_id
+
+
+def request_not_found(request_id: str) -> NotFound:
+    """Return the error of a request that does not exist, or that another account has made."""
+    message = (
+        f"No request `{redacted(request_id)}` is recorded for this account. A request is recorded after it was "
+        "answered, or after it failed at the model. Check the id."
+    )
+    return NotFound(message, details=ErrorDetails(param="request_id", code="request_not_found"))
 
 
 def _day(request: Request, name: str) -> date | None:
@@ -240,8 +223,9 @@ def _day(request: Request, name: str) -> date | None:
             return date.fromisoformat(text)
     except ValueError:
         pass
-    raise _invalid(name, "expected a date, YYYY-MM-DD")
+    raise invalid_parameter(name, "expected a date, YYYY-MM-DD")
 
 
-def _invalid(param: str, problem: str) -> InvalidRequest:
+def invalid_parameter(param: str, problem: str) -> InvalidRequest:
+    """Return the error of a query parameter."""
     return InvalidRequest(f"Invalid `{param}`: {problem}.", details=ErrorDetails(param=param))

@@ -6,14 +6,19 @@ from grpc import aio
 
 from services.common.errors import NotFound, Unavailable
 from services.common.prices import dollars
+from services.common.receipts import Receipt, ReceiptUsage, iso_time
+from services.common.rpc.limits import slot_from_proto
 from services.common.rpc.status import rpc_errors
 from services.common.rpc.surface import surface_from_proto
-from services.gateway.apis.receipts import DayUsage, OwnedReceipt, Receipt, ReceiptUsage, iso_time
+from services.gateway.apis.receipts import DayUsage, OwnedReceipt, ReceiptsPage
 from services.gateway.clients.batched_quota import ReserveItem, without_unlimited
 from services.gateway.clients.quota import rate_limit_of, reservation
 from services.gateway.requests.types import Principal, RateLimit
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
+
+PAGE_ROWS, SCAN_ROWS = 1_000, 5_000
+"""Rows of a page, and how many are read for it at most."""
 
 
 class GrpcCounters:
@@ -74,6 +79,25 @@ class GrpcLedger:
             response = await self._stub.SummarizeUsage(request, timeout=self._timeout_seconds)
         return [day_usage(summary) for summary in response.summaries]
 
+    async def page(self, account_id: str, *, key_id: str, from_day: str, to_day: str, before: str) -> ReceiptsPage:
+        """Return a page of an account's receipts; see `Ledger.page`."""
+        request = usage_pb2.ListRequestsRequest(
+            account_id=account_id,
+            key_id=key_id,
+            from_day=from_day,
+            to_day=to_day,
+            before=before,
+            page_size=PAGE_ROWS,
+            scan_max=SCAN_ROWS,
+        )
+        with rpc_errors(unavailable_reason="inference_unavailable"):
+            response = await self._stub.ListRequests(request, timeout=self._timeout_seconds)
+        records = response.records
+        # An inference of the previous version reads until the page is full.
+        is_full = len(records) == PAGE_ROWS
+        next_before = response.next_before or (records[-1].request_id if is_full else "")
+        return ReceiptsPage([receipt_of(record) for record in records], next_before)
+
 
 def receipt_of(record: usage_pb2.UsageRecord) -> Receipt:
     """Return the public part of a ledger row."""
@@ -83,11 +107,13 @@ def receipt_of(record: usage_pb2.UsageRecord) -> Receipt:
         day=record.day,
         created_at=iso_time(record.reserved_at.ToNanoseconds() / 1e9),
         model=record.model,
+        upstream_model=record.upstream_model if record.attempts else None,
         surface=surface_from_proto(record.surface),
         stream=record.stream,
         outcome=record.outcome,
         charged=record.charged,
         refund_reason=record.refund_reason or None,
+        slot=slot_from_proto(record.slot),
         usage=ReceiptUsage(
             prompt_tokens=record.prompt_tokens,
             completion_tokens=record.completion_tokens,

@@ -4,6 +4,7 @@ import msgspec
 
 from services.common.errors import ErrorDetails, InvalidRequest, TooLarge
 from services.common.rpc import json_codec
+from services.common.rpc.limits import slot_to_proto
 from services.common.rpc.sizes import MESSAGE_BYTES_MAX
 from services.common.rpc.surface import surface_to_proto
 from services.common.rpc.verdict import amounts_to_proto
@@ -67,7 +68,7 @@ def _too_deep() -> InvalidRequest:
 
 
 def request_context(hold: Hold, chat: Chat) -> inference_pb2.RequestContext:
-    """Return the account, key, day, permitted models and surface of a request."""
+    """Return the account, key, slot, permitted models and surface of a request."""
     return inference_pb2.RequestContext(
         request_id=hold.request_id,
         account_id=hold.principal.account_id,
@@ -79,6 +80,7 @@ def request_context(hold: Hold, chat: Chat) -> inference_pb2.RequestContext:
         held=amounts_to_proto(hold.held),
         quota_account_id=hold.principal.quota_account_id,
         weight=hold.principal.weight,
+        slot=slot_to_proto(hold.slot),
     )
 
 

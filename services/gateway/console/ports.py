@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from services.common.limits import Limit
+from services.common.receipts import Receipt
 from services.common.surface import Surface
-from services.gateway.apis.receipts import DayUsage, Receipt
+from services.gateway.apis.receipts import DayUsage
 from services.gateway.requests.types import Principal, RateLimit
 
 
@@ -247,6 +248,9 @@ class UsageClient(Protocol):
 
     async def requests(self, filters: RequestFilter, *, count: int) -> Sequence[Receipt]:
         """Return a page of requests, newest first."""
+
+    async def delete_webhook(self) -> None:
+        """Delete the account's usage webhook, if there is one."""
 
     async def request(self, request_id: str) -> Receipt | None:
         """Return the receipt of a request, or None if the account has no such request."""

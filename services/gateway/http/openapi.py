@@ -7,12 +7,13 @@ from typing import Any
 import msgspec
 
 from services.common.limits import Scope, Unit, Window
+from services.common.receipts import Receipt
 from services.gateway.apis import completions, messages, responses
 from services.gateway.apis.chat_completions.limits import DEFAULT_LIMITS, ChatLimits
 from services.gateway.apis.chat_completions.messages import MESSAGES
 from services.gateway.apis.chat_completions.parameters import PARAMETERS, ParameterPolicy
 from services.gateway.apis.checks import Schema, nullable
-from services.gateway.apis.receipts import DayUsage, Receipt
+from services.gateway.apis.receipts import DayUsage
 
 _encode = msgspec.json.Encoder().encode
 _STRING: Schema = {"type": "string"}
@@ -224,6 +225,8 @@ def _paths() -> dict[str, Any]:
                 query={"from": _DAY, "to": _DAY, "key_id": _STRING},
             )
         },
+        "/api/v1/usage/webhook": _usage_webhook(),
+        "/api/v1/usage/export": {"get": _usage_export()},
         "/api/v1/usage/{request_id}": {
             "get": _get_operation(
                 "getUsage",
@@ -232,7 +235,72 @@ def _paths() -> dict[str, Any]:
                 path=("request_id",),
             )
         },
+        "/api/v1/usage/{request_id}/jws": {"get": _signed_receipt()},
+        "/.well-known/jwks.json": {"get": _receipt_keys()},
     }
+
+
+def _usage_webhook() -> dict[str, Any]:
+    note = "404 unless the operator has a receipt key"
+    schema = _object(
+        object={"const": "usage.webhook"},
+        id=_STRING,
+        url=_STRING,
+        status={"enum": ["active", "failing", "disabled"]},
+        next_day=_DAY,
+        next_attempt_at={"type": ["string", "null"], "format": "date-time"},
+        failures=_INTEGER,
+        last_error={"type": ["string", "null"]},
+    )
+    created = {**schema, "properties": {**schema["properties"], "secret": _STRING}}
+    get = _get_operation("getUsageWebhook", f"Retrieve the usage webhook; {note}", schema)
+    post = _get_operation("setUsageWebhook", f"Set the usage webhook; {note}", created)
+    post["requestBody"] = {"required": True, "content": _json(_object(url={**_STRING, "maxLength": 2_000}))}
+    deletion = _object(object={"const": "usage.webhook"}, deleted={"type": "boolean"})
+    delete = _get_operation("deleteUsageWebhook", "Delete the usage webhook", deletion)
+    statuses = {id(get): ["404"], id(post): ["400", "404", "408", "413", "415"], id(delete): []}
+    for operation in (get, post, delete):
+        more = _operation("", statuses[id(operation)])["responses"]
+        operation["responses"] |= more
+    return {"get": get, "post": post, "delete": delete}
+
+
+def _usage_export() -> dict[str, Any]:
+    query = {
+        "from": _DAY,
+        "to": _DAY,
+        "key_id": _STRING,
+        "format": {"enum": ["jsonl", "csv"], "default": "jsonl"},
+        "before": {**_STRING, "description": "Only requests that are older than this one, to continue an export."},
+    }
+    operation = _get_operation("exportUsage", "Export the receipts of the account, newest first", {}, query=query)
+    operation["responses"]["200"]["content"] = {
+        "application/jsonl": {"schema": _STRING},
+        "text/csv": {"schema": _STRING},
+    }
+    return operation
+
+
+def _signed_receipt() -> dict[str, Any]:
+    operation = _get_operation("getSignedUsage", "Retrieve the signed receipt of a request", {}, path=("request_id",))
+    operation["description"] = (
+        "A JWS in compact serialization, signed with EdDSA. Its payload is the receipt and `signed_at`. 404 unless the "
+        "operator signs receipts."
+    )
+    operation["responses"]["200"]["content"] = {"application/jose": {"schema": _STRING}}
+    return operation
+
+
+def _receipt_keys() -> dict[str, Any]:
+    operation = _operation(
+        "List the public keys of signed receipts (404 unless the operator signs receipts)", ["404", "500", "503"]
+    )
+    operation["operationId"] = "listReceiptKeys"
+    operation["security"] = []
+    key = _object(kty={"const": "OKP"}, crv={"const": "Ed25519"}, x=_STRING, kid=_STRING)
+    content = {"application/jwk-set+json": {"schema": _object(keys={"type": "array", "items": key})}}
+    operation["responses"]["200"] = {"description": "OK", "content": content}
+    return operation
 
 
 def _plan_webhook() -> dict[str, Any]:

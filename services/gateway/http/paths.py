@@ -6,9 +6,10 @@ _ALIAS = re.compile(
     # Without a prefix, paths such as `/key`, `/usage` and `/messages` are not paths of the API.
     r"(?:/api/v1|/openai/v1|/v1)*"
     r"(/chat|/chat/completions|/models(?:/.+)?"
-    r"|(?<=/v1)/(?:key|usage(?:/[^/]+)?|completions|(?:responses|messages|images)(?:/.+)?|embeddings|moderations))"
+    r"|(?<=/v1)/(?:key|usage(?:/[^/]+(?:/jws)?)?|completions|(?:responses|messages|images)(?:/.+)?|embeddings|moderations))"
 )
-_API_ROOTS = frozenset(("api", "v1", "openai", "healthz", "readyz"))
+KEY_SET_PATH = "/.well-known/jwks.json"
+_API_ROOTS = frozenset((".well-known", "api", "v1", "openai", "healthz", "readyz"))
 _ENDPOINTS = frozenset(("chat", "completions", "messages", "responses", "models", "key", "usage", "openapi.json"))
 _CHATS = {
     f"{prefix}/{name}": f"/api/v1/{name}"
@@ -45,6 +46,8 @@ def route_of(path: str) -> str:
     root, _, rest = path[1:].partition("/")
     if root in _LABELED_ROOTS:
         return root
+    if path == KEY_SET_PATH:
+        return "jwks"
     if root not in _API_ROOTS:
         return "console"
     version, _, rest = rest.partition("/")

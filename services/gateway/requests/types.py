@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from services.common.errors import Throttled
-from services.common.limits import Limit, Scope, Unit, Window
+from services.common.limits import Limit, Scope, Slot, Unit, Window
 from services.common.surface import Surface
 from services.common.verdict import Amounts, RowVerdict
 
@@ -100,6 +100,12 @@ class Hold:
     """What is held of tokens and cost; None if neither is limited."""
     tokens: RateLimit | None = None
     """The tightest of the limits of tokens; None if there is none."""
+
+    @property
+    def slot(self) -> Slot:
+        """Place of the request among those of the limit."""
+        limit = self.rate_limit
+        return Slot(limit.charged + limit.held, limit.limit, limit.scope)
 
 
 @dataclass(slots=True)

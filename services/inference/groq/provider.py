@@ -25,6 +25,7 @@ from services.inference.groq.transport import HTTPTransport, open_transport
 from services.inference.http.client import Response
 from services.inference.http.errors import HTTPClientError, MalformedResponse
 
+_ID_HEADER = "x-request-id"
 _log = logging.getLogger(__name__)
 _DONE = b"[DONE]"
 _ERROR_BYTES_MAX = 64 * 1024
@@ -54,6 +55,7 @@ class GroqProvider:
             ServiceError: Groq refused, failed, or sent an invalid answer.
         """
         with _connection_errors(), await self._transport.post(body, key=lease.key) as response:
+            lease.upstream_id = response.headers.get(_ID_HEADER, "")
             await _raise_for_status(response)
             lease.record_limits(observed_in_headers(response.headers))
             text = await _read(response, bytes_max=self._answer_bytes_max)
@@ -70,6 +72,7 @@ class GroqProvider:
             response = await self._transport.post(body, key=lease.key)
         # Leaving the block returns the connection to the pool if the stream was read to the end, or closes it.
         with response:
+            lease.upstream_id = response.headers.get(_ID_HEADER, "")
             with _connection_errors():
                 await _raise_for_status(response)
             lease.record_limits(observed_in_headers(response.headers))

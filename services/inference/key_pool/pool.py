@@ -103,6 +103,8 @@ class KeyLease:
     """Number of the circuit's probe that the call is; 0 if it is not a probe."""
     slot: Slot | None = field(default=None, repr=False)
     """The slot of the call; None for calls that need none."""
+    upstream_id: str = ""
+    """Groq's id of the call, from the headers of its answer; empty until it is known."""
     has_answered: bool = False
     result: CallResult | None = None
     """How the call ended; None while it is in progress."""

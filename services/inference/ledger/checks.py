@@ -17,6 +17,7 @@ from stack.inference.v1 import usage_pb2
 
 ITEMS_MAX = 1_000
 """Maximum number of items in a request, and of rows in a page."""
+SCAN_MAX = 100_000
 ID_CHARACTERS_MAX = 64
 _PAGE_ROWS = 100
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
@@ -57,6 +58,16 @@ def check_size(field: str, count: int, *, least: int = 1) -> None:
     """
     if not least <= count <= ITEMS_MAX:
         raise InvalidRequest(f"{field}: expected {least} to {ITEMS_MAX:,} items, got {count:,}")
+
+
+def check_scan(scan_max: int) -> None:
+    """Validate the maximum number of rows to read.
+
+    Raises:
+        InvalidRequest: It is negative or above `SCAN_MAX`.
+    """
+    if not 1 <= scan_max <= SCAN_MAX:
+        raise InvalidRequest(f"scan_max: expected 1 to {SCAN_MAX:,}, or 0 for no maximum, got {scan_max}")
 
 
 def check_day(field: str, text: str) -> None:

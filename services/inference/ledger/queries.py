@@ -80,8 +80,8 @@ def summary(key_id: str, account_id: str, from_day: str, to_day: str, *, by_surf
     return query.group_by(table.surface).order_by(table.surface.nulls_last()) if by_surface else query
 
 
-def requests(page: RequestsPage) -> Select[Any]:
-    """Select a page of an account's rows, newest first, with a range scan of one index.
+def requests(page: RequestsPage, *, first_id: str = "") -> Select[Any]:
+    """Select a page of an account's rows from `first_id` on, newest first, with a range scan of one index.
 
     The owner is compared with `>=` and `<=` instead of `=`. With `=`, Postgres may scan the primary key in order, and
     for an account without recent requests it would read the rows of all other accounts first.
@@ -89,7 +89,10 @@ def requests(page: RequestsPage) -> Select[Any]:
     table = usage_ledger.c
     owner = (table.account_id, table.key_id) if page.key_id else (table.account_id,)
     is_owner = (page.account_id, page.key_id) if page.key_id else (page.account_id,)
-    query = select(usage_ledger).where(tuple_(*owner) >= is_owner)
+    if first_id:
+        query = select(usage_ledger).where(tuple_(*owner, table.request_id) >= (*is_owner, first_id))
+    else:
+        query = select(usage_ledger).where(tuple_(*owner) >= is_owner)
     if page.before:
         query = query.where(tuple_(*owner, table.request_id) < (*is_owner, page.before))
     else:

@@ -15,11 +15,11 @@ from services.common.db.dialects import insert_of
 from services.common.db.sqlite_writer import SQLiteWriter
 from services.common.db.transactions import Transactions, deadline
 from services.common.errors import Unavailable
-from services.common.limits import Unit
+from services.common.limits import Scope, Slot, Unit
 from services.common.surface import Surface
 from services.common.verdict import RELEASED, Amounts, RowVerdict, Verdict
 from services.inference.chat import CallContext, Outcome, Usage, UsageSource
-from services.inference.ledger import queries, rollup_queries
+from services.inference.ledger import export_queries, queries, rollup_queries
 from services.inference.ledger.queries import COUNTS
 from services.inference.ledger.rollup_tables import rollup_state
 from services.inference.ledger.tables import usage_ledger
@@ -29,7 +29,9 @@ _READ_SECONDS_MAX = 2.0
 _WRITE_SECONDS_MAX = 5.0
 _ANSWERED_OUTCOMES = (Outcome.ANSWERED.value, Outcome.CLIENT_LEFT.value)
 """Outcomes that the reason for an abandonment may replace."""
-_ROW_COLUMNS = tuple(field.name for field in fields(LedgerRow) if field.name not in ("usage", "outcome", "surface"))
+_ROW_COLUMNS = tuple(
+    field.name for field in fields(LedgerRow) if field.name not in ("usage", "outcome", "surface", "slot")
+)
 _CHARGED_AMOUNTS = (queries.CHARGED_TOKENS.label("tokens"), queries.CHARGED_COST.label("cost"))
 _row_values, _counts = attrgetter(*_ROW_COLUMNS), attrgetter(*COUNTS)
 _SURFACES = {surface.value: surface for surface in Surface}
@@ -58,6 +60,11 @@ class SQLLedgerStore:
         # Executing the compiled text avoids SQLAlchemy's overhead, four fifths of the transaction's time.
         compiled = self._insert_unknown.compile(dialect=engine.dialect)
         self._insert_sql, self._insert_parameters = str(compiled), itemgetter(*(compiled.positiontup or ()))
+
+    @property
+    def transactions(self) -> Transactions:
+        """Transactions on the ledger's database, which has one writer if it is SQLite."""
+        return self._transactions
 
     @deadline(_WRITE_SECONDS_MAX, unavailable=_unavailable)
     async def insert(self, rows: Sequence[LedgerRow]) -> list[Verdict]:
@@ -253,6 +260,22 @@ class SQLLedgerStore:
             return [_ledger_row(row) for row in await connection.execute(queries.requests(page))]
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
+    async def scan_requests(self, page: RequestsPage, *, scan_max: int) -> tuple[list[LedgerRow], str]:
+        """Return a page of rows among the next `scan_max`, and the `before` of the next page; empty after the last."""
+        async with self._transactions.reading() as connection:
+            end = await connection.scalar(export_queries.scan_end(page, scan_max=scan_max)) or ""
+            found = await connection.execute(queries.requests(page, first_id=end))
+            rows = [_ledger_row(row) for row in found]
+        return rows, rows[-1].request_id if len(rows) == page.rows_max else end
+
+    @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
+    async def list_day_requests(self, day: str, *, after: str, rows_max: int) -> list[LedgerRow]:
+        """Return a page of a day's rows of all accounts, in the order of their request ids."""
+        async with self._transactions.reading() as connection:
+            query = export_queries.day_requests(day, after=after, rows_max=rows_max)
+            return [_ledger_row(row) for row in await connection.execute(query)]
+
+    @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def last_uses(self, key_ids: Sequence[str]) -> list[float | None]:
         """Return the reserve time of each key's last request, in order; None for a key without requests.
 
@@ -299,6 +322,9 @@ def _values(row: LedgerRow) -> dict[str, Any]:
         "upstream_model": _sanitise(row.upstream_model, 256),
         "upstream_id": _sanitise(row.upstream_id, 128),
         "refund_reason": _sanitise(row.refund_reason, 128),
+        "slot_number": row.slot and row.slot.number,
+        "slot_limit": row.slot and row.slot.limit,
+        "slot_scope": row.slot and row.slot.scope.value,
     }
 
 
@@ -316,7 +342,12 @@ def _ledger_row(row: Row[Any]) -> LedgerRow:
     stored = row._mapping
     usage = Usage(**{name: stored[name] for name in COUNTS}, source=UsageSource(stored["usage_source"]))
     own = {name: stored[name] for name in _ROW_COLUMNS}
-    return LedgerRow(**own, usage=usage, outcome=Outcome(stored["outcome"]), surface=_surface(stored["surface"]))
+    outcome, surface = Outcome(stored["outcome"]), _surface(stored["surface"])
+    return LedgerRow(**own, usage=usage, outcome=outcome, surface=surface, slot=_slot(row))
+
+
+def _slot(row: Row[Any]) -> Slot | None:
+    return None if row.slot_number is None else Slot(row.slot_number, row.slot_limit, Scope(row.slot_scope))
 
 
 def _summary(day: str, model: str, surface: str | None, cost: int | None, *sums: int) -> UsageSummary:

@@ -1,6 +1,6 @@
 """Schema of the usage ledger."""
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, text
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, LargeBinary, MetaData, String, Table, text
 
 metadata = MetaData()
 
@@ -46,6 +46,10 @@ usage_ledger = Table(
     # Null in rows from before the roll-ups (rollup_tables.py), which the backfill adds to them; else true. Postgres has
     # a default and SQLite a trigger for rows of the previous version.
     Column("is_rolled_up", Boolean, nullable=True),
+    # Place among the requests of the tightest limit in requests per day, and that limit. Null where it is not known.
+    Column("slot_number", BigInteger, nullable=True),
+    Column("slot_limit", BigInteger, nullable=True),
+    Column("slot_scope", String(16), nullable=True),
     # Covering index of CountCharged, from which quota initialises its counters.
     Index("ix_usage_ledger_key_day", "key_id", "day", "charged", "reserved_at"),
     # Covering index of SummarizeUsage, and of the sums of CountCharged. Reading an account's rows, which are spread
@@ -66,4 +70,30 @@ usage_ledger = Table(
     # Indexes of ListRequests, by account and by key, newest first.
     Index("ix_usage_ledger_account_request", "account_id", "request_id"),
     Index("ix_usage_ledger_account_key_request", "account_id", "key_id", "request_id"),
+    # Index of ListDayRequests. Rows are added at its end, so that it costs little. The condition holds for every row,
+    # and keeps other queries away: Postgres would take this index for days since its last ANALYZE, of which it expects
+    # no rows.
+    Index(
+        "ix_usage_ledger_day_request",
+        *("day", "request_id"),
+        sqlite_where=text("request_id >= ''"),
+        postgresql_where=text("request_id >= ''"),
+    ),
+)
+
+usage_webhook = Table(
+    "usage_webhook",
+    metadata,
+    Column("account_id", String(64), primary_key=True),
+    Column("id", String(64), nullable=False),
+    Column("url", String(2048), nullable=False),
+    # Encrypted under a receipt key.
+    Column("secret", LargeBinary, nullable=False),
+    # First day whose usage is not delivered yet.
+    Column("next_day", String(10), nullable=False),
+    # Null if the webhook is disabled after too many failures.
+    Column("next_attempt_at", Float(53), nullable=True),
+    Column("failures", BigInteger, nullable=False),
+    Column("last_error", String(256), nullable=False),
+    Index("ix_usage_webhook_next_attempt", "next_attempt_at"),
 )

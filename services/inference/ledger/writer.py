@@ -11,7 +11,7 @@ from typing import Protocol
 from services.common.concurrency.batch import Batcher
 from services.common.concurrency.fixed_timeout import FixedTimeout
 from services.common.errors import Unavailable
-from services.common.limits import Unit
+from services.common.limits import Slot, Unit
 from services.common.surface import Surface
 from services.common.telemetry import tracing
 from services.common.verdict import RELEASED, Amounts, RowVerdict, Verdict
@@ -69,6 +69,8 @@ class LedgerRow:
     """Account under which quota counts the request; None if it is `account_id`."""
     user_digest: str | None = None
     """Keyed digest of the client's `user`; None without one."""
+    slot: Slot | None = None
+    """Place of the request among those of its tightest limit in requests per day; None if it is not known."""
 
     @property
     def amounts(self) -> Amounts:
@@ -209,6 +211,12 @@ class LedgerStore(Protocol):
 
     async def list_requests(self, page: RequestsPage) -> list[LedgerRow]:
         """Return a page of rows; a page with fewer than `rows_max` rows is the last one."""
+
+    async def scan_requests(self, page: RequestsPage, *, scan_max: int) -> tuple[list[LedgerRow], str]:
+        """Return the rows of a page among the next `scan_max`, and the `before` of the next page; empty after the last.
+
+        Unlike `list_requests`, it takes a bounded time however few rows match.
+        """
 
     async def last_uses(self, key_ids: Sequence[str]) -> list[float | None]:
         """Return the reserve time of each key's last request, in order; None for a key without requests.

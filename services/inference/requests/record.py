@@ -190,6 +190,7 @@ class RequestRecord:
             quota_account_id=_other(context.quota_account_id, context.account_id),
             queue_ms=round(self.queue_seconds * 1000),
             user_digest=self._user_digest(),
+            slot=context.slot,
         )
 
     def _user_digest(self) -> str | None:

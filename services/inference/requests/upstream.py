@@ -179,6 +179,9 @@ class _Attempts(Generic[T]):
             except ServiceError as exc:
                 self._record_refusal(slot, exc)
                 raise
+            finally:
+                # A failed call has an id too, by which Groq's support finds it.
+                self._record.upstream_id = self._record.upstream_id or lease.upstream_id
 
     def _record_refusal(self, slot: Slot, error: ServiceError) -> None:
         """Record what Groq does not count: tokens of a request that it refused, and requests beyond a limit."""

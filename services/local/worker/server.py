@@ -30,7 +30,9 @@ from services.local.adapters import (
     LocalLedger,
     LocalQuotaBatches,
     LocalReceipts,
+    LocalReceiptSigner,
     LocalResponseStore,
+    LocalUsageWebhooks,
 )
 from services.quota import server as quota_server
 from services.quota.settings import QuotaSettings
@@ -105,6 +107,8 @@ def _ports(
         ),
         counters=LocalCounters(quota.holds, timeout_seconds=receipt_seconds),
         ledger=LocalReceipts(inference.store, timeout_seconds=receipt_seconds),
+        receipts=LocalReceiptSigner(inference.receipts, timeout_seconds=receipt_seconds),
+        usage_webhooks=LocalUsageWebhooks(inference.webhooks, timeout_seconds=gateway_server.WEBHOOK_SECONDS_MAX),
         responses=LocalResponseStore(inference.responses, timeout_seconds=gateway_server.STORE_SECONDS_MAX),
         idempotency=LocalIdempotencyStore(inference.idempotency, timeout_seconds=gateway_server.STORE_SECONDS_MAX),
         dependencies=(LocalDependencies(inference.key_check, quota.redis),),

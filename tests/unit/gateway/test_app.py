@@ -12,7 +12,10 @@ from services.common.errors import Unavailable
 from services.gateway.apis.plan_webhook import PlanWebhook
 from services.gateway.apis.receipts import Receipts
 from services.gateway.apis.routes import API
+from services.gateway.apis.signed_receipts import SignedReceipts
 from services.gateway.apis.stored_responses import StoredResponses
+from services.gateway.apis.usage_export import UsageExport
+from services.gateway.apis.usage_webhook import UsageWebhookEndpoint
 from services.gateway.dependencies import Dependencies
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.http_server.write_flow import ClientStalled
@@ -41,6 +44,9 @@ def _app(error: Exception, *, origins: tuple[str, ...] = ("*",)) -> ASGIApp:
     return build_app(
         cast(API, handlers),
         cast(Receipts, handlers),
+        cast(SignedReceipts, handlers),
+        cast(UsageExport, handlers),
+        cast(UsageWebhookEndpoint, handlers),
         cast(StoredResponses, handlers),
         cast(PlanWebhook, handlers),
         Readiness(Dependencies([])),

@@ -27,6 +27,7 @@ from services.gateway.http.paths import canonical_path, is_api_path, route_of
         "/key",
         "/usage",
         "/usage/req_1",
+        "/usage/req_1/jws",
     ],
 )
 def test_every_prefix_leads_to_the_canonical_path(prefix: str, path: str, slash: str) -> None:
@@ -66,6 +67,10 @@ def test_without_a_prefix_only_openais_own_paths_are_aliases(path: str, canonica
         ("/api/v1/models/x", True, "models"),
         ("/api/v1/key", True, "key"),
         ("/api/v1/usage/req_1", True, "usage"),
+        ("/api/v1/usage/req_1/jws", True, "usage"),
+        ("/.well-known/jwks.json", True, "jwks"),
+        ("/.well-known/other", True, "unknown"),
+        ("/.well-known", True, "unknown"),
         ("/api/v1/openapi.json", True, "openapi.json"),
         ("/api/v1/embeddings", True, "unknown"),
         ("/api/v1", True, "unknown"),

@@ -16,12 +16,13 @@ from starlette.routing import Route
 
 from services.common.errors import NotFound, Unavailable
 from services.common.limits import parse_limits
+from services.common.receipts import iso_time
 from services.common.rpc.channel import open_channel
 from services.common.rpc.interceptors import ServiceInterceptor
 from services.common.rpc.limits import limit_to_proto
 from services.common.rpc.types import Context
 from services.gateway.apis import routes
-from services.gateway.apis.receipts import Receipts, iso_time
+from services.gateway.apis.receipts import Receipts
 from services.gateway.clients.ledger import GrpcCounters, GrpcLedger
 from services.gateway.requests.types import Principal
 from stack.common.v1 import limits_pb2, surface_pb2
@@ -176,7 +177,7 @@ def row(**fields: Any) -> usage_pb2.UsageRecord:
         "key_id": KEY_ID,
         "day": "2026-11-22",
         "model": "llama",
-        "upstream_model": "upstream/secret-model",
+        "upstream_model": "openai/gpt-oss-20b",
         "stream": True,
         "outcome": "answered",
         "charged": True,
@@ -189,6 +190,7 @@ def row(**fields: Any) -> usage_pb2.UsageRecord:
         "surface": surface_pb2.SURFACE_RESPONSES,
         "cost": 1_234,
         "reserved_at": Timestamp(seconds=int(NOON), nanos=250_000_000),
+        "slot": limits_pb2.Slot(number=4, limit=10, scope=limits_pb2.SCOPE_KEY),
         **TOKENS,
     }
     return usage_pb2.UsageRecord(**values | fields)
@@ -273,11 +275,13 @@ async def test_a_receipt_is_the_ledger_row_without_operator_fields(world: World)
         "day": "2026-11-22",
         "created_at": "2026-11-22T12:00:00.250Z",
         "model": "llama",
+        "upstream_model": "openai/gpt-oss-20b",
         "surface": "responses",
         "stream": True,
         "outcome": "answered",
         "charged": True,
         "refund_reason": None,
+        "slot": {"number": 4, "limit": 10, "scope": "key"},
         "usage": {**TOKENS, "source": "reported"},
         "cost_microdollars": 1_234,
         "cost_usd": "0.001234",
@@ -287,6 +291,14 @@ async def test_a_receipt_is_the_ledger_row_without_operator_fields(world: World)
         "queue_ms": None,
     }
     assert "secret" not in response.text
+
+
+async def test_a_request_without_a_slot_or_a_call_to_a_model_has_neither(world: World) -> None:
+    world.usage.rows[OWN] = row(slot=None, attempts=0, upstream_model="llama")
+
+    receipt = (await world.get(f"/usage/{OWN}")).json()
+
+    assert (receipt["slot"], receipt["upstream_model"], receipt["model"]) == (None, None, "llama")
 
 
 async def test_an_uncharged_request_has_a_reason_and_no_first_token_time(world: World) -> None:

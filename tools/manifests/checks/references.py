@@ -18,6 +18,7 @@ SECRET_KEYS = frozenset(
         "POSTGRES_PASSWORD",
         "AUTH_DATABASE_PASSWORD",
         "INFERENCE_DATABASE_PASSWORD",
+        "INFERENCE_RECEIPT_KEYS",
         "REDIS_PASSWORD",
         # Used instead of the passwords, where the stores are the operator's own.
         "AUTH_DATABASE_URL",

@@ -24,19 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstack/common/v1/limits.proto\x12\x0fstack.common.v1\"\x8b\x01\n\x05Limit\x12%\n\x05scope\x18\x01 \x01(\x0e\x32\x16.stack.common.v1.Scope\x12#\n\x04unit\x18\x02 \x01(\x0e\x32\x15.stack.common.v1.Unit\x12\'\n\x06window\x18\x03 \x01(\x0e\x32\x17.stack.common.v1.Window\x12\r\n\x05limit\x18\x04 \x01(\x03*@\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\r\n\tSCOPE_KEY\x10\x01\x12\x11\n\rSCOPE_ACCOUNT\x10\x02*m\n\x04Unit\x12\x14\n\x10UNIT_UNSPECIFIED\x10\x00\x12\x11\n\rUNIT_REQUESTS\x10\x01\x12\x0f\n\x0bUNIT_TOKENS\x10\x02\x12\r\n\tUNIT_COST\x10\x03\x12\x1c\n\x18UNIT_CONCURRENT_REQUESTS\x10\x04*U\n\x06Window\x12\x16\n\x12WINDOW_UNSPECIFIED\x10\x00\x12\x0e\n\nWINDOW_DAY\x10\x01\x12\x11\n\rWINDOW_MINUTE\x10\x02\x12\x10\n\x0cWINDOW_MONTH\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstack/common/v1/limits.proto\x12\x0fstack.common.v1\"\x8b\x01\n\x05Limit\x12%\n\x05scope\x18\x01 \x01(\x0e\x32\x16.stack.common.v1.Scope\x12#\n\x04unit\x18\x02 \x01(\x0e\x32\x15.stack.common.v1.Unit\x12\'\n\x06window\x18\x03 \x01(\x0e\x32\x17.stack.common.v1.Window\x12\r\n\x05limit\x18\x04 \x01(\x03\"L\n\x04Slot\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\r\n\x05limit\x18\x02 \x01(\x03\x12%\n\x05scope\x18\x03 \x01(\x0e\x32\x16.stack.common.v1.Scope*@\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\r\n\tSCOPE_KEY\x10\x01\x12\x11\n\rSCOPE_ACCOUNT\x10\x02*m\n\x04Unit\x12\x14\n\x10UNIT_UNSPECIFIED\x10\x00\x12\x11\n\rUNIT_REQUESTS\x10\x01\x12\x0f\n\x0bUNIT_TOKENS\x10\x02\x12\r\n\tUNIT_COST\x10\x03\x12\x1c\n\x18UNIT_CONCURRENT_REQUESTS\x10\x04*U\n\x06Window\x12\x16\n\x12WINDOW_UNSPECIFIED\x10\x00\x12\x0e\n\nWINDOW_DAY\x10\x01\x12\x11\n\rWINDOW_MINUTE\x10\x02\x12\x10\n\x0cWINDOW_MONTH\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stack.common.v1.limits_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SCOPE']._serialized_start=191
-  _globals['_SCOPE']._serialized_end=255
-  _globals['_UNIT']._serialized_start=257
-  _globals['_UNIT']._serialized_end=366
-  _globals['_WINDOW']._serialized_start=368
-  _globals['_WINDOW']._serialized_end=453
+  _globals['_SCOPE']._serialized_start=269
+  _globals['_SCOPE']._serialized_end=333
+  _globals['_UNIT']._serialized_start=335
+  _globals['_UNIT']._serialized_end=444
+  _globals['_WINDOW']._serialized_start=446
+  _globals['_WINDOW']._serialized_end=531
   _globals['_LIMIT']._serialized_start=50
   _globals['_LIMIT']._serialized_end=189
+  _globals['_SLOT']._serialized_start=191
+  _globals['_SLOT']._serialized_end=267
 # @@protoc_insertion_point(module_scope)

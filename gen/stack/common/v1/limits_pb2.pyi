@@ -134,3 +134,33 @@ class Limit(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Limit: _TypeAlias = Limit  # noqa: Y015
+
+@_typing.final
+class Slot(_message.Message):
+    """Slot is the place of a request among those of a limit in requests per day, at the time of its reserve."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Requests that were charged or in flight, including this one."""
+    limit: _builtins.int
+    """The limit, as it was then."""
+    scope: Global___Scope.ValueType
+    """Whether it is the limit of the key or of the account."""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        limit: _builtins.int = ...,
+        scope: Global___Scope.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "number", b"number", "scope", b"scope"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Slot: _TypeAlias = Slot  # noqa: Y015

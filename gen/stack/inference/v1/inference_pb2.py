@@ -23,50 +23,51 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from stack.common.v1 import limits_pb2 as stack_dot_common_dot_v1_dot_limits__pb2
 from stack.common.v1 import surface_pb2 as stack_dot_common_dot_v1_dot_surface__pb2
 from stack.common.v1 import verdict_pb2 as stack_dot_common_dot_v1_dot_verdict__pb2
 from stack.inference.v1 import chat_pb2 as stack_dot_inference_dot_v1_dot_chat__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"stack/inference/v1/inference.proto\x12\x12stack.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dstack/common/v1/surface.proto\x1a\x1dstack/common/v1/verdict.proto\x1a\x1dstack/inference/v1/chat.proto\"\x93\x02\n\x0eRequestContext\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x04 \x01(\t\x12/\n\x0breserved_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06models\x18\x06 \x03(\t\x12)\n\x07surface\x18\x07 \x01(\x0e\x32\x18.stack.common.v1.Surface\x12\x0e\n\x06weight\x18\x08 \x01(\x05\x12&\n\x04held\x18\t \x01(\x0b\x32\x18.stack.common.v1.Amounts\x12\x18\n\x10quota_account_id\x18\n \x01(\t\"\x95\x01\n\x1b\x43reateChatCompletionRequest\x12\x33\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\".stack.inference.v1.RequestContext\x12-\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x1f.stack.inference.v1.ChatRequest\x12\x12\n\nwants_json\x18\x03 \x01(\x08\"\xc5\x01\n\x1c\x43reateChatCompletionResponse\x12\x36\n\ncompletion\x18\x01 \x01(\x0b\x32\".stack.inference.v1.ChatCompletion\x12)\n\x07verdict\x18\x02 \x01(\x0e\x32\x18.stack.common.v1.Verdict\x12\x17\n\x0f\x63ompletion_json\x18\x03 \x01(\x0c\x12)\n\x07\x61mounts\x18\x04 \x01(\x0b\x32\x18.stack.common.v1.Amounts\"\x95\x01\n\x1bStreamChatCompletionRequest\x12\x33\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\".stack.inference.v1.RequestContext\x12-\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x1f.stack.inference.v1.ChatRequest\x12\x12\n\nwants_json\x18\x03 \x01(\x08\"\xb8\x01\n\x1cStreamChatCompletionResponse\x12-\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x1d.stack.inference.v1.ChatChunk\x12)\n\x07verdict\x18\x02 \x01(\x0e\x32\x18.stack.common.v1.Verdict\x12\x13\n\x0b\x63hunks_json\x18\x03 \x03(\x0c\x12)\n\x07\x61mounts\x18\x04 \x01(\x0b\x32\x18.stack.common.v1.Amounts\"\x9c\x01\n\x10MultiplexRequest\x12\x32\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32#.stack.inference.v1.MultiplexedCall\x12\x15\n\rcancelled_ids\x18\x02 \x03(\x03\x12=\n\x10\x61\x63knowledgements\x18\x03 \x03(\x0b\x32#.stack.inference.v1.Acknowledgement\"u\n\x0fMultiplexedCall\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x33\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\".stack.inference.v1.RequestContext\x12\x11\n\tchat_json\x18\x03 \x01(\x0c\x12\x0e\n\x06stream\x18\x04 \x01(\x08\",\n\x0f\x41\x63knowledgement\x12\n\n\x02id\x18\x01 \x01(\x03\x12\r\n\x05\x62ytes\x18\x02 \x01(\x03\"`\n\x11MultiplexResponse\x12\x36\n\x07results\x18\x01 \x03(\x0b\x32%.stack.inference.v1.MultiplexedResult\x12\x13\n\x0bis_draining\x18\x02 \x01(\x08\"\xc4\x01\n\x11MultiplexedResult\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x17\n\x0f\x63ompletion_json\x18\x02 \x01(\x0c\x12\x13\n\x0b\x63hunks_json\x18\x03 \x03(\x0c\x12\x0f\n\x07is_last\x18\x04 \x01(\x08\x12)\n\x07verdict\x18\x05 \x01(\x0e\x32\x18.stack.common.v1.Verdict\x12)\n\x07\x61mounts\x18\x06 \x01(\x0b\x32\x18.stack.common.v1.Amounts\x12\x0e\n\x06status\x18\x07 \x01(\x0c\"&\n\x11ListModelsRequest\x12\x11\n\tpermitted\x18\x01 \x03(\t\"?\n\x12ListModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.stack.inference.v1.Model\"\x18\n\x16GetDependenciesRequest\"O\n\x17GetDependenciesResponse\x12\x34\n\x0c\x64\x65pendencies\x18\x01 \x03(\x0b\x32\x1e.stack.inference.v1.Dependency\"_\n\nDependency\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32#.stack.inference.v1.DependencyState\x12\x0f\n\x07message\x18\x03 \x01(\t*\x8d\x01\n\x0f\x44\x65pendencyState\x12 \n\x1c\x44\x45PENDENCY_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x45PENDENCY_STATE_OK\x10\x01\x12\x1d\n\x19\x44\x45PENDENCY_STATE_REJECTED\x10\x02\x12 \n\x1c\x44\x45PENDENCY_STATE_UNREACHABLE\x10\x03\x32\xb1\x04\n\x10InferenceService\x12y\n\x14\x43reateChatCompletion\x12/.stack.inference.v1.CreateChatCompletionRequest\x1a\x30.stack.inference.v1.CreateChatCompletionResponse\x12{\n\x14StreamChatCompletion\x12/.stack.inference.v1.StreamChatCompletionRequest\x1a\x30.stack.inference.v1.StreamChatCompletionResponse0\x01\x12\\\n\tMultiplex\x12$.stack.inference.v1.MultiplexRequest\x1a%.stack.inference.v1.MultiplexResponse(\x01\x30\x01\x12[\n\nListModels\x12%.stack.inference.v1.ListModelsRequest\x1a&.stack.inference.v1.ListModelsResponse\x12j\n\x0fGetDependencies\x12*.stack.inference.v1.GetDependenciesRequest\x1a+.stack.inference.v1.GetDependenciesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"stack/inference/v1/inference.proto\x12\x12stack.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cstack/common/v1/limits.proto\x1a\x1dstack/common/v1/surface.proto\x1a\x1dstack/common/v1/verdict.proto\x1a\x1dstack/inference/v1/chat.proto\"\xb8\x02\n\x0eRequestContext\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x0b\n\x03\x64\x61y\x18\x04 \x01(\t\x12/\n\x0breserved_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06models\x18\x06 \x03(\t\x12)\n\x07surface\x18\x07 \x01(\x0e\x32\x18.stack.common.v1.Surface\x12\x0e\n\x06weight\x18\x08 \x01(\x05\x12&\n\x04held\x18\t \x01(\x0b\x32\x18.stack.common.v1.Amounts\x12\x18\n\x10quota_account_id\x18\n \x01(\t\x12#\n\x04slot\x18\x0b \x01(\x0b\x32\x15.stack.common.v1.Slot\"\x95\x01\n\x1b\x43reateChatCompletionRequest\x12\x33\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\".stack.inference.v1.RequestContext\x12-\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x1f.stack.inference.v1.ChatRequest\x12\x12\n\nwants_json\x18\x03 \x01(\x08\"\xc5\x01\n\x1c\x43reateChatCompletionResponse\x12\x36\n\ncompletion\x18\x01 \x01(\x0b\x32\".stack.inference.v1.ChatCompletion\x12)\n\x07verdict\x18\x02 \x01(\x0e\x32\x18.stack.common.v1.Verdict\x12\x17\n\x0f\x63ompletion_json\x18\x03 \x01(\x0c\x12)\n\x07\x61mounts\x18\x04 \x01(\x0b\x32\x18.stack.common.v1.Amounts\"\x95\x01\n\x1bStreamChatCompletionRequest\x12\x33\n\x07\x63ontext\x18\x01 \x01(\x0b\x32\".stack.inference.v1.RequestContext\x12-\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x1f.stack.inference.v1.ChatRequest\x12\x12\n\nwants_json\x18\x03 \x01(\x08\"\xb8\x01\n\x1cStreamChatCompletionResponse\x12-\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x1d.stack.inference.v1.ChatChunk\x12)\n\x07verdict\x18\x02 \x01(\x0e\x32\x18.stack.common.v1.Verdict\x12\x13\n\x0b\x63hunks_json\x18\x03 \x03(\x0c\x12)\n\x07\x61mounts\x18\x04 \x01(\x0b\x32\x18.stack.common.v1.Amounts\"\x9c\x01\n\x10MultiplexRequest\x12\x32\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32#.stack.inference.v1.MultiplexedCall\x12\x15\n\rcancelled_ids\x18\x02 \x03(\x03\x12=\n\x10\x61\x63knowledgements\x18\x03 \x03(\x0b\x32#.stack.inference.v1.Acknowledgement\"u\n\x0fMultiplexedCall\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x33\n\x07\x63ontext\x18\x02 \x01(\x0b\x32\".stack.inference.v1.RequestContext\x12\x11\n\tchat_json\x18\x03 \x01(\x0c\x12\x0e\n\x06stream\x18\x04 \x01(\x08\",\n\x0f\x41\x63knowledgement\x12\n\n\x02id\x18\x01 \x01(\x03\x12\r\n\x05\x62ytes\x18\x02 \x01(\x03\"`\n\x11MultiplexResponse\x12\x36\n\x07results\x18\x01 \x03(\x0b\x32%.stack.inference.v1.MultiplexedResult\x12\x13\n\x0bis_draining\x18\x02 \x01(\x08\"\xc4\x01\n\x11MultiplexedResult\x12\n\n\x02id\x18\x01 \x01(\x03\x12\x17\n\x0f\x63ompletion_json\x18\x02 \x01(\x0c\x12\x13\n\x0b\x63hunks_json\x18\x03 \x03(\x0c\x12\x0f\n\x07is_last\x18\x04 \x01(\x08\x12)\n\x07verdict\x18\x05 \x01(\x0e\x32\x18.stack.common.v1.Verdict\x12)\n\x07\x61mounts\x18\x06 \x01(\x0b\x32\x18.stack.common.v1.Amounts\x12\x0e\n\x06status\x18\x07 \x01(\x0c\"&\n\x11ListModelsRequest\x12\x11\n\tpermitted\x18\x01 \x03(\t\"?\n\x12ListModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.stack.inference.v1.Model\"\x18\n\x16GetDependenciesRequest\"O\n\x17GetDependenciesResponse\x12\x34\n\x0c\x64\x65pendencies\x18\x01 \x03(\x0b\x32\x1e.stack.inference.v1.Dependency\"_\n\nDependency\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32#.stack.inference.v1.DependencyState\x12\x0f\n\x07message\x18\x03 \x01(\t*\x8d\x01\n\x0f\x44\x65pendencyState\x12 \n\x1c\x44\x45PENDENCY_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44\x45PENDENCY_STATE_OK\x10\x01\x12\x1d\n\x19\x44\x45PENDENCY_STATE_REJECTED\x10\x02\x12 \n\x1c\x44\x45PENDENCY_STATE_UNREACHABLE\x10\x03\x32\xb1\x04\n\x10InferenceService\x12y\n\x14\x43reateChatCompletion\x12/.stack.inference.v1.CreateChatCompletionRequest\x1a\x30.stack.inference.v1.CreateChatCompletionResponse\x12{\n\x14StreamChatCompletion\x12/.stack.inference.v1.StreamChatCompletionRequest\x1a\x30.stack.inference.v1.StreamChatCompletionResponse0\x01\x12\\\n\tMultiplex\x12$.stack.inference.v1.MultiplexRequest\x1a%.stack.inference.v1.MultiplexResponse(\x01\x30\x01\x12[\n\nListModels\x12%.stack.inference.v1.ListModelsRequest\x1a&.stack.inference.v1.ListModelsResponse\x12j\n\x0fGetDependencies\x12*.stack.inference.v1.GetDependenciesRequest\x1a+.stack.inference.v1.GetDependenciesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stack.inference.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DEPENDENCYSTATE']._serialized_start=2084
-  _globals['_DEPENDENCYSTATE']._serialized_end=2225
-  _globals['_REQUESTCONTEXT']._serialized_start=185
-  _globals['_REQUESTCONTEXT']._serialized_end=460
-  _globals['_CREATECHATCOMPLETIONREQUEST']._serialized_start=463
-  _globals['_CREATECHATCOMPLETIONREQUEST']._serialized_end=612
-  _globals['_CREATECHATCOMPLETIONRESPONSE']._serialized_start=615
-  _globals['_CREATECHATCOMPLETIONRESPONSE']._serialized_end=812
-  _globals['_STREAMCHATCOMPLETIONREQUEST']._serialized_start=815
-  _globals['_STREAMCHATCOMPLETIONREQUEST']._serialized_end=964
-  _globals['_STREAMCHATCOMPLETIONRESPONSE']._serialized_start=967
-  _globals['_STREAMCHATCOMPLETIONRESPONSE']._serialized_end=1151
-  _globals['_MULTIPLEXREQUEST']._serialized_start=1154
-  _globals['_MULTIPLEXREQUEST']._serialized_end=1310
-  _globals['_MULTIPLEXEDCALL']._serialized_start=1312
-  _globals['_MULTIPLEXEDCALL']._serialized_end=1429
-  _globals['_ACKNOWLEDGEMENT']._serialized_start=1431
-  _globals['_ACKNOWLEDGEMENT']._serialized_end=1475
-  _globals['_MULTIPLEXRESPONSE']._serialized_start=1477
-  _globals['_MULTIPLEXRESPONSE']._serialized_end=1573
-  _globals['_MULTIPLEXEDRESULT']._serialized_start=1576
-  _globals['_MULTIPLEXEDRESULT']._serialized_end=1772
-  _globals['_LISTMODELSREQUEST']._serialized_start=1774
-  _globals['_LISTMODELSREQUEST']._serialized_end=1812
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1814
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1877
-  _globals['_GETDEPENDENCIESREQUEST']._serialized_start=1879
-  _globals['_GETDEPENDENCIESREQUEST']._serialized_end=1903
-  _globals['_GETDEPENDENCIESRESPONSE']._serialized_start=1905
-  _globals['_GETDEPENDENCIESRESPONSE']._serialized_end=1984
-  _globals['_DEPENDENCY']._serialized_start=1986
-  _globals['_DEPENDENCY']._serialized_end=2081
-  _globals['_INFERENCESERVICE']._serialized_start=2228
-  _globals['_INFERENCESERVICE']._serialized_end=2789
+  _globals['_DEPENDENCYSTATE']._serialized_start=2151
+  _globals['_DEPENDENCYSTATE']._serialized_end=2292
+  _globals['_REQUESTCONTEXT']._serialized_start=215
+  _globals['_REQUESTCONTEXT']._serialized_end=527
+  _globals['_CREATECHATCOMPLETIONREQUEST']._serialized_start=530
+  _globals['_CREATECHATCOMPLETIONREQUEST']._serialized_end=679
+  _globals['_CREATECHATCOMPLETIONRESPONSE']._serialized_start=682
+  _globals['_CREATECHATCOMPLETIONRESPONSE']._serialized_end=879
+  _globals['_STREAMCHATCOMPLETIONREQUEST']._serialized_start=882
+  _globals['_STREAMCHATCOMPLETIONREQUEST']._serialized_end=1031
+  _globals['_STREAMCHATCOMPLETIONRESPONSE']._serialized_start=1034
+  _globals['_STREAMCHATCOMPLETIONRESPONSE']._serialized_end=1218
+  _globals['_MULTIPLEXREQUEST']._serialized_start=1221
+  _globals['_MULTIPLEXREQUEST']._serialized_end=1377
+  _globals['_MULTIPLEXEDCALL']._serialized_start=1379
+  _globals['_MULTIPLEXEDCALL']._serialized_end=1496
+  _globals['_ACKNOWLEDGEMENT']._serialized_start=1498
+  _globals['_ACKNOWLEDGEMENT']._serialized_end=1542
+  _globals['_MULTIPLEXRESPONSE']._serialized_start=1544
+  _globals['_MULTIPLEXRESPONSE']._serialized_end=1640
+  _globals['_MULTIPLEXEDRESULT']._serialized_start=1643
+  _globals['_MULTIPLEXEDRESULT']._serialized_end=1839
+  _globals['_LISTMODELSREQUEST']._serialized_start=1841
+  _globals['_LISTMODELSREQUEST']._serialized_end=1879
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1881
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1944
+  _globals['_GETDEPENDENCIESREQUEST']._serialized_start=1946
+  _globals['_GETDEPENDENCIESREQUEST']._serialized_end=1970
+  _globals['_GETDEPENDENCIESRESPONSE']._serialized_start=1972
+  _globals['_GETDEPENDENCIESRESPONSE']._serialized_end=2051
+  _globals['_DEPENDENCY']._serialized_start=2053
+  _globals['_DEPENDENCY']._serialized_end=2148
+  _globals['_INFERENCESERVICE']._serialized_start=2295
+  _globals['_INFERENCESERVICE']._serialized_end=2856
 # @@protoc_insertion_point(module_scope)

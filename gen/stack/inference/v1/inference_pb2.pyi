@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from stack.common.v1 import limits_pb2 as _limits_pb2
 from stack.common.v1 import surface_pb2 as _surface_pb2
 from stack.common.v1 import verdict_pb2 as _verdict_pb2
 from stack.inference.v1 import chat_pb2 as _chat_pb2
@@ -69,6 +70,7 @@ class RequestContext(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     HELD_FIELD_NUMBER: _builtins.int
     QUOTA_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Id of the request; the ledger's primary key."""
     account_id: _builtins.str
@@ -95,6 +97,12 @@ class RequestContext(_message.Message):
     def held(self) -> _verdict_pb2.Amounts:
         """Tokens and cost that quota holds for the request, which is charged no more; absent without such a hold."""
 
+    @_builtins.property
+    def slot(self) -> _limits_pb2.Slot:
+        """Place of the request among those of its tightest limit in requests per day; absent for direct callers, and in the
+        contexts of CloseUnknown, since holds have none.
+        """
+
     def __init__(
         self,
         *,
@@ -108,10 +116,11 @@ class RequestContext(_message.Message):
         weight: _builtins.int = ...,
         held: _verdict_pb2.Amounts | None = ...,
         quota_account_id: _builtins.str = ...,
+        slot: _limits_pb2.Slot | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "reserved_at", b"reserved_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["held", b"held", "reserved_at", b"reserved_at", "slot", b"slot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "day", b"day", "held", b"held", "key_id", b"key_id", "models", b"models", "quota_account_id", b"quota_account_id", "request_id", b"request_id", "reserved_at", b"reserved_at", "surface", b"surface", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "day", b"day", "held", b"held", "key_id", b"key_id", "models", b"models", "quota_account_id", b"quota_account_id", "request_id", b"request_id", "reserved_at", b"reserved_at", "slot", b"slot", "surface", b"surface", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -273,6 +273,7 @@ class UsageRecord(_message.Message):
     SURFACE_FIELD_NUMBER: _builtins.int
     COST_FIELD_NUMBER: _builtins.int
     QUEUE_MS_FIELD_NUMBER: _builtins.int
+    SLOT_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Id of the request."""
     account_id: _builtins.str
@@ -331,6 +332,12 @@ class UsageRecord(_message.Message):
     def reserved_at(self) -> _timestamp_pb2.Timestamp:
         """Time of the reserve, or of the arrival for direct callers."""
 
+    @_builtins.property
+    def slot(self) -> _limits_pb2.Slot:
+        """Place of the request among those of its tightest limit in requests per day; absent for direct callers, for requests
+        whose outcome is `unknown`, and in rows that were written before it was recorded.
+        """
+
     def __init__(
         self,
         *,
@@ -358,10 +365,11 @@ class UsageRecord(_message.Message):
         surface: _surface_pb2.Surface.ValueType = ...,
         cost: _builtins.int | None = ...,
         queue_ms: _builtins.int | None = ...,
+        slot: _limits_pb2.Slot | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "_queue_ms", b"_queue_ms", "cost", b"cost", "queue_ms", b"queue_ms", "reserved_at", b"reserved_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "_queue_ms", b"_queue_ms", "cost", b"cost", "queue_ms", b"queue_ms", "reserved_at", b"reserved_at", "slot", b"slot"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "_queue_ms", b"_queue_ms", "account_id", b"account_id", "attempts", b"attempts", "cached_tokens", b"cached_tokens", "charged", b"charged", "completion_tokens", b"completion_tokens", "cost", b"cost", "day", b"day", "duration_ms", b"duration_ms", "key_id", b"key_id", "model", b"model", "outcome", b"outcome", "prompt_tokens", b"prompt_tokens", "queue_ms", b"queue_ms", "reasoning_tokens", b"reasoning_tokens", "refund_reason", b"refund_reason", "request_id", b"request_id", "reserved_at", b"reserved_at", "stream", b"stream", "surface", b"surface", "time_to_first_token_ms", b"time_to_first_token_ms", "total_tokens", b"total_tokens", "upstream_id", b"upstream_id", "upstream_model", b"upstream_model", "usage_source", b"usage_source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "_queue_ms", b"_queue_ms", "account_id", b"account_id", "attempts", b"attempts", "cached_tokens", b"cached_tokens", "charged", b"charged", "completion_tokens", b"completion_tokens", "cost", b"cost", "day", b"day", "duration_ms", b"duration_ms", "key_id", b"key_id", "model", b"model", "outcome", b"outcome", "prompt_tokens", b"prompt_tokens", "queue_ms", b"queue_ms", "reasoning_tokens", b"reasoning_tokens", "refund_reason", b"refund_reason", "request_id", b"request_id", "reserved_at", b"reserved_at", "slot", b"slot", "stream", b"stream", "surface", b"surface", "time_to_first_token_ms", b"time_to_first_token_ms", "total_tokens", b"total_tokens", "upstream_id", b"upstream_id", "upstream_model", b"upstream_model", "usage_source", b"usage_source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost: _TypeAlias = _typing.Literal["cost"]  # noqa: Y015
     _WhichOneofArgType__cost: _TypeAlias = _typing.Literal["_cost", b"_cost"]  # noqa: Y015
@@ -668,6 +676,7 @@ class ListRequestsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     BEFORE_FIELD_NUMBER: _builtins.int
     SURFACE_FIELD_NUMBER: _builtins.int
+    SCAN_MAX_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     """Id of the account; must not be empty."""
     key_id: _builtins.str
@@ -684,6 +693,10 @@ class ListRequestsRequest(_message.Message):
     """Return rows older than the row with this request id; empty starts with the newest."""
     surface: _surface_pb2.Surface.ValueType
     """Only rows of this surface; unspecified means all rows."""
+    scan_max: _builtins.int
+    """Maximum number of rows to read for the page, so that it takes a bounded time however few of them match; 0 means no
+    maximum.
+    """
     def __init__(
         self,
         *,
@@ -695,10 +708,11 @@ class ListRequestsRequest(_message.Message):
         page_size: _builtins.int = ...,
         before: _builtins.str = ...,
         surface: _surface_pb2.Surface.ValueType = ...,
+        scan_max: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "before", b"before", "from_day", b"from_day", "key_id", b"key_id", "outcome", b"outcome", "page_size", b"page_size", "surface", b"surface", "to_day", b"to_day"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "before", b"before", "from_day", b"from_day", "key_id", b"key_id", "outcome", b"outcome", "page_size", b"page_size", "scan_max", b"scan_max", "surface", b"surface", "to_day", b"to_day"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -711,18 +725,22 @@ class ListRequestsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RECORDS_FIELD_NUMBER: _builtins.int
+    NEXT_BEFORE_FIELD_NUMBER: _builtins.int
+    next_before: _builtins.str
+    """With `scan_max`: the `before` of the next page; empty if this is the last one."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageRecord]:
-        """Newest first, by request id. Fewer items than requested mean that this is the last page."""
+        """Newest first, by request id. Without `scan_max`, fewer items than requested mean that this is the last page."""
 
     def __init__(
         self,
         *,
         records: _abc.Iterable[Global___UsageRecord] | None = ...,
+        next_before: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_before", b"next_before", "records", b"records"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from msgspec.json import Encoder
 
-from services.gateway.apis.receipts import iso_time
+from services.common.receipts import iso_time
 from services.gateway.requests.types import JSONObject
 
 _encode = Encoder().encode

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from grpc import aio
 
 from services.common.batched import batched
+from services.common.receipts import Receipt
 from services.common.rpc.status import rpc_errors
 from services.common.rpc.surface import surface_to_proto
 from services.common.timestamps import unix_seconds
-from services.gateway.apis.receipts import DayUsage, Receipt
+from services.gateway.apis.receipts import DayUsage
 from services.gateway.clients.ledger import GrpcCounters, GrpcLedger, receipt_of
+from services.gateway.clients.usage_webhooks import GrpcUsageWebhooks
 from services.gateway.console.ports import RequestFilter, TodayUsage
 from services.gateway.requests.types import Principal, RateLimit
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
@@ -37,6 +39,7 @@ class GrpcUsage:
         self._stub = usage_pb2_grpc.UsageServiceStub(inference)
         self._counters = GrpcCounters(quota, timeout_seconds=timeout_seconds)
         self._ledger = GrpcLedger(inference, timeout_seconds=timeout_seconds)
+        self._webhooks = GrpcUsageWebhooks(inference, timeout_seconds=timeout_seconds)
         self._account_id = account_id
         self._quota_account_id = quota_account_id
         self._timeout_seconds = timeout_seconds
@@ -87,6 +90,10 @@ class GrpcUsage:
         with rpc_errors(unavailable_reason="inference_unavailable"):
             answer = await self._stub.ListRequests(request, timeout=self._timeout_seconds)
         return [receipt_of(record) for record in answer.records]
+
+    async def delete_webhook(self) -> None:
+        """Delete the account's usage webhook, if there is one."""
+        await self._webhooks.delete(self._account_id)
 
     async def request(self, request_id: str) -> Receipt | None:
         """Return the receipt of a request, or None if the account has no such request."""

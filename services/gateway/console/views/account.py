@@ -49,8 +49,19 @@ class AccountViews:
             return await self._show(context, error=exc, at="delete")
         if has_stored:
             await self._delete_responses(context.scope.session.account_id)
+        await self._delete_webhook(context)
         context.clear_session()
         return self._pages.show(context, "goodbye", status=200)
+
+    async def _delete_webhook(self, context: RequestContext) -> None:
+        try:
+            await context.scope.usage.delete_webhook()
+        except ServiceError as exc:
+            _log.error(
+                "The usage webhook of a deleted account could not be deleted. Run `stackctl accounts delete` with its "
+                "id.",
+                extra={"account_id": context.scope.session.account_id, "reason": exc.reason},
+            )
 
     async def _delete_responses(self, account_id: str) -> None:
         try:

@@ -12,18 +12,20 @@ from functools import partial
 from starlette.responses import Response
 from starlette.types import Scope
 
+from services.common import csv_cells
 from services.common.ids import Kind, is_id
 from services.common.prices import dollars
+from services.common.receipts import Receipt
 from services.common.surface import Surface
-from services.gateway.apis.receipts import DayUsage, Receipt
+from services.gateway.apis.receipts import DayUsage
 from services.gateway.console.charts import columns
-from services.gateway.console.downloads import Download, Downloads
 from services.gateway.console.labels import OUTCOMES, countdown, explain_outcome, explain_refund
 from services.gateway.console.page import Pages, redirect
 from services.gateway.console.ports import Key, RequestFilter, UsageClient
 from services.gateway.console.request_context import RequestContext
 from services.gateway.console.security.concurrency import slot_within_response
 from services.gateway.console.views.keys import or_empty
+from services.gateway.http.downloads import Download, Downloads
 
 _DAYS = 30
 _PAGE = 50
@@ -34,8 +36,6 @@ _CSV_COLUMNS = (
     *("surface", "cost_usd"),
 )
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_FORMULA_STARTS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
-"""Also the full-width forms of the first four, which spreadsheets read as them."""
 _ReadPage = Callable[[RequestFilter], Awaitable[tuple[str, RequestFilter | None]]]
 
 
@@ -193,7 +193,7 @@ def _row(row: Receipt) -> Sequence[object]:
     tokens = (row.usage.prompt_tokens, row.usage.completion_tokens, row.usage.total_tokens)
     result = (row.outcome, row.charged, row.refund_reason or "")
     times = (row.time_to_first_token_ms or "", row.duration_ms)
-    request = (row.id, row.key_id, row.created_at, _cell(row.model), row.stream)
+    request = (row.id, row.key_id, row.created_at, csv_cells.escaped(row.model), row.stream)
     return [*request, *result, *tokens, *times, row.surface or "", row.cost_usd or ""]
 
 
@@ -201,8 +201,3 @@ def _lines(rows: Iterable[Sequence[object]]) -> str:
     text = io.StringIO()
     csv.writer(text).writerows(rows)
     return text.getvalue()
-
-
-def _cell(text: str) -> str:
-    """Escape text that a spreadsheet could run as a formula. Model names come from users' requests."""
-    return f"'{text}" if text[:1] in _FORMULA_STARTS and text else text

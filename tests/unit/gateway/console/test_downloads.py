@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 from starlette.types import ASGIApp, Message, Scope
 
+from services.common.receipts import Receipt, ReceiptUsage
 from services.common.runtime.clock import SystemClock
-from services.gateway.apis.receipts import Receipt, ReceiptUsage
 from services.gateway.console.app import Console, build_console
 from services.gateway.console.assets import Assets
 from services.gateway.console.page import STATIC, Pages
