@@ -75,7 +75,7 @@ async def migrate_again(world: "World") -> None:
     world.old_rows = int((await _query(world, _OLD_PRESENT))[0][0])
     url = world.postgres.url("ledger").replace("postgresql:", "postgresql+asyncpg:")
     engine = create_async_engine(url)
-    await migrate_ledger(engine, "0007", command.downgrade)
+    await migrate_ledger(engine, "0008", command.downgrade)
     await migrate_ledger(engine, "head")
     await engine.dispose()
 

@@ -176,7 +176,7 @@ async def test_a_restored_dump_of_an_older_version_is_migrated_again(ledger: Led
             await connection.execute(text(f"DROP TRIGGER usage_ledger_{trigger} {kind}"))
         for column in ("user_digest", "is_rolled_up"):
             await connection.execute(text(f"ALTER TABLE usage_ledger DROP COLUMN {column}"))
-        await connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '0007'"))
+        await connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '0008'"))
 
     await migrate_ledger(ledger.engine, "head")
     async with maintained(ledger.engine, ledger.url, retention_days=0):

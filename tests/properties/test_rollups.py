@@ -375,5 +375,5 @@ async def _opened(url: str, seed: int) -> AsyncIterator[World]:
 async def _at_previous_revision(url: str) -> AsyncEngine:
     kind, _, rest = url.partition(":")
     engine = create_async_engine(f"{_SQL_TYPES[kind]}:{rest}")
-    await migrate_ledger(engine, "0007")
+    await migrate_ledger(engine, "0008")
     return engine

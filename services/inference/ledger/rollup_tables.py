@@ -1,6 +1,6 @@
 """Schema of the roll-ups: sums of the ledger's rows, which stay when the rows are removed.
 
-Triggers (revision 0008) write a delta for every change of the ledger's rows: plus for a new row; minus and plus for a
+Triggers (revision 0009) write a delta for every change of the ledger's rows: plus for a new row; minus and plus for a
 changed one. A delta waits in `usage_deltas` until a fold adds it to the roll-ups and deletes it, in one transaction. So
 a roll-up and the deltas together equal the sums of all rows ever written, at any time.
 """

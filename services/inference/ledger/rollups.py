@@ -15,7 +15,7 @@ _SECONDS_MAX = 20.0
 _FOLD_LOCK = 7_301_936_222
 """Postgres advisory lock of the one transaction that changes roll-ups. Two would wait for each other's rows."""
 _BACKFILL_LOCK = 7_301_936_221
-"""Postgres advisory lock that a step holds against changes of the rows it reads (revision 0008)."""
+"""Postgres advisory lock that a step holds against changes of the rows it reads (revision 0009)."""
 USERS_OF_A_DAY_MAX = 1_000
 """Users of an account that have sums of their own in a day, besides those of one fold. All later ones are `other`,
 since clients choose the names."""

@@ -4,7 +4,7 @@ Triggers also cover the rows of the previous version while both run. The migrati
 ten million rows as without any: the service adds the existing rows to the roll-ups later, in steps
 (services/inference/ledger/backfill.py).
 
-Revision ID: 0008
+Revision ID: 0009
 """
 
 from typing import Any
@@ -12,8 +12,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0008"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 

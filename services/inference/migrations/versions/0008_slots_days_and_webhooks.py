@@ -1,13 +1,13 @@
 """Add slots of requests, an index to list the rows of a day, and usage webhooks.
 
-Revision ID: 0009
+Revision ID: 0008
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0009"
-down_revision = "0008"
+revision = "0008"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 
