@@ -19,6 +19,8 @@ from services.inference.ledger.checks import (
     check_required_id,
     check_size,
     check_span,
+    checked_outcome,
+    checked_surface,
     requests_page,
 )
 from services.inference.ledger.writer import LedgerStore
@@ -115,7 +117,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.ListModelsResponse:
         """List the available models."""
         listed = self._catalogue.list_models(permitted=tuple(request.permitted))
-        return inference_pb2.ListModelsResponse(models=translate.models(listed))
+        return inference_pb2.ListModelsResponse(models=translate.models(listed), default_model=self._default_model)
 
     async def GetDependencies(
         self, request: inference_pb2.GetDependenciesRequest, context: Context
@@ -194,6 +196,8 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
             from_day=request.from_day,
             to_day=request.to_day,
             by_surface=request.by_surface,
+            outcome=checked_outcome(request.outcome),
+            surface=checked_surface(request.surface),
         )
         return usage_pb2.SummarizeUsageResponse(summaries=[translate.usage_summary(summary) for summary in summaries])
 

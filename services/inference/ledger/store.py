@@ -204,10 +204,20 @@ class SQLLedgerStore:
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def summarize(
-        self, key_id: str, *, account_id: str, from_day: str, to_day: str, by_surface: bool = False
+        self,
+        key_id: str,
+        *,
+        account_id: str,
+        from_day: str,
+        to_day: str,
+        by_surface: bool = False,
+        outcome: Outcome | None = None,
+        surface: Surface | None = None,
     ) -> list[UsageSummary]:
         """Return sums by day and model, newest day first."""
-        query = queries.summary(key_id, account_id, from_day, to_day, by_surface=by_surface)
+        query = queries.summary(
+            key_id, account_id, from_day, to_day, by_surface=by_surface, outcome=outcome, surface=surface
+        )
         async with self._transactions.reading() as connection:
             return [_summary(*row) for row in await connection.execute(query)]
 

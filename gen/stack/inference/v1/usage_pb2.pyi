@@ -385,6 +385,8 @@ class SummarizeUsageRequest(_message.Message):
     TO_DAY_FIELD_NUMBER: _builtins.int
     ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     BY_SURFACE_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    SURFACE_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """Public id of the key; empty means all keys of the account."""
     from_day: _builtins.str
@@ -395,6 +397,10 @@ class SummarizeUsageRequest(_message.Message):
     """Id of the account; empty means any account."""
     by_surface: _builtins.bool
     """Whether to sum the rows of each surface separately. This reads every row, and no index alone."""
+    outcome: _builtins.str
+    """Only rows with this outcome, as in UsageRecord; empty means all outcomes. Reads every row, as does the next filter."""
+    surface: _surface_pb2.Surface.ValueType
+    """Only rows of this surface; unspecified means all rows."""
     def __init__(
         self,
         *,
@@ -403,10 +409,12 @@ class SummarizeUsageRequest(_message.Message):
         to_day: _builtins.str = ...,
         account_id: _builtins.str = ...,
         by_surface: _builtins.bool = ...,
+        outcome: _builtins.str = ...,
+        surface: _surface_pb2.Surface.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "by_surface", b"by_surface", "from_day", b"from_day", "key_id", b"key_id", "to_day", b"to_day"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "by_surface", b"by_surface", "from_day", b"from_day", "key_id", b"key_id", "outcome", b"outcome", "surface", b"surface", "to_day", b"to_day"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
