@@ -61,6 +61,8 @@ class Receipt:
     """ISO 8601, UTC."""
     model: str
     """The model name in the request, or the model that GATEWAY_MODEL_ALIASES names for it."""
+    upstream_model: str | None
+    """The model that was called, which differs from `model` if that is an alias or had a fallback. None if none was."""
     surface: Surface | None
     """The API through which the request came; None if it is not known."""
     stream: bool

@@ -83,6 +83,7 @@ def receipt_of(record: usage_pb2.UsageRecord) -> Receipt:
         day=record.day,
         created_at=iso_time(record.reserved_at.ToNanoseconds() / 1e9),
         model=record.model,
+        upstream_model=record.upstream_model if record.attempts else None,
         surface=surface_from_proto(record.surface),
         stream=record.stream,
         outcome=record.outcome,
