@@ -10,6 +10,7 @@ from typing import Protocol
 from services.common.limits import Limit
 from services.common.surface import Surface
 from services.gateway.apis.receipts import DayUsage, Receipt
+from services.gateway.apis.surface import ModelFacts
 from services.gateway.requests.types import Principal, RateLimit
 
 
@@ -104,6 +105,38 @@ class Keys:
 
 
 @dataclass(frozen=True, slots=True)
+class Model:
+    """A model that can be called."""
+
+    name: str
+    owner: str
+    """Who developed it; empty if not known."""
+    facts: ModelFacts
+    chats: bool
+    """Whether it reads and writes text."""
+    features: tuple[str, ...] | None
+    """Groq's names of what it supports, such as `tools`; None if not known."""
+
+    @property
+    def served_by(self) -> str:
+        """The model that answers, if the name is an alias; else empty."""
+        return self.facts.id or ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelList:
+    """The models that can be called."""
+
+    models: Sequence[Model]
+    default: str
+    """Model of a request that names none; empty if inference is of a version that does not send it."""
+
+    def named(self, name: str) -> Model | None:
+        """Return a model by its name; None if it is not in the list."""
+        return next((model for model in self.models if model.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A plan. See the protobuf `stack.auth.v1.Plan`."""
 
@@ -193,6 +226,13 @@ class SessionClient(Protocol):
         """Set a new password with a password reset token."""
 
 
+class ModelsClient(Protocol):
+    """The model list."""
+
+    async def list_models(self, permitted: Sequence[str] = ()) -> ModelList:
+        """Return the models that match one of the `permitted` patterns, by name; without patterns, all of them."""
+
+
 class OwnerClient(Protocol):
     """Operations on the account of one session."""
 
@@ -242,8 +282,8 @@ class UsageClient(Protocol):
     async def last_uses(self, key_ids: Sequence[str]) -> Sequence[float | None]:
         """Return the time when each key was last used, in order; None means never."""
 
-    async def days(self, *, from_day: str, key_id: str = "") -> Sequence[DayUsage]:
-        """Return usage by day and model since `from_day`, newest first."""
+    async def days(self, filters: RequestFilter) -> Sequence[DayUsage]:
+        """Return the usage of the requests that match by day and model, newest first. `before` is ignored."""
 
     async def requests(self, filters: RequestFilter, *, count: int) -> Sequence[Receipt]:
         """Return a page of requests, newest first."""

@@ -128,7 +128,9 @@ async def test_the_audit_log_and_the_requests_can_be_paged_to_their_ends(stack: 
     bearer = {"authorization": f"Bearer {secret}"}
     calls = [await owner.client.post("/api/v1/chat", headers=bearer, json=say("hi")) for _ in range(120)]
 
-    events = await _all_pages(owner, "/account", r'<code title="(\w+)">', r'href="(/account\?before=aud_\w+)"')
+    events = await _all_pages(
+        owner, "/account", r'title="((?:acc|key|ses)_\w+)">', r'href="(/account\?before=aud_\w+)"'
+    )
     requests = await _all_pages(owner, "/usage", r"/usage/requests/(req_\w+)", r'href="(/usage\?[^"]*before=req_\w+)"')
 
     shown = [target for page in events for target in page]

@@ -1,11 +1,10 @@
 """API keys page: list, create, rotate and revoke."""
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.responses import Response
 
@@ -15,9 +14,8 @@ from services.gateway.console.labels import describe_limit
 from services.gateway.console.page import Pages, redirect
 from services.gateway.console.ports import Key, NewKey, TodayUsage
 from services.gateway.console.request_context import RequestContext
+from services.gateway.console.unknown import or_none
 
-T = TypeVar("T")
-_log = logging.getLogger(__name__)
 _GRACE_SECONDS = {"0": 0, "3600": 3_600, "86400": 86_400, "604800": 604_800}
 
 
@@ -34,6 +32,16 @@ class KeyRow:
     limits: Sequence[str]
     """Descriptions of the key's limits other than requests per day."""
 
+    @property
+    def is_used_up(self) -> bool:
+        """Whether the key's requests of today are all used or held."""
+        return self.today is not None and self.today.used + self.today.held >= self.key.daily_limit
+
+    @property
+    def label(self) -> str:
+        """The state that the list shows."""
+        return "used_up" if self.state == "active" and self.is_used_up else self.state
+
 
 class KeyViews:
     """Handlers of the API keys page."""
@@ -47,14 +55,14 @@ class KeyViews:
         return await self._list(context)
 
     async def create(self, context: RequestContext) -> Response:
-        """`POST /keys`. The secret is shown in this response only."""
+        """`POST /keys`. The next page shows the secret, once."""
         try:
             models = tuple(context.text("models").replace(",", " ").split())
             expires_at = _end_of(context.text("expires"), now=self._pages.now())
             new_key = await context.scope.owner.create_key(context.text("name"), expires_at=expires_at, models=models)
         except ServiceError as exc:
             return await self._list(context, error=exc)
-        return await self._list(context, new_key=new_key)
+        return self._show_secret(context, new_key)
 
     async def rotate(self, context: RequestContext) -> Response:
         """`POST /keys/{id}/rotate`."""
@@ -65,26 +73,31 @@ class KeyViews:
             )
         except ServiceError as exc:
             return await self._list(context, error=exc)
-        return await self._list(context, new_key=new_key)
+        return self._show_secret(context, new_key)
 
     async def revoke(self, context: RequestContext) -> Response:
         """`POST /keys/{id}/revoke`."""
         try:
-            await context.scope.owner.revoke_key(context.request.path_params["id"])
+            key = await context.scope.owner.revoke_key(context.request.path_params["id"])
         except ServiceError as exc:
             return await self._list(context, error=exc)
+        message = f"“{key.name}” is revoked. Programs that use it are rejected within a second."
+        return self._pages.confirm(context, message, "/keys")
+
+    def _show_secret(self, context: RequestContext, new_key: NewKey) -> Response:
+        context.notify(now=self._pages.now(), key_name=new_key.key.name, secret=new_key.secret)
         return redirect("/keys")
 
-    async def _list(
-        self, context: RequestContext, *, new_key: NewKey | None = None, error: ServiceError | None = None
-    ) -> Response:
+    async def _list(self, context: RequestContext, *, error: ServiceError | None = None) -> Response:
         keys = await context.scope.owner.keys()
         rows = await self._rows(context, list(reversed(keys.keys)))
         variables: dict[str, Any] = {
-            "rows": [row for row in rows if row.state in ("active", "rotated")],
+            "rows": (active := [row for row in rows if row.state in ("active", "rotated")]),
+            "is_use_unknown": any(row.today is None or not row.is_use_known for row in active),
             "ended": [row for row in rows if row.state not in ("active", "rotated")],
             "keys": keys,
-            "new_key": new_key,
+            "secret": context.take_notice("secret", now=self._pages.now()),
+            "secret_name": context.notice(now=self._pages.now()).get("key_name", ""),
             "form": {
                 name: context.text(name) if error else context.query(name) for name in ("name", "expires", "models")
             },
@@ -95,27 +108,18 @@ class KeyViews:
 
     async def _rows(self, context: RequestContext, keys: Sequence[Key]) -> list[KeyRow]:
         usage, ids = context.scope.usage, [key.id for key in keys]
-        days, uses = await asyncio.gather(or_empty(usage.today(ids)), or_empty(usage.last_uses(ids)))
+        days, uses = await asyncio.gather(or_none(usage.today(ids)), or_none(usage.last_uses(ids)))
         return [
             KeyRow(
                 key,
                 key.state(self._pages.now()),
-                days[number] if days else None,
-                uses[number] if uses else None,
-                bool(uses),
+                days[number] if days is not None else None,
+                uses[number] if uses is not None else None,
+                uses is not None,
                 [describe_limit(limit) for limit in key.limits if limit.scope is Scope.KEY],
             )
             for number, key in enumerate(keys)
         ]
-
-
-async def or_empty(usage: Awaitable[Sequence[T]]) -> Sequence[T]:
-    """Return the result, or an empty list on an error, so that keys are shown even if their usage cannot be read."""
-    try:
-        return await usage
-    except ServiceError as exc:
-        _log.info("keys shown without usage", extra={"reason": exc.reason})
-        return []
 
 
 def _end_of(day: str, *, now: float) -> float | None:
