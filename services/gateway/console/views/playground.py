@@ -114,7 +114,7 @@ async def _identity_state(owner: OwnerClient, key_id: str) -> IdentityState:
     except Unauthenticated:
         return IdentityState.SESSION_ENDED
     except (FailedPrecondition, NotFound) as exc:
-        return IdentityState.VALID if exc.reason == "key_expired" else IdentityState.REVOKED
+        return IdentityState.VALID if exc.reason in ("key_expired", "key_paused") else IdentityState.REVOKED
     except ServiceError as exc:
         _log.info("cannot confirm a session with live streams", extra={"reason": exc.reason})
         return IdentityState.UNKNOWN
