@@ -16,7 +16,7 @@ from tests.clients.node import npm
 from tests.e2e.stack import Stack
 
 _SHOTS = Path(os.environ.get("SCREENSHOTS", ""))
-PAGES = ("/", "/docs", "/login", "/signup", "/forgot", "/reset", "/verify")
+PAGES = ("/", "/docs", "/docs/models", "/login", "/signup", "/forgot", "/reset", "/verify")
 EMPTY_PAGES = ("/keys", "/usage", "/playground")
 OWN_PAGES = ("/keys", "/usage", "/playground", "/account")
 SCHEMES: tuple[Scheme, ...] = ("light", "dark")
@@ -112,10 +112,8 @@ async def test_the_code_of_the_playground_runs_as_shown_and_sends_the_same_reque
         *by_code, by_page = [one["request"] for one in (await stack.journal())[-len(commands) - 1 :]]
         assert [message["role"] for message in by_page["messages"]] == ["system", "user", "assistant", "user"]
         assert by_page["messages"][-1]["content"] == text
-        # The playground shows the count of tokens, which streams of responses always have.
-        # Of models that reason, responses show the reasoning as an item of its own.
-        reasoning = {"reasoning_format": "parsed"} if api == "responses" else {}
-        assert by_code == [by_page | reasoning] * len(commands)
+        # The playground asks for the count of tokens, which streams of responses always have.
+        assert by_code == [by_page] * len(commands)
         assert user.complaints == []
 
 
@@ -224,12 +222,20 @@ class PageChecker:
             await self.look(path)
         await self.look(f"/usage/requests/{answered[0].headers['x-request-id']}", name="receipt-answered")
         await self.look(f"/usage/requests/{refused.headers['x-request-id']}", name="receipt-refused")
-        for path in ("/keys", "/usage", "/account"):
+        await user.open("/keys")
+        await user.page.get_by_role("link", name="laptop").click()
+        await expect(user.page.get_by_role("heading", name="Settings")).to_be_visible()
+        await self.look(name="key")
+        await user.open("/usage")
+        await user.page.locator("[data-panel]").first.click()
+        await expect(user.page.get_by_role("dialog", name="Request")).to_be_visible()
+        await self.look(name="usage-request-panel")
+        for path in ("/keys", "/usage", "/account", "/docs/models"):
             await user.open(path)
             await user.page.evaluate(
                 "() => { for (const one of document.querySelectorAll('details')) one.open = true; }"
             )
-            await self.look(name=f"{path[1:]}-unfolded")
+            await self.look(name=f"{path[1:].replace('/', '-')}-unfolded")
         await user.open("/playground")
         await user.page.get_by_label("Message", exact=True).fill("Hello, who are you?")
         await user.page.get_by_role("button", name="Send").click()

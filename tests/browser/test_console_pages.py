@@ -1,7 +1,9 @@
 """What each page of the console must do with long text, forms, outages, settings and history."""
 
+import asyncio
 import re
 import secrets
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from urllib.parse import urlsplit
 
@@ -160,6 +162,146 @@ async def test_focus_rings_are_whole(chromium: Browser, stack: Stack, width: int
             for _ in range(45):
                 await user.page.keyboard.press("Tab")
                 assert await user.page.evaluate(_CUT_OUTLINE) == "", path
+
+
+async def test_a_key_is_renamed_limited_paused_and_resumed_on_its_page(chromium: Browser, stack: Stack) -> None:
+    async with user_at(chromium, stack) as user:
+        page, email = user.page, await user.sign_up()
+        secret = await user.create_key("old name")
+        write_history(stack, owned_by(stack, email), per_day=4)
+        await user.open("/keys")
+        await page.get_by_role("link", name="old name").click()
+        await expect(page.get_by_role("heading", name="Requests per day")).to_be_visible()
+        await page.get_by_label("Name", exact=True).fill("new name")
+        await page.get_by_label("Requests per day", exact=True).fill("2,000")
+        await page.get_by_role("button", name="Save").click()
+        await expect(page.get_by_role("alert")).to_contain_text("at most 1,000 requests a day")
+        await expect(page.get_by_role("alert")).to_be_in_viewport()
+        await expect(page.get_by_label("Name", exact=True)).to_have_value("new name")
+        await page.get_by_label("Requests per day", exact=True).fill("500")
+        await page.get_by_label("Tokens per day", exact=True).fill("100000")
+        await page.get_by_label("Expires", exact=True).fill("2099-12-31")
+        await page.get_by_role("checkbox", name="openai/gpt-oss-20b", exact=True).check()
+        await page.get_by_role("button", name="Save").click()
+        await expect(page.get_by_role("status")).to_contain_text("The settings of “new name” are saved.")
+        await expect(page.get_by_text("In force: 500 requests per day, 100,000 tokens per day.")).to_be_visible()
+        await expect(page.get_by_role("checkbox", name="openai/gpt-oss-20b", exact=True)).to_be_checked()
+        assert (await user.call(secret, "hi", model="openai/gpt-oss-20b")).status_code == 200
+        assert (await user.call(secret, "hi", model="qwen/qwen3.8-27b")).status_code == 403
+
+        await page.get_by_role("button", name="Pause").click()
+        await expect(page.get_by_role("status")).to_contain_text("“new name” is paused.")
+        await _until(user, secret, 401)
+        refused = await user.call(secret, "hi", model="openai/gpt-oss-20b")
+        assert "This API key is paused" in refused.json()["error"]["message"]
+        await user.open("/keys")
+        await expect(page.get_by_role("row", name="new name")).to_contain_text("paused")
+        await page.get_by_role("link", name="new name").click()
+        await page.get_by_role("button", name="Resume").click()
+        await _until(user, secret, 200)
+        await user.open("/account")
+        log = await page.get_by_role("region", name="Audit log").inner_text()
+        for action in ("renamed", "paused", "resumed", "expiry changed", "models changed", "limit changed"):
+            assert f"API key {action}" in log
+
+
+async def _until(user: User, secret: str, status: int) -> None:
+    """Call until the status changes, which must take less than a second."""
+    async with asyncio.timeout(1.5):
+        while (await user.call(secret, "hi", model="openai/gpt-oss-20b")).status_code != status:
+            await asyncio.sleep(0.05)
+
+
+async def test_a_leaked_secret_is_found_and_its_key_revoked(chromium: Browser, stack: Stack) -> None:
+    async with user_at(chromium, stack) as other, user_at(chromium, stack) as user:
+        await other.sign_up()
+        foreign = await other.create_key("foreign")
+        page = user.page
+        await user.sign_up()
+        secrets_by_name = {name: await user.create_key(name) for name in ("first", "second")}
+        for refused in (foreign, "sk_stk_nonsense"):
+            await page.get_by_label("Secret").fill(refused)
+            await page.get_by_role("button", name="Find and revoke").click()
+            await expect(page.get_by_role("alert")).to_contain_text("None of your keys has this secret")
+            await expect(page.get_by_role("alert")).to_be_in_viewport()
+            assert refused not in await page.content()
+        await page.get_by_label("Secret").fill(secrets_by_name["first"])
+        await page.get_by_role("button", name="Find and revoke").click()
+        await expect(page.get_by_role("status")).to_contain_text("“first” is revoked.")
+        await _until(user, secrets_by_name["first"], 401)
+        assert (await user.call(secrets_by_name["second"], "hi")).status_code == 200
+        assert (await other.call(foreign, "hi")).status_code == 200
+
+
+async def test_the_models_page_shows_what_can_be_called_and_leads_to_the_playground(
+    chromium: Browser, stack: Stack
+) -> None:
+    async with user_at(chromium, stack) as user:
+        page = user.page
+        await user.open("/docs/models")
+        card = page.locator(".model", has=page.get_by_role("heading", name="openai/gpt-oss-120b"))
+        await expect(card).to_contain_text("131,072 tokens")
+        await expect(card).to_contain_text("65,536 tokens")
+        await expect(card).to_contain_text("$0.15 sent, $0.60 received")
+        for ability in ("Tools", "Structured output", "Reasoning"):
+            await expect(card).to_contain_text(ability)
+        alias = page.locator(".model", has=page.get_by_role("heading", name="llama-3.1-8b-instant"))
+        await expect(alias).to_contain_text("openai/gpt-oss-20b answers")
+        await expect(alias).to_contain_text("default")
+        await expect(page.locator(".model", has_text="whisper")).to_have_count(0)
+        await card.get_by_text("Code").click()
+        secret = await _key_of_a_new_user(chromium, stack)
+        command = (await card.locator("pre code").inner_text()).replace("$STACK_API_KEY", secret)
+        done = await asyncio.to_thread(
+            subprocess.run, ["sh", "-c", command], capture_output=True, text=True, timeout=20
+        )
+        assert '"openai/gpt-oss-120b"' in done.stdout
+        await user.sign_up()
+        await user.create_key()
+        await user.open("/docs/models")
+        await page.get_by_role("link", name="Try openai/gpt-oss-120b").click()
+        await expect(page.get_by_label("Model", exact=True)).to_have_value("openai/gpt-oss-120b")
+
+
+async def _key_of_a_new_user(chromium: Browser, stack: Stack) -> str:
+    async with user_at(chromium, stack) as user:
+        await user.sign_up()
+        return await user.create_key()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+async def test_a_request_opens_beside_the_list(chromium: Browser, stack: Stack, width: int) -> None:
+    async with user_at(chromium, stack, width=width) as user:
+        page = user.page
+        await user.sign_up()
+        secret = await user.create_key()
+        answered = await user.call(secret, "hi", model="llama-3.1-8b-instant")
+        failed = await user.call(secret, "[[standin:503]]")
+        await user.open("/usage")
+        row = page.get_by_role("link", name=f"Request {failed.headers['x-request-id']}")
+        await row.focus()
+        await page.keyboard.press("Enter")
+        panel = page.get_by_role("dialog", name="Request")
+        await expect(panel).to_contain_text("upstream_unavailable")
+        await expect(panel.get_by_role("heading", name="Request")).to_be_focused()
+        assert "/usage/requests" not in page.url
+        await panel.locator("figure", has_text="For a bug report").get_by_role("button", name="Copy").click()
+        copied = await page.evaluate("() => navigator.clipboard.readText()")
+        assert f"Request: {failed.headers['x-request-id']}" in copied
+        assert f"Status: {failed.status_code} upstream_unavailable" in copied
+        assert "Charged: no" in copied
+        assert secret not in copied
+        await page.keyboard.press("Escape")
+        await expect(panel).not_to_be_visible()
+        await expect(row).to_be_focused()
+
+        await page.get_by_role("link", name=f"Request {answered.headers['x-request-id']}").click()
+        await expect(panel).to_contain_text("answered by openai/gpt-oss-20b")
+        await expect(panel).to_contain_text("waiting for the model: ")
+        await panel.get_by_role("link", name="Open the receipt").click()
+        await page.wait_for_url(f"**/usage/requests/{answered.headers['x-request-id']}")
+        await expect(page.get_by_role("heading", name="Timeline")).to_be_visible()
+        assert user.complaints == []
 
 
 @pytest.fixture(name="own_stack", scope="module")

@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from services.common.errors import ServiceError
+from services.common.prices import Prices
 from services.common.runtime.clock import Clock
 from services.gateway.apis.routes import API, on_http_exception
 from services.gateway.apis.surfaces import error_response
@@ -27,7 +28,9 @@ from services.gateway.console.security.headers import SecurityHeaders
 from services.gateway.console.security.origins import Origin
 from services.gateway.console.views.account import AccountViews
 from services.gateway.console.views.auth import AuthViews
+from services.gateway.console.views.key import KeyPage
 from services.gateway.console.views.keys import KeyViews
+from services.gateway.console.views.models import ModelsPage
 from services.gateway.console.views.plan import PlanViews
 from services.gateway.console.views.playground import Playground
 from services.gateway.console.views.usage import UsageViews
@@ -37,6 +40,8 @@ from services.gateway.requests.ports import ResponseStore
 
 _NOT_FOUND = "This page does not exist. Check the address, or go back to the start page."
 _METHOD_NOT_ALLOWED = "This page does not accept that request. Go back, reload the page and try again."
+_MODEL = "model:"
+"""Prefix of the check boxes of models, which are kept with the fields of a form."""
 _log = logging.getLogger(__name__)
 Handler = Callable[[RequestContext], Awaitable[Response]]
 OpenScope = Callable[[str, Session, str], SessionScope]
@@ -52,6 +57,7 @@ class Console:
     clock: Clock
     session_client: SessionClient
     facts: Facts
+    prices: Prices
     open_scope: OpenScope
     api: API
     responses: ResponseStore
@@ -80,14 +86,16 @@ def _routes(console: Console) -> Sequence[BaseRoute]:
     pages = console.pages
     auth_views, keys, usage = (
         AuthViews(pages, console.session_client, console.clock),
-        KeyViews(pages),
+        KeyViews(pages, console.facts),
         UsageViews(pages, console.facts),
     )
+    key = KeyPage(pages, console.facts)
     account, playground = AccountViews(pages, console.responses), Playground(pages, console.api, console.facts)
     views = _ViewRoutes(console, auth_views)
     return [
         views.public("/", auth_views.landing, needs_auth=False),
         views.public("/docs", auth_views.docs, needs_auth=False),
+        views.public("/docs/models", ModelsPage(pages, console.facts, console.prices).index, needs_auth=False),
         views.public("/signup", auth_views.sign_up_form, on_form=auth_views.sign_up),
         views.public("/login", auth_views.log_in_form, on_form=auth_views.log_in),
         views.public("/verify", auth_views.verify_form, on_form=auth_views.verify),
@@ -98,6 +106,11 @@ def _routes(console: Console) -> Sequence[BaseRoute]:
         views.public("/goodbye", account.goodbye),
         views.public("/logout", None, on_form=auth_views.log_out),
         views.private("/keys", keys.index, on_form=keys.create, kept=("name", "expires", "models")),
+        views.private("/keys/leaked", None, on_form=keys.revoke_leaked, page="/keys"),
+        views.private("/keys/{id}", key.index),
+        views.private("/keys/{id}/settings", None, on_form=key.update, page="/keys"),
+        views.private("/keys/{id}/pause", None, on_form=key.pause, page="/keys"),
+        views.private("/keys/{id}/resume", None, on_form=key.resume, page="/keys"),
         views.private("/keys/{id}/rotate", None, on_form=keys.rotate, page="/keys"),
         views.private("/keys/{id}/revoke", None, on_form=keys.revoke, page="/keys"),
         views.private("/usage", usage.index),
@@ -231,7 +244,8 @@ class _FormPage:
 
     def address(self, context: RequestContext) -> str:
         """Return the page's path, with the submitted fields in its query."""
-        fields = {name: text for name in self.kept if (text := context.text(name))}
+        names = [name for name in context.form if name in self.kept or name.startswith(_MODEL)]
+        fields = {name: text for name in names if (text := context.text(name))}
         return f"{self.path}?{urlencode(fields)}" if fields else self.path
 
 

@@ -77,14 +77,32 @@ class Key:
     replaced_by: str
     limits: tuple[Limit, ...] = ()
     """Limits of the key and its account other than requests per day."""
+    paused_at: float | None = None
+    owner_daily_limit: int | None = None
+    """Requests per UTC day that the owner allows, which `daily_limit` includes; None sets no limit."""
+    owner_limits: tuple[Limit, ...] = ()
+    """Other limits that the owner has set, which `limits` include."""
 
     def state(self, now: float) -> str:
-        """Return `active`, `rotated` (replaced, in its grace period), `revoked` or `expired`."""
+        """Return `active`, `paused`, `rotated` (replaced, in its grace period), `revoked` or `expired`."""
         if self.revoked_at is not None:
             return "revoked"
         if self.expires_at is not None and self.expires_at <= now:
             return "expired"
+        if self.paused_at is not None:
+            return "paused"
         return "rotated" if self.replaced_by else "active"
+
+
+@dataclass(frozen=True, slots=True)
+class KeySettings:
+    """What an owner sets for a key."""
+
+    name: str
+    expires_at: float | None
+    models: Sequence[str]
+    owner_daily_limit: int | None
+    owner_limits: Sequence[Limit]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +265,15 @@ class OwnerClient(Protocol):
 
     async def revoke_key(self, key_id: str) -> Key:
         """Revoke a key permanently."""
+
+    async def update_key(self, key_id: str, settings: KeySettings, *, sets_expiry: bool) -> Key:
+        """Change the settings of a key; its expiry only if `sets_expiry`."""
+
+    async def pause_key(self, key_id: str, *, is_paused: bool) -> Key:
+        """Pause or resume a key."""
+
+    async def revoke_secret(self, secret: str) -> Key:
+        """Revoke the key with this secret, which must be one of the account."""
 
     async def principal(self, key_id: str) -> Principal:
         """Return the current principal of a key, for a call on behalf of its owner."""

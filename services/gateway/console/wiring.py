@@ -4,6 +4,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp
 
+from services.common.price_file import read_prices
 from services.common.runtime.clock import SystemClock
 from services.gateway.apis.routes import API
 from services.gateway.clients.channels import Channels
@@ -67,6 +68,7 @@ def open_console(
             clock=clock,
             session_client=session_client,
             facts=facts,
+            prices=read_prices(settings.prices_file),
             open_scope=open_scope,
             api=api,
             responses=responses,

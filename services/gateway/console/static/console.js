@@ -13,14 +13,32 @@ const copy = async (field) => {
   }
 };
 
-for (const button of document.querySelectorAll("[data-copy]")) {
-  const label = button.textContent;
-  button.hidden = false;
-  button.addEventListener("click", async () => {
-    button.textContent = await copy(document.getElementById(button.dataset.copy)) ? "Copied" : "Press Ctrl-C";
-    setTimeout(() => { button.textContent = label; }, 2000);
-  });
-}
+const showCopyButtons = (root) => {
+  for (const button of root.querySelectorAll("[data-copy]")) button.hidden = false;
+};
+showCopyButtons(document);
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy]");
+  if (!button) return;
+  button.dataset.label ??= button.textContent;
+  button.textContent = await copy(document.getElementById(button.dataset.copy)) ? "Copied" : "Press Ctrl-C";
+  setTimeout(() => { button.textContent = button.dataset.label; }, 2000);
+});
+
+// A request opens beside the list. Without JavaScript, or with Ctrl, the link opens its page.
+const panel = document.getElementById("panel");
+document.addEventListener("click", async (event) => {
+  const link = event.target.closest("[data-panel]");
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  const response = await fetch(`${link.getAttribute("href")}?panel=1`);
+  if (!response.ok || response.redirected) { location.assign(link.href); return; }
+  panel.innerHTML = await response.text();
+  showCopyButtons(panel);
+  panel.showPopover({ source: link });
+  panel.scrollTop = 0;
+  document.getElementById("panel-title").focus();
+});
 
 for (const element of document.querySelectorAll("[data-until]")) {
   const until = Number(element.dataset.until) * 1000;

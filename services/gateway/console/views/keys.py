@@ -3,18 +3,20 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from starlette.responses import Response
 
-from services.common.errors import InvalidRequest, ServiceError
+from services.common.errors import ServiceError
 from services.common.limits import Scope
+from services.gateway.console.facts import Facts
 from services.gateway.console.labels import describe_limit
 from services.gateway.console.page import Pages, redirect
 from services.gateway.console.ports import Key, NewKey, TodayUsage
 from services.gateway.console.request_context import RequestContext
 from services.gateway.console.unknown import or_none
+from services.gateway.console.views.key import WORKING
+from services.gateway.console.views.key_settings import chosen_models, end_of, model_picker
 
 _GRACE_SECONDS = {"0": 0, "3600": 3_600, "86400": 86_400, "604800": 604_800}
 
@@ -46,9 +48,10 @@ class KeyRow:
 class KeyViews:
     """Handlers of the API keys page."""
 
-    def __init__(self, pages: Pages) -> None:
-        """Render with `pages`."""
+    def __init__(self, pages: Pages, facts: Facts) -> None:
+        """Render with `pages`; `facts` have the models."""
         self._pages = pages
+        self._facts = facts
 
     async def index(self, context: RequestContext) -> Response:
         """`GET /keys`."""
@@ -57,8 +60,8 @@ class KeyViews:
     async def create(self, context: RequestContext) -> Response:
         """`POST /keys`. The next page shows the secret, once."""
         try:
-            models = tuple(context.text("models").replace(",", " ").split())
-            expires_at = _end_of(context.text("expires"), now=self._pages.now())
+            models = chosen_models(context.form)
+            expires_at = end_of(context.text("expires"), now=self._pages.now())
             new_key = await context.scope.owner.create_key(context.text("name"), expires_at=expires_at, models=models)
         except ServiceError as exc:
             return await self._list(context, error=exc)
@@ -84,23 +87,34 @@ class KeyViews:
         message = f"“{key.name}” is revoked. Programs that use it are rejected within a second."
         return self._pages.confirm(context, message, "/keys")
 
+    async def revoke_leaked(self, context: RequestContext) -> Response:
+        """`POST /keys/leaked`: revoke the key with a secret, which is not stored."""
+        try:
+            key = await context.scope.owner.revoke_secret(context.text("secret"))
+        except ServiceError as exc:
+            return await self._list(context, error=exc, at="leaked")
+        message = f"“{key.name}” is revoked. Create a new key for the programs that used it."
+        return self._pages.confirm(context, message, "/keys")
+
     def _show_secret(self, context: RequestContext, new_key: NewKey) -> Response:
         context.notify(now=self._pages.now(), key_name=new_key.key.name, secret=new_key.secret)
         return redirect("/keys")
 
-    async def _list(self, context: RequestContext, *, error: ServiceError | None = None) -> Response:
+    async def _list(self, context: RequestContext, *, error: ServiceError | None = None, at: str = "") -> Response:
         keys = await context.scope.owner.keys()
         rows = await self._rows(context, list(reversed(keys.keys)))
+        await self._facts.refresh()
+        form = context.form if error else context.request.query_params
         variables: dict[str, Any] = {
-            "rows": (active := [row for row in rows if row.state in ("active", "rotated")]),
+            "rows": (active := [row for row in rows if row.state in WORKING]),
             "is_use_unknown": any(row.today is None or not row.is_use_known for row in active),
-            "ended": [row for row in rows if row.state not in ("active", "rotated")],
+            "ended": [row for row in rows if row.state not in WORKING],
             "keys": keys,
+            "at": at,
             "secret": context.take_notice("secret", now=self._pages.now()),
             "secret_name": context.notice(now=self._pages.now()).get("key_name", ""),
-            "form": {
-                name: context.text(name) if error else context.query(name) for name in ("name", "expires", "models")
-            },
+            "form": {name: form.get(name, "") for name in ("name", "expires")},
+            "picker": model_picker(chosen_models(form), self._facts.models),
         }
         if error is not None:
             return self._pages.show_error(context, "keys", error, **variables)
@@ -120,16 +134,3 @@ class KeyViews:
             )
             for number, key in enumerate(keys)
         ]
-
-
-def _end_of(day: str, *, now: float) -> float | None:
-    """Return the end of a UTC day, when a key expires; None if `day` is empty."""
-    if not day:
-        return None
-    try:
-        ends = datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC) + timedelta(days=1)
-    except (ValueError, OverflowError) as exc:
-        raise InvalidRequest("The expiry date is not valid. Enter it as YYYY-MM-DD.") from exc
-    if ends.timestamp() <= now:
-        raise InvalidRequest("The expiry date is in the past. Choose a later one, or leave it empty.")
-    return ends.timestamp()

@@ -4,34 +4,30 @@ import asyncio
 import csv
 import io
 import re
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import replace
+from datetime import date
 from functools import partial
 
 from starlette.responses import Response
 from starlette.types import Scope
 
 from services.common.ids import Kind, is_id
-from services.common.prices import dollars
 from services.common.surface import Surface
-from services.gateway.apis.receipts import DayUsage, Receipt
-from services.gateway.console.charts import Chart, colours, columns
+from services.gateway.apis.receipts import Receipt
 from services.gateway.console.downloads import Download, Downloads
 from services.gateway.console.facts import Facts
 from services.gateway.console.failures import failure_of
 from services.gateway.console.labels import OUTCOMES, countdown, explain_outcome, explain_refund
 from services.gateway.console.page import Pages, redirect
 from services.gateway.console.ports import Key, RequestFilter, TodayUsage, UsageClient
+from services.gateway.console.receipt_texts import bug_report, timeline_of
 from services.gateway.console.request_context import RequestContext
 from services.gateway.console.security.concurrency import slot_within_response
 from services.gateway.console.unknown import or_none
+from services.gateway.console.usage_charts import charts_of, days_of, totals_of
+from services.gateway.console.views.key import WORKING
 
-_DAYS = 30
-"""Days of the charts and totals without a filter by days."""
-_DAYS_MAX = 92
-"""Maximum days of the charts and totals."""
 _PAGE = 50
 _CSV_PAGE = 1_000
 _CSV_COLUMNS = (
@@ -57,7 +53,7 @@ class UsageViews:
     async def index(self, context: RequestContext) -> Response:
         """`GET /usage`: today, totals, charts, and the requests. Filters apply to all but today."""
         filters = _filter(context.request.query_params)
-        usage, days = context.scope.usage, _days(filters, now=self._pages.now())
+        usage, days = context.scope.usage, days_of(filters.from_day, filters.to_day, now=self._pages.now())
         shown = replace(filters, from_day=days[0], to_day=days[-1])
         keys = (await context.scope.owner.keys()).keys
         sums, everything, receipts, today = await asyncio.gather(
@@ -76,8 +72,8 @@ class UsageViews:
             reset_at=reset_at,
             until_reset=countdown(reset_at - self._pages.now()),
             days=days,
-            totals=None if sums is None else _totals(sums),
-            charts=_charts(days, sums or [], everything or sums or []),
+            totals=None if sums is None else totals_of(sums),
+            charts=charts_of(days, sums or [], everything or sums or []),
             sums=sums,
             requests=requests,
             keys=keys,
@@ -109,7 +105,7 @@ class UsageViews:
         return redirect(f"/usage/requests/{request_id}")
 
     async def request(self, context: RequestContext) -> Response:
-        """`GET /usage/requests/{id}`: the receipt of a request."""
+        """`GET /usage/requests/{id}`: the receipt of a request; with `panel` in the query, as part of the list."""
         request_id = context.request.path_params["id"]
         receipt = await context.scope.usage.request(request_id) if is_id(request_id, Kind.REQUEST) else None
         if receipt is None:
@@ -117,33 +113,27 @@ class UsageViews:
         await self._facts.refresh()
         model = self._facts.models and self._facts.models.named(receipt.model)
         names = {key.id: key.name for key in (await context.scope.owner.keys()).keys}
+        failure = failure_of(receipt, model.facts.context_window if model else None)
         return self._pages.show(
             context,
-            "request",
+            "request_panel" if context.query("panel") else "request",
             receipt=receipt,
             request_id=receipt.id,
             key_name=names.get(receipt.key_id, receipt.key_id),
             why=explain_outcome(receipt.outcome),
             refund=explain_refund(receipt.refund_reason) if receipt.refund_reason else "",
-            failure=failure_of(receipt, model.facts.context_window if model else None),
+            failure=failure,
+            timeline=timeline_of(receipt),
+            report=bug_report(receipt, failure),
         )
 
     async def _today(self, context: RequestContext, keys: Sequence[Key]) -> list[tuple[Key, TodayUsage]] | None:
         """Return the active keys with their usage today; None if it is not known."""
-        working = [key for key in keys if key.state(self._pages.now()) in ("active", "rotated")]
+        working = [key for key in keys if key.state(self._pages.now()) in WORKING]
         days = await or_none(context.scope.usage.today([key.id for key in working]))
         if days is None or None in days:
             return None
         return [(key, day) for key, day in zip(working, days, strict=True) if day is not None]
-
-
-def _days(filters: RequestFilter, *, now: float) -> list[str]:
-    """Return the days of the charts, oldest first: those of the filter, at most the last 92 of them."""
-    today = datetime.fromtimestamp(now, UTC).date()
-    last = date.fromisoformat(filters.to_day) if filters.to_day else today
-    first = date.fromisoformat(filters.from_day) if filters.from_day else last - timedelta(days=_DAYS - 1)
-    count = min(max((last - first).days + 1, 1), _DAYS_MAX)
-    return [(last - timedelta(days=back)).isoformat() for back in reversed(range(count))]
 
 
 def _filter(query: Mapping[str, str]) -> RequestFilter:
@@ -168,52 +158,6 @@ def _day(text: str) -> str:
         return date.fromisoformat(text).isoformat() if _DAY.fullmatch(text) else ""
     except ValueError:
         return ""
-
-
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """Sums over days and models."""
-
-    requests: int
-    """Counted requests."""
-    released_requests: int
-    """Requests that were not counted."""
-    prompt_tokens: int
-    completion_tokens: int
-    cost_usd: str | None
-    """Cost of the requests that have one; None if none has one."""
-    has_all_costs: bool
-
-
-def _totals(sums: Sequence[DayUsage]) -> Totals:
-    costs = [day.cost_microdollars for day in sums if day.cost_microdollars is not None]
-    return Totals(
-        sum(day.requests for day in sums),
-        sum(day.released_requests for day in sums),
-        sum(day.prompt_tokens for day in sums),
-        sum(day.completion_tokens for day in sums),
-        dollars(sum(costs)) if costs else None,
-        all(day.cost_usd is not None for day in sums if day.requests),
-    )
-
-
-def _charts(days: Sequence[str], sums: Sequence[DayUsage], everything: Sequence[DayUsage]) -> Sequence[Chart]:
-    """Return the charts of `sums`. Colours go by all usage of these days, so that no filter changes them."""
-    frequency: Counter[str] = Counter()
-    for day in everything:
-        frequency[day.model] += day.requests + day.released_requests
-    chosen = colours(frequency)
-    return [
-        columns("Requests", days, _by_model(sums, lambda day: day.requests + day.released_requests), chosen),
-        columns("Tokens", days, _by_model(sums, lambda day: day.prompt_tokens + day.completion_tokens), chosen),
-    ]
-
-
-def _by_model(sums: Sequence[DayUsage], count: Callable[[DayUsage], int]) -> dict[str, dict[str, int]]:
-    series: dict[str, dict[str, int]] = {}
-    for row in sums:
-        series.setdefault(row.model, {})[row.day] = count(row)
-    return series
 
 
 def _next_midnight(now: float) -> float:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from starlette.types import ASGIApp, Message, Scope
 
+from services.common.prices import Prices
 from services.common.runtime.clock import SystemClock
 from services.gateway.apis.receipts import Receipt, ReceiptUsage
 from services.gateway.console.app import Console, build_console
@@ -127,6 +128,7 @@ def _app() -> ASGIApp:
             clock=clock,
             session_client=cast(SessionClient, Auth()),
             facts=facts,
+            prices=Prices({}),
             open_scope=lambda _, session, __: SessionScope(
                 session, cast(OwnerClient, object()), cast(UsageClient, Ledger())
             ),
