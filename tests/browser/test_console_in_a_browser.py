@@ -38,7 +38,7 @@ async def test_from_sign_up_to_a_key_that_is_copied_used_counted_and_revoked(chr
         await expect(page.get_by_role("row", name="laptop")).to_contain_text("1 of 1,000")
         await user.open("/usage")
         await expect(page.get_by_text("999")).to_be_visible()
-        await page.get_by_role("link", name=re.compile("^…")).click()
+        await page.get_by_role("link", name=re.compile("^Request req_")).click()
         await expect(page.get_by_text("The answer is complete.")).to_be_visible()
 
         await user.open("/keys")

@@ -451,7 +451,7 @@ async def test_a_used_up_key_says_so_and_a_failed_request_says_why(chromium: Bro
         await expect(facts).to_contain_text("400")
         await expect(facts).to_contain_text("context_length_exceeded")
         await expect(facts).to_contain_text("longer than the model's context of 131,072 tokens")
-        await expect(page.get_by_text("answered by openai/gpt-oss-20b")).to_be_visible()
+        await expect(page.get_by_text("answered by openai/gpt-oss-20b").first).to_be_visible()
 
         async with open_channel(stack.settings.auth_listen) as channel:
             limit = keys_pb2.SetKeyLimitRequest(key_id=owned_by(stack, email).key_ids[0], daily_limit=1)
