@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.async_api import Browser, Request, expect
+from playwright.async_api import Browser, Request, Response, expect
 
 from services.common.rpc.channel import open_channel
 from stack.auth.v1 import keys_pb2, keys_pb2_grpc
@@ -302,6 +302,30 @@ async def test_a_request_opens_beside_the_list(chromium: Browser, stack: Stack, 
         await page.wait_for_url(f"**/usage/requests/{answered.headers['x-request-id']}")
         await expect(page.get_by_role("heading", name="Timeline")).to_be_visible()
         assert user.complaints == []
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/login"])
+async def test_the_first_page_is_small_and_does_not_shift(chromium: Browser, stack: Stack, path: str) -> None:
+    async with user_at(chromium, stack) as user:
+        sizes = list[int]()
+
+        async def measure(response: Response) -> None:
+            sizes.append(len(await response.body()))
+
+        user.page.on("response", measure)
+        await user.page.add_init_script(_SHIFTS)
+        await user.open(path)
+        await user.page.wait_for_load_state("networkidle")
+        assert len(sizes) >= 3
+        assert sum(sizes) < 100_000
+        assert await user.page.evaluate("() => shifts") == 0
+
+
+_SHIFTS = """
+  self.shifts = 0;
+  new PerformanceObserver((list) => { for (const one of list.getEntries()) shifts += one.value; })
+    .observe({ type: "layout-shift", buffered: true });
+"""
 
 
 @pytest.fixture(name="own_stack", scope="module")

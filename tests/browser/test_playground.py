@@ -155,7 +155,7 @@ async def test_only_chat_models_that_the_key_may_use_are_offered(chromium: Brows
         await user.open("/keys")
         await page.get_by_label("Name", exact=True).fill("narrow")
         await page.get_by_text("Limits for this key").click()
-        await page.get_by_label("Models", exact=True).fill("openai/gpt-oss-20b")
+        await page.get_by_role("checkbox", name="openai/gpt-oss-20b", exact=True).check()
         await page.get_by_role("button", name="Create key").click()
         await user.create_key("wide")
         await user.open("/playground")

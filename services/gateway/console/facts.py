@@ -1,5 +1,6 @@
 """What pages without a session show about the service: the sign-up policy and the models."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
@@ -38,8 +39,7 @@ class Facts:
 
     async def refresh(self) -> None:
         """Read the facts again if they are older than 10 s. While a service is unavailable, the last ones are kept."""
-        await self._sign_up.refresh()
-        await self._models.refresh()
+        await asyncio.gather(self._sign_up.refresh(), self._models.refresh())
 
 
 class _Cached(Generic[T]):
@@ -49,14 +49,21 @@ class _Cached(Generic[T]):
         self._read = read
         self._clock = clock
         self._asked_at = float("-inf")
+        self._reading = asyncio.Lock()
         self.value: T | None = None
 
     async def refresh(self) -> None:
-        now = self._clock.monotonic()
-        if now - self._asked_at < _FRESH_SECONDS:
+        """Read the value if it is old. Meanwhile, other callers use the old one, or wait for the first."""
+        if self._is_fresh() or (self._reading.locked() and self.value is not None):
             return
-        self._asked_at = now
-        try:
-            self.value = await self._read()
-        except ServiceError as exc:
-            _log.info("The facts on public pages could not be refreshed.", extra={"reason": exc.reason})
+        async with self._reading:
+            if self._is_fresh():
+                return
+            try:
+                self.value = await self._read()
+            except ServiceError as exc:
+                _log.info("The facts on public pages could not be refreshed.", extra={"reason": exc.reason})
+            self._asked_at = self._clock.monotonic()
+
+    def _is_fresh(self) -> bool:
+        return self._clock.monotonic() - self._asked_at < _FRESH_SECONDS
