@@ -43,8 +43,15 @@ async def test_no_input_moves_an_action_out_of_sight(chromium: Browser, stack: S
         await user.sign_up(email)
         for name in _LONGEST:
             await user.create_key(name)
+        await user.page.get_by_label("Name", exact=True).fill("models")
+        await user.page.get_by_text("Limits for this key").click()
+        await user.page.get_by_label("Other names or patterns").fill(", ".join(f"{n}{'m' * 254}*" for n in range(9)))
+        await user.page.get_by_role("button", name="Create key").click()
+        await expect(user.page.get_by_label("The new API key")).to_be_visible()
         key_id = owned_by(stack, email).key_ids[0]
-        for path in ("/keys", "/usage", f"/usage?key={key_id}", "/playground", "/plan", "/account", "/docs", "/"):
+        long_models = owned_by(stack, email).key_ids[-1]
+        own_pages = ("/keys", f"/keys/{key_id}", f"/keys/{long_models}", "/usage", f"/usage?key={key_id}")
+        for path in (*own_pages, "/playground", "/plan", "/account", "/docs", "/"):
             await user.open(path)
             assert await user.page.evaluate(_HIDDEN_CONTROLS) == [], path
             assert await user.page.evaluate("document.documentElement.scrollWidth") <= width, path
@@ -486,6 +493,22 @@ async def test_a_used_up_key_says_so_and_a_failed_request_says_why(chromium: Bro
         await user.open("/keys")
         await expect(page.get_by_role("row", name="laptop")).to_contain_text("used up")
         await expect(page.get_by_role("row", name="laptop")).to_contain_text("Resets at 00:00 UTC")
+
+
+async def test_a_key_of_a_used_up_account_says_so(acme: User, own_stack: Stack) -> None:
+    await own_stack.set_plan("free", daily_limit=2, account_daily_limit=3)
+    try:
+        await acme.sign_up()
+        first, second = [await acme.create_key(name) for name in ("first", "second")]
+        statuses = [(await acme.call(secret)).status_code for secret in (first, first, second, second)]
+        assert statuses == [200, 200, 200, 429]
+        await acme.open("/keys")
+        row = acme.page.get_by_role("row", name="second")
+        await expect(row).to_contain_text("1 of 2")
+        await expect(row).to_contain_text("used up")
+        await expect(row).to_contain_text("Requests per day, account. Resets at 00:00 UTC")
+    finally:
+        await own_stack.set_plan("free", daily_limit=1_000, account_daily_limit=5_000)
 
 
 async def test_aliases_are_stated_in_docs_and_usage(chromium: Browser, stack: Stack) -> None:

@@ -2,22 +2,26 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.responses import Response
 
 from services.common.errors import ServiceError
-from services.common.limits import Scope
+from services.common.limits import Scope, Window
 from services.gateway.console.facts import Facts
-from services.gateway.console.labels import describe_limit
+from services.gateway.console.labels import describe_limit, limit_label
 from services.gateway.console.page import Pages, redirect
 from services.gateway.console.ports import Key, NewKey, TodayUsage
 from services.gateway.console.request_context import RequestContext
 from services.gateway.console.unknown import or_none
 from services.gateway.console.views.key import WORKING
 from services.gateway.console.views.key_settings import chosen_models, end_of, model_picker
+from services.gateway.requests.types import RateLimit
 
+_LONG_WINDOWS = (Window.DAY, Window.MONTH)
+_USED_UP_KEYS_MAX = 10
+"""Keys whose limits are read for the list, each with a call to quota."""
 _GRACE_SECONDS = {"0": 0, "3600": 3_600, "86400": 86_400, "604800": 604_800}
 
 
@@ -34,15 +38,19 @@ class KeyRow:
     limits: Sequence[str]
     """Descriptions of the key's limits other than requests per day."""
 
-    @property
-    def is_used_up(self) -> bool:
-        """Whether the key's requests of today are all used or held."""
-        return self.today is not None and self.today.used + self.today.held >= self.key.daily_limit
+    used_up: RateLimit | None
+    """A limit per day or month, of the key or its account, that is used up; None if none is."""
 
     @property
     def label(self) -> str:
         """The state that the list shows."""
-        return "used_up" if self.state == "active" and self.is_used_up else self.state
+        return "used_up" if self.state == "active" and self.used_up else self.state
+
+    @property
+    def used_up_label(self) -> str:
+        """What is used up, such as `Tokens per day, account`."""
+        limit = self.used_up
+        return "" if limit is None else limit_label(limit.scope, limit.unit, limit.window)
 
 
 class KeyViews:
@@ -122,7 +130,9 @@ class KeyViews:
 
     async def _rows(self, context: RequestContext, keys: Sequence[Key]) -> list[KeyRow]:
         usage, ids = context.scope.usage, [key.id for key in keys]
-        days, uses = await asyncio.gather(or_none(usage.today(ids)), or_none(usage.last_uses(ids)))
+        days, uses, used_up = await asyncio.gather(
+            or_none(usage.today(ids)), or_none(usage.last_uses(ids)), self._used_up(context, keys)
+        )
         return [
             KeyRow(
                 key,
@@ -131,6 +141,25 @@ class KeyViews:
                 uses[number] if uses is not None else None,
                 uses is not None,
                 [describe_limit(limit) for limit in key.limits if limit.scope is Scope.KEY],
+                used_up.get(key.id),
             )
             for number, key in enumerate(keys)
         ]
+
+    async def _used_up(self, context: RequestContext, keys: Sequence[Key]) -> dict[str, RateLimit]:
+        """Return a used-up limit of each of the newest active keys that has one."""
+        active = [key for key in keys if key.state(self._pages.now()) == "active"][:_USED_UP_KEYS_MAX]
+        principal = await or_none(context.scope.owner.principal(active[0].id)) if active else None
+        if principal is None:
+            return {}
+        # Only the account's limit of requests per day is not in the list of keys, and it is the same for all.
+        of_keys = [replace(principal, key_id=key.id, daily_limit=key.daily_limit, limits=key.limits) for key in active]
+        read = await asyncio.gather(*(or_none(context.scope.usage.limits(one)) for one in of_keys))
+        used_up = {one.key_id: _used_up_limit(limits or ()) for one, limits in zip(of_keys, read, strict=True)}
+        return {key_id: limit for key_id, limit in used_up.items() if limit is not None}
+
+
+def _used_up_limit(limits: Sequence[RateLimit]) -> RateLimit | None:
+    """Return the used-up limit that lasts longest; None if no limit per day or month is used up."""
+    used_up = [limit for limit in limits if limit.window in _LONG_WINDOWS and not limit.remaining]
+    return max(used_up, key=lambda limit: limit.reset_at, default=None)
