@@ -31,6 +31,8 @@ class _Forms(HTMLParser):
         given = {name: value or "" for name, value in attrs}
         if tag == "form":
             self.forms.append(Form(given.get("action", "").partition("#")[0], given.get("method", "get")))
+        elif given.get("type") == "checkbox" and "checked" not in given:
+            return
         elif tag in ("input", "select", "textarea") and self.forms and "name" in given:
             self.forms[-1].fields[given["name"]] = given.get("value", "")
 

@@ -172,7 +172,8 @@ async def test_a_form_of_an_ended_session_is_kept_through_the_log_in(stack: Stac
     """It used to be lost, and answered as "opened too long ago"."""
     page = (await owner.get("/keys")).text
     email = await _end_elsewhere(stack, owner)
-    typed = {"name": "my lapt\u00f6p & more", "expires": "2031-05-01", "models": "openai/*, llama-3.1-8b-instant"}
+    typed = {"name": "my lapt\u00f6p & more", "expires": "2031-05-01", "models": "openai/*, my-model"}
+    typed["model:openai/gpt-oss-20b"] = "1"
 
     reported = await owner.send(page, "/keys", typed)
     assert reported.status_code == 403
