@@ -14,12 +14,13 @@ from services.auth.accounts.store import account_id_of, change_keys
 from services.auth.audit import Actor
 from services.auth.db.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, take_revisions, unavailable
 from services.auth.db.tables import accounts, api_keys, key_revision, plans
+from services.auth.keys import owner_settings
 from services.auth.keys.model import Bounds, Key, KeyId, KeyLookup, KeyUpdate, NewKey
 from services.auth.limits import WEIGHT_DEFAULT, LimitChanges, from_json, lowered, to_json
 from services.auth.sessions.proofs import check_proof
 from services.auth.watch.feed import Change, Changes
 from services.common.db.transactions import Transactions, deadline
-from services.common.errors import FailedPrecondition, InvalidRequest, NotFound
+from services.common.errors import FailedPrecondition, NotFound
 from services.common.limits import Limit, effective_limits
 
 _CHANGES_SECONDS_MAX = 0.3
@@ -223,13 +224,16 @@ class SQLKeyStore:
             # Take the revision first: it serializes changes of the same key, so that none is lost.
             revision = await take_revisions(connection)
             key = await _read(connection, key_id, await _checked_owner(connection, proof))
-            _check_update(key, changes, at=at)
-            await _check_owner_limits(connection, key_id, changes)
-            for action, details in _owner_events(key, changes):
+            owner_settings.check_update(key, changes, at=at)
+            row = (await connection.execute(_KEYS.where(api_keys.c.id == key_id))).one()
+            owner_settings.check_limits(changes, row.granted_daily_limit, _granted_limits(row))
+            for action, details in owner_settings.events_of(key, changes):
                 await record(
                     connection, action, by=by, at=at, account_id=key.account_id, target=key_id, details=details
                 )
-            return await _change(connection, key_id, **_columns(key, changes, at=at), revision=revision)
+            return await _change(
+                connection, key_id, **owner_settings.columns_of(key, changes, at=at), revision=revision
+            )
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def rotate(
@@ -369,66 +373,6 @@ async def _with_settings_of(connection: AsyncConnection, key_id: KeyId, key: New
         owner_daily_limit=row.owner_daily_limit,
         owner_limits=from_json(row.owner_limits),
     )
-
-
-def _check_update(key: Key, changes: KeyUpdate, *, at: datetime) -> None:
-    """Raise `FailedPrecondition` if the key cannot be changed in this way."""
-    if not key.is_active(at):
-        raise FailedPrecondition(f"Key {key.id} was revoked or has expired. Create a new one.", reason="key_not_active")
-    if "expires_at" in changes.fields and key.replaced_by is not None:
-        raise FailedPrecondition(
-            f"Key {key.id} was rotated, so its expiry cannot be changed. Change the new key.", reason="key_rotated"
-        )
-
-
-async def _check_owner_limits(connection: AsyncConnection, key_id: KeyId, changes: KeyUpdate) -> None:
-    """Raise `InvalidRequest` if the owner's limits are above those of the plan or of the operator."""
-    row = (await connection.execute(_KEYS.where(api_keys.c.id == key_id))).one()
-    if changes.owner_daily_limit is not None and changes.owner_daily_limit > row.granted_daily_limit:
-        raise InvalidRequest(
-            f"The key may have at most {row.granted_daily_limit:,} requests a day. Choose a lower limit.",
-            reason="invalid_limit",
-        )
-    granted = {limit.name: limit.limit for limit in _granted_limits(row)}
-    for limit in changes.owner_limits:
-        if limit.limit > granted.get(limit.name, limit.limit):
-            raise InvalidRequest(
-                f"The limit {limit.name} may be at most {granted[limit.name]:,}. Choose a lower one.",
-                reason="invalid_limit",
-            )
-
-
-def _columns(key: Key, changes: KeyUpdate, *, at: datetime) -> dict[str, Any]:
-    """Return the values of the columns that change."""
-    values = {
-        "name": changes.name,
-        "expires_at": changes.expires_at,
-        "models": json.dumps(changes.models) if changes.models else None,
-        "owner_daily_limit": changes.owner_daily_limit,
-        "owner_limits": to_json(changes.owner_limits),
-        "paused": (key.paused_at or at) if changes.paused else None,
-    }
-    return {"paused_at" if name == "paused" else name: values[name] for name in changes.fields}
-
-
-def _owner_events(key: Key, changes: KeyUpdate) -> list[tuple[str, dict[str, object]]]:
-    """Return the audit events of an owner's changes: action and details. What stays the same has none."""
-    fields, events = changes.fields, list[tuple[str, dict[str, object]]]()
-    if "name" in fields and changes.name != key.name:
-        events.append(("key.renamed", {"name": changes.name}))
-    if "expires_at" in fields and changes.expires_at != key.expires_at:
-        ends = "never" if changes.expires_at is None else changes.expires_at.isoformat(timespec="seconds")
-        events.append(("key.expiry_set", {"expires_at": ends}))
-    if "models" in fields and changes.models != key.models:
-        events.append(("key.models_set", {"models": ", ".join(changes.models)[:1_000] or "all"}))
-    if "owner_daily_limit" in fields and changes.owner_daily_limit != key.owner_daily_limit:
-        limit = "the plan's" if changes.owner_daily_limit is None else changes.owner_daily_limit
-        events.append(("key.limit_set", {"owner_daily_limit": limit}))
-    if "owner_limits" in fields and changes.owner_limits != key.owner_limits:
-        events.append(("key.limit_set", {"owner_limits": ", ".join(map(str, changes.owner_limits)) or "the plan's"}))
-    if "paused" in fields and changes.paused != (key.paused_at is not None):
-        events.append(("key.paused" if changes.paused else "key.resumed", {}))
-    return events
 
 
 def _is_active(now: datetime) -> ColumnElement[bool]:
