@@ -31,7 +31,7 @@ run: .venv/run.stamp ## Start everything on this machine and print a working cur
 	@exec $(BIN)/python -m services.local
 
 ##@ Check
-.PHONY: test test-long test-install test-pgbouncer test-clocks test-faults test-fairness test-abuse test-clients test-fuzz test-mutations test-rollout test-containers test-browser test-floods test-proxies bench-growth manifests lint types format bench-ab bench-start bench-surfaces bench bench-quota bench-profile soak dashboard
+.PHONY: test test-long test-install test-pgbouncer test-clocks test-faults test-fairness test-abuse test-clients test-fuzz test-mutations test-rollout test-containers test-browser test-floods test-proxies bench-growth manifests lint types format bench-ab bench-start bench-surfaces bench bench-quota bench-profile soak dashboard screenshots
 test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no container engine needed)
 	$(PYTEST) -n 4 -m "not long"
 
@@ -91,6 +91,10 @@ dashboard: .venv/dev.stamp ## Evaluate every panel and alert in a real Prometheu
 test-browser: .venv/browser.stamp ## Test the console in Debian's chromium, also behind nginx; SCREENSHOTS=folder saves screenshots
 	@$(call debian-packages,chromium fonts-inter fonts-jetbrains-mono nginx-light)
 	BROWSER=1 SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest tests/browser -n 0 -v
+
+screenshots: .venv/browser.stamp ## Draw the pictures of the console in the README, with thirty days of usage
+	@$(call debian-packages,chromium fonts-inter fonts-jetbrains-mono)
+	$(BIN)/python -m tests.browser.screenshots docs/images
 
 soak: .venv/dev.stamp ## Load the product for MINUTES=30 and check that memory, threads and descriptors do not grow
 	@$(call debian-packages,$(BENCH_PACKAGES))

@@ -71,6 +71,15 @@ def checked_key_limits(limits: Iterable[Limit]) -> tuple[Limit, ...]:
     return checked
 
 
+def lowered(limits: Iterable[Limit], by_owner: Iterable[Limit]) -> tuple[Limit, ...]:
+    """Return limits, with those of the owner where these are lower or there is none, ordered by name."""
+    by_name = {limit.name: limit for limit in limits}
+    for limit in by_owner:
+        if limit.name not in by_name or limit.limit < by_name[limit.name].limit:
+            by_name[limit.name] = limit
+    return tuple(by_name[name] for name in sorted(by_name))
+
+
 def checked_weight(weight: int) -> int:
     """Return the weight of a plan, or raise `InvalidRequest` if it is out of range."""
     if not 1 <= weight <= WEIGHT_MAX:

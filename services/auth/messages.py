@@ -58,6 +58,9 @@ def key(source: Key) -> keys_pb2.Key:
         limits=map(limit_to_proto, source.limits),
         quota_account_id=source.quota_account_id or "",
         deduplicate_retries=source.deduplicate_retries,
+        paused_at=timestamp(source.paused_at),
+        owner_daily_limit=source.owner_daily_limit,
+        owner_limits=map(limit_to_proto, source.owner_limits),
     )
 
 

@@ -13,6 +13,7 @@ _REASONS = {
     Denial.UNKNOWN: auth_pb2.DENIAL_REASON_UNKNOWN,
     Denial.REVOKED: auth_pb2.DENIAL_REASON_REVOKED,
     Denial.EXPIRED: auth_pb2.DENIAL_REASON_EXPIRED,
+    Denial.PAUSED: auth_pb2.DENIAL_REASON_PAUSED,
 }
 
 

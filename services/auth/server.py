@@ -298,7 +298,7 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
         sessions,
         SQLPlanStore(components.user_transactions),
     )
-    owner = OwnerService(stores, log_in, feed=components.feed, bounds=settings.bounds)
+    owner = OwnerService(stores, log_in, components.key_verifier, feed=components.feed, bounds=settings.bounds)
     sessions_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(registration, log_in, sessions), server.grpc)
     owner_pb2_grpc.add_OwnerServiceServicer_to_server(owner, server.grpc)
 

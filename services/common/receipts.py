@@ -37,7 +37,7 @@ class Receipt:
     model: str
     """The model name in the request, or the model that GATEWAY_MODEL_ALIASES names for it."""
     upstream_model: str | None = None
-    """The model that answered, or that was called last; None if none was called."""
+    """The model that was called, which differs from `model` if that is an alias or had a fallback. None if none was."""
     surface: Surface | None
     """The API through which the request came; None if it is not known."""
     stream: bool

@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -13,6 +14,9 @@ from services.common.runtime.address_settings import Host, HostAndPort
 from services.common.runtime.settings import ServiceSettings
 from services.gateway.apis.chat_completions.limits import ChatLimits
 from services.gateway.apis.model_aliases import model_aliases
+from services.gateway.console.site import LOGO_SUFFIXES
+
+_LOGO_BYTES_MAX = 256 * 1024
 
 
 class GatewaySettings(ServiceSettings):
@@ -154,6 +158,19 @@ class GatewaySettings(ServiceSettings):
     console: bool = True
     """Whether to serve the console: sign-up, keys, usage, playground and docs."""
 
+    console_name: str = Field(default="Stack 3.0", min_length=1, max_length=40)
+    """Name of the service on the console's pages."""
+
+    console_logo: str = ""
+    """Path of an SVG, PNG or WebP file, at most 256 KiB, that the console shows as logo and icon; empty shows the
+    built-in one."""
+
+    console_contact: str = Field(default="", max_length=2_000)
+    """Where the console's pages tell users to ask for help: an e-mail address, or a URL. Empty names no address."""
+
+    console_terms: str = Field(default="", max_length=2_000)
+    """URL of the terms of use, to which the sign-up and the footer of the console's pages link. Empty hides it."""
+
     upgrade: str = Field(default="", max_length=2_000)
     """Where "Upgrade to Pro" on the console's plan page leads for accounts on the plan `free`: an e-mail address, or an
     `https://` URL of a checkout, in which `{account_id}` and `{email}` are replaced by those of the account. Empty
@@ -179,7 +196,35 @@ class GatewaySettings(ServiceSettings):
             raise ValueError("expected an address without a path, such as https://console.example.com")
         return value
 
-    @field_validator("upgrade")
+    @field_validator("console_name")
+    @classmethod
+    def _require_text(cls, value: str) -> str:
+        """Require text that a page can show."""
+        if not value.strip() or not value.isprintable():
+            raise ValueError("expected a name of 1 to 40 printable characters")
+        return value.strip()
+
+    @field_validator("console_logo")
+    @classmethod
+    def _require_image(cls, value: str) -> str:
+        """Require a small image file, by its suffix."""
+        path = Path(value)
+        if value and path.suffix not in LOGO_SUFFIXES:
+            raise ValueError(f"expected the path of an image file, {', '.join(LOGO_SUFFIXES)}")
+        if value and not (path.is_file() and path.stat().st_size <= _LOGO_BYTES_MAX):
+            raise ValueError(f"{value} is not a file of at most {_LOGO_BYTES_MAX} bytes")
+        return value
+
+    @field_validator("console_terms")
+    @classmethod
+    def _require_url(cls, value: str) -> str:
+        """Require the URL of a page."""
+        parts = urlsplit(value)
+        if value and not (value.isprintable() and parts.scheme in ("http", "https") and parts.hostname):
+            raise ValueError("expected a URL such as https://example.com/terms")
+        return value
+
+    @field_validator("upgrade", "console_contact")
     @classmethod
     def _require_address(cls, value: str) -> str:
         """Require an e-mail address or the URL of a page."""

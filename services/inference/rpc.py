@@ -20,6 +20,8 @@ from services.inference.ledger.checks import (
     check_scan,
     check_size,
     check_span,
+    checked_outcome,
+    checked_surface,
     requests_page,
 )
 from services.inference.ledger.writer import LedgerStore, UsageSummary
@@ -116,7 +118,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> inference_pb2.ListModelsResponse:
         """List the available models."""
         listed = self._catalogue.list_models(permitted=tuple(request.permitted))
-        return inference_pb2.ListModelsResponse(models=translate.models(listed))
+        return inference_pb2.ListModelsResponse(models=translate.models(listed), default_model=self._default_model)
 
     async def GetDependencies(
         self, request: inference_pb2.GetDependenciesRequest, context: Context
@@ -196,6 +198,8 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         span = {"from_day": request.from_day, "to_day": request.to_day}
         if request.by_surface + request.by_hour + request.by_user > 1:
             raise InvalidRequest("by_surface, by_hour, by_user: expected at most one of them")
+        if (request.by_hour or request.by_user) and (request.outcome or request.surface):
+            raise InvalidRequest("outcome, surface: expected neither with by_hour and by_user")
         if request.by_user:
             if request.key_id:
                 raise InvalidRequest("key_id: expected none with by_user")
@@ -203,7 +207,12 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         if request.by_hour:
             return await self._store.summarize_hours(request.key_id, account_id=request.account_id, **span)
         return await self._store.summarize(
-            request.key_id, account_id=request.account_id, by_surface=request.by_surface, **span
+            request.key_id,
+            account_id=request.account_id,
+            by_surface=request.by_surface,
+            outcome=checked_outcome(request.outcome),
+            surface=checked_surface(request.surface),
+            **span,
         )
 
     async def CloseUnknown(

@@ -9,9 +9,10 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 import axe_playwright_python
+import httpx
 from playwright.async_api import Browser, Page
 
-from tests.e2e.stack import Stack
+from tests.e2e.stack import Stack, say
 
 Scheme = Literal["light", "dark"]
 PASSWORD = "correct horse battery"
@@ -38,9 +39,9 @@ class User:
         """Open a page."""
         await self.page.goto(f"{self.origin}{path}")
 
-    async def sign_up(self) -> str:
+    async def sign_up(self, email: str = "") -> str:
         """Create an account, and return its e-mail."""
-        email = f"{secrets.token_hex(5)}@example.com"
+        email = email or f"{secrets.token_hex(5)}@example.com"
         await self.open("/signup")
         await self.page.get_by_label("E-mail").fill(email)
         await self.page.get_by_label("Password").fill(PASSWORD)
@@ -48,13 +49,24 @@ class User:
         await self.page.wait_for_url("**/keys")
         return email
 
+    async def log_in(self, email: str) -> None:
+        """Fill in the log-in form that is open."""
+        await self.page.get_by_label("E-mail").fill(email)
+        await self.page.get_by_label("Password").fill(PASSWORD)
+        await self.page.get_by_role("main").get_by_role("button", name="Log in").click()
+
     async def create_key(self, name: str = "laptop") -> str:
         """Create a key, and return what is shown."""
         await self.open("/keys")
         await self.page.get_by_label("Name", exact=True).fill(name)
         await self.page.get_by_role("button", name="Create key").click()
-        secret: str = await self.page.get_by_label("The new API key").input_value()
-        return secret
+        return str(await self.page.get_by_label("The new API key").inner_text())
+
+    async def call(self, secret: str, text: str = "hi", **members: object) -> httpx.Response:
+        """Call the API with a key."""
+        async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+            headers = {"authorization": f"Bearer {secret}"}
+            return await client.post(f"{self.origin}/api/v1/chat", headers=headers, json=say(text, **members))
 
     async def faults(self) -> list[str]:
         """Return the accessibility violations that axe-core finds on the page."""

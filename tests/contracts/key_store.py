@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from services.auth.accounts.model import Account, AccountStore, NewAccount, open_account
+from services.auth.accounts.model import Account, AccountStore, NewAccount, Proof, open_account
 from services.auth.audit import Actor
 from services.auth.keys.minting import mint
-from services.auth.keys.model import KeyId, KeyStore, MintedKey
+from services.auth.keys.model import Key, KeyId, KeyStore, KeyUpdate, MintedKey
 from services.auth.keys.pepper import Pepper
 from services.auth.limits import LimitChanges
 from services.auth.watch.feed import ChangeStore
-from services.common.errors import AlreadyExists, InvalidRequest, NotFound
+from services.common.errors import AlreadyExists, FailedPrecondition, InvalidRequest, NotFound
 from services.common.limits import parse_limits
 from services.common.runtime.clock import SystemClock
 from tests.contracts.deadlines import LongDeadlines
@@ -361,6 +361,89 @@ class KeyStoreContract(LongDeadlines):
         read = await stores.changes.changes_after(0)
         assert [change.revision for change in read.changes] == list(range(1, 21))
         assert {change.key_id for change in read.changes} == {key.key.id for key in minted}
+
+    async def test_an_owner_changes_the_settings_of_a_key_and_each_change_is_logged_once(self, stores: Stores) -> None:
+        account = await stores.account()
+        minted = await stores.key(daily_limit=500)
+        proof, owner = Proof(account.id), Actor("owner", "192.0.2.1")
+        limits = parse_limits(["key:tokens:day=1000"])
+        changes = KeyUpdate(
+            frozenset({"name", "expires_at", "models", "owner_daily_limit", "owner_limits", "paused"}),
+            name="renamed",
+            expires_at=NOW + timedelta(days=1),
+            models=("openai/*",),
+            owner_daily_limit=100,
+            owner_limits=limits,
+            paused=True,
+        )
+
+        for _ in range(2):
+            key = await stores.keys.update(minted.key.id, changes, by=owner, at=NOW, proof=proof)
+
+        assert (key.name, key.expires_at, key.models) == ("renamed", NOW + timedelta(days=1), ("openai/*",))
+        assert (key.daily_limit, key.owner_daily_limit, key.limits, key.paused_at) == (100, 100, limits, NOW)
+        only_resumed = KeyUpdate(frozenset({"paused"}))
+        key = await stores.keys.update(minted.key.id, only_resumed, by=owner, at=NOW, proof=proof)
+        assert (key.name, key.paused_at, key.daily_limit) == ("renamed", None, 100)
+        found = (await stores.keys.find(minted.key.digest)).key
+        assert found is not None
+        assert (found.name, found.daily_limit) == ("renamed", 100)
+        assert (await stores.changes.changes_after(1)).revision == 4
+
+    async def test_an_owners_limit_applies_only_below_that_of_the_plan(self, stores: Stores) -> None:
+        account = await stores.account()
+        minted = await stores.key(daily_limit=500)
+        await stores.keys.change_limits(
+            minted.key.id, LimitChanges(parse_limits(["key:tokens:minute=600"])), by=OPERATOR, at=NOW
+        )
+
+        async def update(**fields: Any) -> Key:
+            changes = KeyUpdate(frozenset(fields), **fields)
+            return await stores.keys.update(minted.key.id, changes, by=OPERATOR, at=NOW, proof=Proof(account.id))
+
+        with pytest.raises(InvalidRequest, match="at most 500 requests a day"):
+            await update(owner_daily_limit=501)
+        with pytest.raises(InvalidRequest, match="key:tokens:minute may be at most 600"):
+            await update(owner_limits=parse_limits(["key:tokens:minute=601"]))
+        await update(owner_daily_limit=400, owner_limits=parse_limits(["key:tokens:minute=500", "key:tokens:day=9"]))
+        key = await stores.keys.set_limit(minted.key.id, 300, by=OPERATOR, at=NOW)
+        assert key.daily_limit == 300, "the operator's limit is lower"
+        assert list(map(str, key.limits)) == ["key:tokens:day=9", "key:tokens:minute=500"]
+        key = await update(owner_daily_limit=None, owner_limits=())
+        assert (key.daily_limit, list(map(str, key.limits))) == (300, ["key:tokens:minute=600"])
+
+    async def test_a_rotated_key_keeps_its_owners_limits_and_neither_key_gets_a_longer_life(
+        self, stores: Stores
+    ) -> None:
+        account = await stores.account()
+        minted, successor = await stores.key(), new_key()
+        proof = Proof(account.id)
+        limited = KeyUpdate(frozenset({"owner_daily_limit"}), owner_daily_limit=7)
+        await stores.keys.update(minted.key.id, limited, by=OPERATOR, at=NOW, proof=proof)
+        ends_at = NOW + timedelta(hours=1)
+        new, _ = await stores.keys.rotate(minted.key.id, successor.key, ends_at=ends_at, by=OPERATOR, proof=proof)
+        assert new.daily_limit == 7
+
+        later = KeyUpdate(frozenset({"expires_at"}), expires_at=NOW + timedelta(days=9))
+        with pytest.raises(FailedPrecondition, match="was rotated"):
+            await stores.keys.update(minted.key.id, later, by=OPERATOR, at=NOW, proof=proof)
+        with pytest.raises(FailedPrecondition, match="has expired"):
+            await stores.keys.update(minted.key.id, limited, by=OPERATOR, at=ends_at, proof=proof)
+
+    async def test_a_key_of_another_account_cannot_be_changed(self, stores: Stores) -> None:
+        await stores.account()
+        minted = await stores.key()
+        other = await stores.account("bob@example.com")
+
+        with pytest.raises(NotFound):
+            await stores.keys.update(
+                minted.key.id,
+                KeyUpdate(frozenset({"paused"}), paused=True),
+                by=OPERATOR,
+                at=NOW,
+                proof=Proof(other.id),
+            )
+        assert (await stores.keys.get(minted.key.id)).paused_at is None
 
     async def test_concurrent_revocations_of_a_key_revoke_it_once(self, stores: Stores) -> None:
         await stores.account()

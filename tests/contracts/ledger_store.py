@@ -242,6 +242,21 @@ class LedgerStoreContract(LongDeadlines):
         (all_surfaces,) = await store.summarize("key_1", **span)
         assert (all_surfaces.surface, all_surfaces.charged_requests) == (None, 6)
 
+    async def test_summaries_are_filtered_by_outcome_and_surface(self, store: LedgerStore) -> None:
+        for number, surface in enumerate([*Surface, None]):
+            await store.insert(rows(2, start=10 * number, surface=surface))
+        await store.insert(rows(1, start=90, surface=Surface.CHAT, outcome=Outcome.CUT))
+
+        async def count(**filters: Any) -> int:
+            found = await store.summarize("", account_id="acc_1", from_day="", to_day="", **filters)
+            return sum(one.charged_requests for one in found)
+
+        assert await count() == 11
+        assert await count(surface=Surface.CHAT) == 3
+        assert await count(outcome=Outcome.CUT) == 1
+        assert await count(outcome=Outcome.ANSWERED, surface=Surface.CHAT) == 2
+        assert await count(outcome=Outcome.REFUSED) == 0
+
     async def test_the_days_of_a_summary_include_both_ends(self, store: LedgerStore) -> None:
         days = ["2026-07-31", "2026-08-01", "2026-08-02", "2026-08-03"]
         for number, day in enumerate(days):

@@ -407,6 +407,7 @@ async def test_an_unknown_request_is_not_found_and_too_many_keys_are_refused(inf
 
 async def test_the_models_are_groqs_own(inference: Inference) -> None:
     response = await inference.chat.ListModels(inference_pb2.ListModelsRequest())
+    assert response.default_model == "llama-3.1-8b-instant"
 
     (model,) = [model for model in response.models if model.id == OSS]
     assert (model.object, model.active, model.context_window) == ("model", True, 131_072)

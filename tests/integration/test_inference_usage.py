@@ -95,6 +95,7 @@ async def test_last_uses_come_in_order_and_are_absent_for_unused_keys(inference:
         ("GetRequest", usage_pb2.GetRequestRequest(request_id="req\0"), "request_id"),
         ("SummarizeUsage", usage_pb2.SummarizeUsageRequest(account_id="a\0"), "account_id"),
         ("SummarizeUsage", usage_pb2.SummarizeUsageRequest(key_id="k", from_day="\0"), "from_day"),
+        ("SummarizeUsage", usage_pb2.SummarizeUsageRequest(key_id="k", outcome="eaten"), "outcome"),
         (
             "CountCharged",
             usage_pb2.CountChargedRequest(key_days=[_KEY_DAY], excluded_request_ids=["r"] * 1_001),

@@ -7,10 +7,12 @@ from services.auth.accounts.plans import PRO_PLAN, Plan, PlanStore
 from services.auth.audit import AuditLog
 from services.auth.callers import SessionAuthenticator, user_actor
 from services.auth.keys.manager import KeyManager
-from services.auth.keys.model import Bounds, KeyStore
+from services.auth.keys.model import Bounds, KeyStore, KeyUpdate
+from services.auth.keys.verifier import KeyVerifier
 from services.auth.sessions.log_in import LogIn
 from services.auth.sessions.manager import SessionManager
 from services.auth.watch.feed import ChangeFeed
+from services.common.errors import NotFound
 from services.common.ids import Kind
 from services.common.rpc.types import Context
 from stack.auth.v1 import owner_pb2, owner_pb2_grpc
@@ -36,6 +38,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
         self,
         stores: OwnedStores,
         log_in: LogIn,
+        verifier: KeyVerifier,
         *,
         feed: ChangeFeed,
         bounds: Bounds,
@@ -48,6 +51,7 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
         self._plans = stores.plans
         self._authenticator = SessionAuthenticator(stores.sessions)
         self._log_in = log_in
+        self._verifier = verifier
         self._feed = feed
         self._bounds = bounds
 
@@ -145,6 +149,39 @@ class OwnerService(owner_pb2_grpc.OwnerServiceServicer):
             proof=session.proof,
         )
         return owner_pb2.RotateOwnKeyResponse(key=messages.key(new), secret=secret, replaced=messages.key(replaced))
+
+    async def UpdateOwnKey(
+        self, request: owner_pb2.UpdateOwnKeyRequest, context: Context
+    ) -> owner_pb2.UpdateOwnKeyResponse:
+        """Change settings of a key."""
+        session = await self._authenticator.require(context)
+        changes = KeyUpdate(
+            frozenset(request.update_mask.paths),
+            name=request.name,
+            expires_at=messages.moment(request, "expires_at"),
+            models=tuple(request.models),
+            owner_daily_limit=request.owner_daily_limit if request.HasField("owner_daily_limit") else None,
+            owner_limits=messages.limits(request.owner_limits),
+            paused=request.paused,
+        )
+        key = await self._key_manager.update(
+            messages.key_id(request.key_id), changes, by=user_actor(context), proof=session.proof
+        )
+        return owner_pb2.UpdateOwnKeyResponse(key=messages.key(key))
+
+    async def RevokeOwnSecret(
+        self, request: owner_pb2.RevokeOwnSecretRequest, context: Context
+    ) -> owner_pb2.RevokeOwnSecretResponse:
+        """Revoke the key with a secret."""
+        session = await self._authenticator.require(context)
+        found = await self._verifier.find(request.secret)
+        if found is None or found.account_id != session.account.id:
+            raise NotFound(
+                "None of your keys has this secret, so nothing was revoked. Check that it is complete.",
+                reason="key_not_found",
+            )
+        key = await self._key_manager.revoke(found.id, by=user_actor(context), proof=session.proof)
+        return owner_pb2.RevokeOwnSecretResponse(key=messages.key(key))
 
     async def GetOwnPrincipal(
         self, request: owner_pb2.GetOwnPrincipalRequest, context: Context

@@ -169,6 +169,11 @@ api_keys = Table(
     Column("limits", Text, nullable=True),
     # Whether automatic retries of SDKs get the answer of the request that they retry.
     Column("deduplicate_retries", Boolean, nullable=False, server_default=false()),
+    # When the owner paused the key; null means that it is not paused.
+    Column("paused_at", UTCDateTime, nullable=True),
+    # Limits that the owner has set. They apply where they are below those of the key or its plan.
+    Column("owner_daily_limit", BigInteger, nullable=True),
+    Column("owner_limits", Text, nullable=True),
     # Revision of the key's latest change, read by WatchKeys.
     Column("revision", BigInteger, nullable=False, index=True),
 )

@@ -6,7 +6,7 @@ from datetime import datetime
 from services.auth.accounts.model import Proof
 from services.auth.audit import Actor
 from services.auth.keys import minting
-from services.auth.keys.model import Bounds, Key, KeyId, KeyStore, MintedKey
+from services.auth.keys.model import Bounds, Key, KeyId, KeyStore, KeyUpdate, MintedKey
 from services.auth.keys.pepper import Pepper
 from services.auth.limits import LimitChanges, checked_key_limits
 from services.auth.watch.feed import ChangeFeed
@@ -114,9 +114,22 @@ class KeyManager:
         self._feed.notify()
         return key
 
+    async def update(self, key_id: KeyId, changes: KeyUpdate, *, by: Actor, proof: Proof) -> Key:
+        """Change settings of a key for its owner.
+
+        Raises the exceptions of `KeyStore.update`, and `InvalidRequest` if a setting is invalid.
+        """
+        now = utc_now(self._clock)
+        checked = minting.checked_update(changes, now=now)
+        key = await self.store.update(key_id, checked, by=by, at=now, proof=proof)
+        self._feed.notify()
+        return key
+
     def require_active(self, key: Key) -> None:
-        """Raise `FailedPrecondition` if the key is revoked or expired."""
+        """Raise `FailedPrecondition` if the key is revoked, expired or paused."""
         if key.is_active(utc_now(self._clock)):
+            if key.paused_at is not None:
+                raise FailedPrecondition(f"Key {key.id} is paused. Resume it first.", reason="key_paused")
             return
         if key.revoked_at is not None:
             raise FailedPrecondition(f"Key {key.id} was revoked. Choose another.", reason="key_revoked")

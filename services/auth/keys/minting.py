@@ -2,9 +2,10 @@
 
 import unicodedata
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
-from services.auth.keys.model import SECRET_PREFIX, Key, KeyId, MintedKey, NewKey
+from services.auth.keys.model import SECRET_PREFIX, Key, KeyId, KeyUpdate, MintedKey, NewKey
 from services.auth.keys.pepper import Pepper
 from services.auth.limits import checked_key_limits
 from services.common import checksummed_token
@@ -20,6 +21,8 @@ _JOINERS = "\u200c\u200d"
 """ZERO WIDTH NON-JOINER and ZERO WIDTH JOINER."""
 _MODELS_MAX = 50
 _MODEL_CHARACTERS_MAX = 256
+_OWNER_FIELDS = frozenset({"name", "expires_at", "models", "owner_daily_limit", "owner_limits", "paused"})
+"""Settings of a key that its owner can change."""
 _GRACE_SECONDS_MAX = 7 * 86_400
 
 
@@ -80,6 +83,23 @@ def mint_successor(key: Key, *, pepper: Pepper, clock: Clock) -> MintedKey:
             f"Key {key.id} was revoked or replaced, or has expired. Create a new one.", reason="key_not_active"
         )
     return mint(key.name, daily_limit=None, pepper=pepper, clock=clock, expires_at=key.expires_at, models=key.models)
+
+
+def checked_update(changes: KeyUpdate, *, now: datetime) -> KeyUpdate:
+    """Return the changes of a key with valid settings, or raise `InvalidRequest`."""
+    if unknown := changes.fields - _OWNER_FIELDS:
+        raise InvalidRequest(
+            f"A key has no setting {min(unknown)!r}. Settings are: {', '.join(sorted(_OWNER_FIELDS))}.",
+            reason="invalid_update_mask",
+        )
+    return replace(
+        changes,
+        name=checked_name(changes.name) if "name" in changes.fields else "",
+        expires_at=_checked_expiry(changes.expires_at, now) if "expires_at" in changes.fields else None,
+        models=_checked_models(changes.models),
+        owner_daily_limit=checked_limit(changes.owner_daily_limit),
+        owner_limits=checked_key_limits(changes.owner_limits),
+    )
 
 
 def end_of_grace(key: Key, grace_seconds: int, *, now: datetime) -> datetime:

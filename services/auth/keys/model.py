@@ -50,6 +50,12 @@ class Key:
     """Id under which quota counts the account, if it continues the counts of a deleted one; None means its own id."""
     deduplicate_retries: bool = False
     """Whether an automatic retry of an SDK gets the answer of the request that it retries."""
+    paused_at: datetime | None = None
+    """When the owner paused the key; None means that it is not paused."""
+    owner_daily_limit: int | None = None
+    """Requests per UTC day that the owner allows, which `daily_limit` includes; None sets no limit."""
+    owner_limits: tuple[Limit, ...] = ()
+    """Other limits that the owner has set, which `limits` include."""
 
     def is_active(self, now: datetime) -> bool:
         """Return whether the key is neither revoked nor expired at `now`."""
@@ -74,6 +80,22 @@ class NewKey:
     limits: tuple[Limit, ...] = ()
     """The key's own limits, which override its plan's."""
     deduplicate_retries: bool = False
+    owner_daily_limit: int | None = None
+    owner_limits: tuple[Limit, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KeyUpdate:
+    """New settings of a key, by its owner."""
+
+    fields: frozenset[str]
+    """Names of the fields below to change. Others stay as they are."""
+    name: str = ""
+    expires_at: datetime | None = None
+    models: tuple[str, ...] = ()
+    owner_daily_limit: int | None = None
+    owner_limits: tuple[Limit, ...] = ()
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +134,7 @@ class Denial(StrEnum):
     UNKNOWN = "unknown"
     REVOKED = "revoked"
     EXPIRED = "expired"
+    PAUSED = "paused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +206,15 @@ class KeyStore(Protocol):
 
     async def set_deduplication(self, key_id: KeyId, *, deduplicate_retries: bool, by: Actor, at: datetime) -> Key:
         """Set whether automatic retries of SDKs are deduplicated. Raises `NotFound` if there is no such key."""
+
+    async def update(self, key_id: KeyId, changes: KeyUpdate, *, by: Actor, at: datetime, proof: Proof) -> Key:
+        """Change settings of a key of the proof's account.
+
+        Raises:
+            NotFound: There is no such key.
+            FailedPrecondition: The key is not active, or its expiry is to change and it was rotated.
+            InvalidRequest: A limit is above that of the plan or of the operator.
+        """
 
     async def rotate(
         self,

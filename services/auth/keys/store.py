@@ -14,13 +14,14 @@ from services.auth.accounts.store import account_id_of, change_keys
 from services.auth.audit import Actor
 from services.auth.db.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, take_revisions, unavailable
 from services.auth.db.tables import accounts, api_keys, key_revision, plans
-from services.auth.keys.model import Bounds, Key, KeyId, KeyLookup, NewKey
-from services.auth.limits import WEIGHT_DEFAULT, LimitChanges, from_json, to_json
+from services.auth.keys import owner_settings
+from services.auth.keys.model import Bounds, Key, KeyId, KeyLookup, KeyUpdate, NewKey
+from services.auth.limits import WEIGHT_DEFAULT, LimitChanges, from_json, lowered, to_json
 from services.auth.sessions.proofs import check_proof
 from services.auth.watch.feed import Change, Changes
 from services.common.db.transactions import Transactions, deadline
 from services.common.errors import FailedPrecondition, NotFound
-from services.common.limits import effective_limits
+from services.common.limits import Limit, effective_limits
 
 _CHANGES_SECONDS_MAX = 0.3
 """Two reads and the pause between them must take less than the second in which a revocation takes effect."""
@@ -36,7 +37,7 @@ _KEY_COLUMNS = (
     api_keys.c.account_id,
     api_keys.c.name,
     api_keys.c.prefix,
-    func.coalesce(api_keys.c.daily_limit, plans.c.daily_limit).label("daily_limit"),
+    func.coalesce(api_keys.c.daily_limit, plans.c.daily_limit).label("granted_daily_limit"),
     api_keys.c.created_at,
     api_keys.c.revoked_at,
     api_keys.c.expires_at,
@@ -44,6 +45,9 @@ _KEY_COLUMNS = (
     api_keys.c.replaced_by,
     api_keys.c.limits.label("own_limits"),
     api_keys.c.deduplicate_retries,
+    api_keys.c.paused_at,
+    api_keys.c.owner_daily_limit,
+    api_keys.c.owner_limits,
     plans.c.limits.label("plan_limits"),
     plans.c.weight,
     accounts.c.quota_account_id,
@@ -214,6 +218,24 @@ class SQLKeyStore:
             return await _change(connection, key_id, deduplicate_retries=deduplicate_retries, revision=revision)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def update(self, key_id: KeyId, changes: KeyUpdate, *, by: Actor, at: datetime, proof: Proof) -> Key:
+        """Change settings of a key for its owner. See `KeyStore.update`."""
+        async with self._transactions.writing() as connection:
+            # Take the revision first: it serializes changes of the same key, so that none is lost.
+            revision = await take_revisions(connection)
+            key = await _read(connection, key_id, await _checked_owner(connection, proof))
+            owner_settings.check_update(key, changes, at=at)
+            row = (await connection.execute(_KEYS.where(api_keys.c.id == key_id))).one()
+            owner_settings.check_limits(changes, row.granted_daily_limit, _granted_limits(row))
+            for action, details in owner_settings.events_of(key, changes):
+                await record(
+                    connection, action, by=by, at=at, account_id=key.account_id, target=key_id, details=details
+                )
+            return await _change(
+                connection, key_id, **owner_settings.columns_of(key, changes, at=at), revision=revision
+            )
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def rotate(
         self,
         key_id: KeyId,
@@ -321,6 +343,8 @@ async def _insert(
         "models": json.dumps(key.models) if key.models else None,
         "limits": to_json(key.limits),
         "deduplicate_retries": key.deduplicate_retries,
+        "owner_daily_limit": key.owner_daily_limit,
+        "owner_limits": to_json(key.owner_limits),
         "revision": revision,
     }
     await connection.execute(insert(api_keys).values(values))
@@ -338,13 +362,16 @@ async def _insert(
 
 async def _with_settings_of(connection: AsyncConnection, key_id: KeyId, key: NewKey) -> NewKey:
     """Return `key` with the limits that the key `key_id` has of its own, and its deduplication of retries."""
-    columns = (api_keys.c.daily_limit, api_keys.c.limits, api_keys.c.deduplicate_retries)
+    own = (api_keys.c.daily_limit, api_keys.c.limits, api_keys.c.deduplicate_retries)
+    columns = (*own, api_keys.c.owner_daily_limit, api_keys.c.owner_limits)
     row = (await connection.execute(select(*columns).where(api_keys.c.id == key_id))).one()
     return replace(
         key,
         daily_limit=row.daily_limit,
         limits=from_json(row.limits),
         deduplicate_retries=row.deduplicate_retries,
+        owner_daily_limit=row.owner_daily_limit,
+        owner_limits=from_json(row.owner_limits),
     )
 
 
@@ -418,19 +445,31 @@ def _key(row: Row[Any], account_daily_limit: int | None = None) -> Key:
         account_id=AccountId(row.account_id),
         name=row.name,
         prefix=row.prefix,
-        daily_limit=row.daily_limit,
+        daily_limit=_lowest(row.granted_daily_limit, row.owner_daily_limit),
         created_at=row.created_at,
         revoked_at=row.revoked_at,
         expires_at=row.expires_at,
         models=tuple(json.loads(row.models)) if row.models else (),
         replaced_by=row.replaced_by,
         account_daily_limit=account_daily_limit,
-        limits=effective_limits(from_json(row.plan_limits), from_json(row.own_limits)),
+        limits=lowered(_granted_limits(row), from_json(row.owner_limits)),
         weight=WEIGHT_DEFAULT if row.weight is None else row.weight,
         quota_account_id=row.quota_account_id,
         plan=row.plan,
         deduplicate_retries=row.deduplicate_retries,
+        paused_at=row.paused_at,
+        owner_daily_limit=row.owner_daily_limit,
+        owner_limits=from_json(row.owner_limits),
     )
+
+
+def _lowest(granted: int, by_owner: int | None) -> int:
+    return granted if by_owner is None else min(granted, by_owner)
+
+
+def _granted_limits(row: Row[Any]) -> tuple[Limit, ...]:
+    """Return the limits of the plan and the operator, other than requests per day."""
+    return effective_limits(from_json(row.plan_limits), from_json(row.own_limits))
 
 
 def _account_daily_limit(row: Row[Any]) -> int | None:

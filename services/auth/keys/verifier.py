@@ -22,6 +22,16 @@ class KeyVerifier:
         self._accepted = {other.id: other for other in accepted}
         self._clock = clock
 
+    async def find(self, secret: str) -> Key | None:
+        """Return the key of a secret, whatever its state; None if there is none.
+
+        Raises:
+            Unavailable: The store cannot be read.
+        """
+        if not checksummed_token.is_well_formed(secret, SECRET_PREFIX):
+            return None
+        return (await self._store.find(*self._digests(secret))).key
+
     async def authenticate(self, secret: str) -> Verification:
         """Return the key of a secret, or the reason for denying it.
 
@@ -31,12 +41,18 @@ class KeyVerifier:
         # Malformed secrets must not cost a database lookup.
         if not checksummed_token.is_well_formed(secret, SECRET_PREFIX):
             return Verification(Denial.UNKNOWN, revision=0)
-        # One lookup for all peppers: between two lookups another replica could rehash the key, and both would miss it.
-        digests = [pepper.digest(secret) for pepper in (self._pepper, *self._accepted.values())]
+        digests = self._digests(secret)
         found = await self._store.find(*digests)
         if found.key is not None and found.pepper_id in self._accepted:
             await self._move(found.key.id, digest=digests[0])
         return Verification(self._outcome(found.key), found.revision)
+
+    def _digests(self, secret: str) -> list[str]:
+        """Return the digests under all peppers, for one lookup.
+
+        Between two lookups another replica could rehash the key, and both would miss it.
+        """
+        return [pepper.digest(secret) for pepper in (self._pepper, *self._accepted.values())]
 
     async def _move(self, key_id: KeyId, *, digest: str) -> None:
         """Rehash a key with the current pepper, which requires the secret. A failure is logged and ignored."""
@@ -53,4 +69,6 @@ class KeyVerifier:
             return Denial.UNKNOWN
         if key.revoked_at is not None:
             return Denial.REVOKED
-        return key if key.is_active(utc_now(self._clock)) else Denial.EXPIRED
+        if not key.is_active(utc_now(self._clock)):
+            return Denial.EXPIRED
+        return Denial.PAUSED if key.paused_at is not None else key

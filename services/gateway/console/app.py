@@ -13,10 +13,12 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from services.common.errors import ServiceError
+from services.common.prices import Prices
 from services.common.runtime.clock import Clock
 from services.gateway.apis.routes import API, on_http_exception
 from services.gateway.apis.surfaces import error_response
 from services.gateway.console.assets import Assets
+from services.gateway.console.facts import Facts
 from services.gateway.console.page import Pages
 from services.gateway.console.ports import Session, SessionClient
 from services.gateway.console.request_context import NotLoggedIn, RequestContext, SessionScope, context_of
@@ -26,16 +28,20 @@ from services.gateway.console.security.headers import SecurityHeaders
 from services.gateway.console.security.origins import Origin
 from services.gateway.console.views.account import AccountViews
 from services.gateway.console.views.auth import AuthViews
+from services.gateway.console.views.key import KeyPage
 from services.gateway.console.views.keys import KeyViews
+from services.gateway.console.views.models import ModelsPage
 from services.gateway.console.views.plan import PlanViews
 from services.gateway.console.views.playground import Playground
 from services.gateway.console.views.usage import UsageViews
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.http.errors import http_error
-from services.gateway.requests.ports import Models, ResponseStore
+from services.gateway.requests.ports import ResponseStore
 
 _NOT_FOUND = "This page does not exist. Check the address, or go back to the start page."
 _METHOD_NOT_ALLOWED = "This page does not accept that request. Go back, reload the page and try again."
+_MODEL = "model:"
+"""Prefix of the check boxes of models, which are kept with the fields of a form."""
 _log = logging.getLogger(__name__)
 Handler = Callable[[RequestContext], Awaitable[Response]]
 OpenScope = Callable[[str, Session, str], SessionScope]
@@ -50,9 +56,10 @@ class Console:
     assets: Assets
     clock: Clock
     session_client: SessionClient
+    facts: Facts
+    prices: Prices
     open_scope: OpenScope
     api: API
-    models: Models
     responses: ResponseStore
     cors: CORSPolicy
     hsts_seconds: int
@@ -79,22 +86,31 @@ def _routes(console: Console) -> Sequence[BaseRoute]:
     pages = console.pages
     auth_views, keys, usage = (
         AuthViews(pages, console.session_client, console.clock),
-        KeyViews(pages),
-        UsageViews(pages),
+        KeyViews(pages, console.facts),
+        UsageViews(pages, console.facts),
     )
-    account, playground = AccountViews(pages, console.responses), Playground(pages, console.api, console.models)
+    key = KeyPage(pages, console.facts)
+    account, playground = AccountViews(pages, console.responses), Playground(pages, console.api, console.facts)
     views = _ViewRoutes(console, auth_views)
     return [
-        views.public("/", auth_views.landing),
-        views.public("/docs", auth_views.docs),
+        views.public("/", auth_views.landing, needs_auth=False),
+        views.public("/docs", auth_views.docs, needs_auth=False),
+        views.public("/docs/models", ModelsPage(pages, console.facts, console.prices).index, needs_auth=False),
         views.public("/signup", auth_views.sign_up_form, on_form=auth_views.sign_up),
         views.public("/login", auth_views.log_in_form, on_form=auth_views.log_in),
         views.public("/verify", auth_views.verify_form, on_form=auth_views.verify),
         views.public("/verify/send", None, on_form=auth_views.send_verification),
         views.public("/forgot", auth_views.forgot_form, on_form=auth_views.forgot),
         views.public("/reset", auth_views.reset_form, on_form=auth_views.reset),
+        views.public("/mail-sent", auth_views.mail_sent),
+        views.public("/goodbye", account.goodbye),
         views.public("/logout", None, on_form=auth_views.log_out),
         views.private("/keys", keys.index, on_form=keys.create, kept=("name", "expires", "models")),
+        views.private("/keys/leaked", None, on_form=keys.revoke_leaked, page="/keys"),
+        views.private("/keys/{id}", key.index),
+        views.private("/keys/{id}/settings", None, on_form=key.update, page="/keys"),
+        views.private("/keys/{id}/pause", None, on_form=key.pause, page="/keys"),
+        views.private("/keys/{id}/resume", None, on_form=key.resume, page="/keys"),
         views.private("/keys/{id}/rotate", None, on_form=keys.rotate, page="/keys"),
         views.private("/keys/{id}/revoke", None, on_form=keys.revoke, page="/keys"),
         views.private("/usage", usage.index),
@@ -104,6 +120,7 @@ def _routes(console: Console) -> Sequence[BaseRoute]:
         views.private("/plan", PlanViews(pages, console.upgrade).index),
         views.private("/playground", playground.index),
         Route("/playground/chat", views.script(playground.chat), methods=["POST"]),
+        Route("/playground/markdown", views.script(playground.markdown), methods=["POST"]),
         views.private("/account", account.index),
         views.private("/account/password", None, on_form=account.change_password, page="/account"),
         views.private("/account/sessions/{id}/end", None, on_form=account.end_session, page="/account"),
@@ -119,9 +136,18 @@ class _ViewRoutes:
         self._auth_views = auth_views
         self._errors = _Errors(console)
 
-    def public(self, path: str, on_get: Handler | None, *, on_form: Handler | None = None) -> Route:
-        """Return the route of a page that requires no session."""
-        return self._route(path, on_get, on_form, None)
+    def public(
+        self, path: str, on_get: Handler | None, *, on_form: Handler | None = None, needs_auth: bool = True
+    ) -> Route:
+        """Return the route of a page that requires no session.
+
+        Args:
+            path: Path of the route.
+            on_get: Handles GET requests.
+            on_form: Handles forms posted to the path.
+            needs_auth: Whether the page is an error while auth is unavailable. Otherwise it is shown without a session.
+        """
+        return self._route(path, on_get, on_form, None, needs_auth=needs_auth)
 
     def private(
         self,
@@ -166,7 +192,13 @@ class _ViewRoutes:
         return endpoint
 
     def _route(
-        self, path: str, on_get: Handler | None, on_form: Handler | None, form_page: "_FormPage | None"
+        self,
+        path: str,
+        on_get: Handler | None,
+        on_form: Handler | None,
+        form_page: "_FormPage | None",
+        *,
+        needs_auth: bool = True,
     ) -> Route:
         async def endpoint(request: Request) -> Response:
             context = context_of(request, self._console.public)
@@ -176,7 +208,9 @@ class _ViewRoutes:
             try:
                 if is_form:
                     await _read_form(context, must_be_logged_in=form_page is not None)
-                await _authenticate(self._console, context)
+                if form_page is None:
+                    await self._console.facts.refresh()
+                await _authenticate(self._console, context, is_required=needs_auth)
                 if form_page is not None:
                     context.scope  # noqa: B018
                 if is_form:
@@ -210,7 +244,8 @@ class _FormPage:
 
     def address(self, context: RequestContext) -> str:
         """Return the page's path, with the submitted fields in its query."""
-        fields = {name: text for name in self.kept if (text := context.text(name))}
+        names = [name for name in context.form if name in self.kept or name.startswith(_MODEL)]
+        fields = {name: text for name in names if (text := context.text(name))}
         return f"{self.path}?{urlencode(fields)}" if fields else self.path
 
 
@@ -252,16 +287,23 @@ class _Errors:
 
     async def _context(self, request: Request) -> RequestContext:
         context = context_of(request, self._console.public)
-        try:
-            await _authenticate(self._console, context)
-        except ServiceError as exc:
-            _log.info("error page without session", extra={"reason": exc.reason})
+        await _authenticate(self._console, context, is_required=False)
         return context
 
 
-async def _authenticate(console: Console, context: RequestContext) -> None:
-    """Set the session scope of the request, if its session is valid."""
-    session = await console.session_client.session(context.token) if context.token else None
+async def _authenticate(console: Console, context: RequestContext, *, is_required: bool = True) -> None:
+    """Set the session scope of the request, if its session is valid.
+
+    Raises:
+        ServiceError: Auth is unavailable, and the page requires it.
+    """
+    try:
+        session = await console.session_client.session(context.token) if context.token else None
+    except ServiceError as exc:
+        if is_required:
+            raise
+        _log.info("A page is shown without its session.", extra={"reason": exc.reason})
+        return
     if session is not None:
         context.session_scope = console.open_scope(context.token, session, context.address)
     context.has_lapsed = bool(context.token) and session is None

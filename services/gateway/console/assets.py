@@ -2,6 +2,7 @@
 
 import hashlib
 import mimetypes
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +30,10 @@ class Assets:
     requested digest: during a rollout, a page of one version may request files from a gateway of another.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Read all files of `folder`."""
-        self._assets = {path.name: _read(path) for path in folder.iterdir() if path.is_file()}
+    def __init__(self, folder: Path, others: Mapping[str, Path] | None = None) -> None:
+        """Read all files of `folder`, and `others` by their names."""
+        files = {path.name: path for path in folder.iterdir() if path.is_file()} | dict(others or {})
+        self._assets = {name: _read(path) for name, path in files.items()}
 
     def url(self, name: str) -> str:
         """Return the URL of a file, which changes with its content."""

@@ -1,14 +1,18 @@
 """SVG charts with stacked columns by day. They contain no styles, as the content security policy requires."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from xml.sax.saxutils import escape, quoteattr
 
-_Stack = Sequence[tuple[str, int]]
+_Stack = Sequence[tuple[str, int, int]]
+"""Name, colour and count of each series on one day."""
 _HEIGHT = 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 4, 12, 26
-_COLOURS = 6
+COLOURS = 8
+"""Number of series with a colour of their own; the next colour is that of all others."""
+OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +40,49 @@ class Chart:
     total: int
 
 
-def columns(title: str, days: Sequence[str], series: Mapping[str, Mapping[str, int]]) -> Chart:
+def colours(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return the colour of each of the most frequent names. All others share the last colour, as `other`.
+
+    Charts of one page use the same colours, so that a name has one colour everywhere.
+    """
+    ranked = sorted(counts.keys() - {OTHER}, key=lambda name: (-counts[name], name))
+    return {name: number for number, name in enumerate(ranked[:COLOURS])}
+
+
+def columns(
+    title: str, days: Sequence[str], series: Mapping[str, Mapping[str, int]], colour_of: Mapping[str, int]
+) -> Chart:
     """Return a chart with a column per day, stacked by series.
 
     Args:
         title: Name of the counted quantity, such as `Requests`.
         days: Days to draw as `YYYY-MM-DD`, oldest first.
         series: Counts by series name and day. Missing days count as 0.
+        colour_of: Colours by series name; those without one are shown together as `other`.
     """
-    names = sorted(series, key=lambda name: -sum(series[name].values()))
-    stacks = [[(name, series[name].get(day, 0)) for name in names] for day in days]
-    total = sum(sum(counts.values()) for counts in series.values())
+    drawn = _with_other(series, colour_of)
+    names = sorted(drawn, key=lambda name: colour_of.get(name, COLOURS))
+    stacks = [[(name, colour_of.get(name, COLOURS), drawn[name].get(day, 0)) for name in names] for day in days]
+    total = sum(sum(counts.values()) for counts in drawn.values())
     label = f"{title} per day, {days[0]} to {days[-1]}: {total:,} in total" if days else title
     wide, narrow = (_drawing(label, days, stacks, frame) for frame in (_WIDE, _NARROW))
-    return Chart(wide, narrow, [(_colour(number), name) for number, name in enumerate(names)], total)
+    return Chart(wide, narrow, [(f"series-{colour_of.get(name, COLOURS)}", name) for name in names], total)
+
+
+def _with_other(
+    series: Mapping[str, Mapping[str, int]], colour_of: Mapping[str, int]
+) -> Mapping[str, Mapping[str, int]]:
+    """Return the series that are not empty, with those that have no colour added up."""
+    drawn = {name: counts for name, counts in series.items() if name in colour_of and any(counts.values())}
+    other: Counter[str] = Counter()
+    for name, counts in series.items():
+        if name not in colour_of:
+            other.update(counts)
+    return {**drawn, OTHER: other} if any(other.values()) else drawn
 
 
 def _drawing(label: str, days: Sequence[str], stacks: Sequence[_Stack], frame: _Frame) -> str:
-    top = _round_up(max((sum(count for _, count in stack) for stack in stacks), default=0))
+    top = _round_up(max((sum(count for _, _, count in stack) for stack in stacks), default=0))
     step = (frame.width - _LEFT - _RIGHT) / max(1, len(days))
     parts = [*_grid(top, frame), *_labels(days, step, frame)]
     for number, (day, stack) in enumerate(zip(days, stacks, strict=True)):
@@ -65,15 +94,15 @@ def _drawing(label: str, days: Sequence[str], stacks: Sequence[_Stack], frame: _
 
 
 def _column(day: str, left: float, step: float, stack: _Stack, top: int) -> list[str]:
-    counts = ", ".join(f"{name}: {count:,}" for name, count in stack if count) or "none"
+    counts = ", ".join(f"{name}: {count:,}" for name, _, count in stack if count) or "none"
     parts = [f"<g><title>{escape(f'{day}. {counts}')}</title>"]
     parts.append(f'<rect class="hit" x="{left:.1f}" y="{_TOP}" width="{step:.1f}" height="{_y(0, top) - _TOP:.1f}"/>')
     bottom = 0
-    for number, (_, count) in enumerate(stack):
+    for _, colour, count in stack:
         if count:
             upper, lower = _y(bottom + count, top), _y(bottom, top)
             parts.append(
-                f'<rect class="{_colour(number)}" x="{left + step * 0.15:.1f}" y="{upper:.1f}" '
+                f'<rect class="series-{colour}" x="{left + step * 0.15:.1f}" y="{upper:.1f}" '
                 f'width="{step * 0.7:.1f}" height="{max(1.0, lower - upper):.1f}" rx="1.5"/>'
             )
             bottom += count
@@ -110,10 +139,6 @@ def _day_and_month(day: str) -> str:
 
 def _y(count: int, top: int) -> float:
     return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * count / top
-
-
-def _colour(number: int) -> str:
-    return f"series-{min(number, _COLOURS - 1)}"
 
 
 def _round_up(count: int) -> int:

@@ -12,8 +12,10 @@ from services.common.errors import DeadlineExceeded, InternalError, ServiceError
 from services.common.readable_email import readable_email
 from services.common.runtime.clock import Clock
 from services.gateway.console.assets import Assets
+from services.gateway.console.facts import Facts
 from services.gateway.console.labels import ago, label
 from services.gateway.console.request_context import RequestContext
+from services.gateway.console.site import Site
 from services.gateway.http.errors import http_error
 
 _FOLDER = Path(__file__).parent
@@ -23,8 +25,15 @@ STATIC = _FOLDER / "static"
 class Pages:
     """Renders the console's pages."""
 
-    def __init__(self, clock: Clock, assets: Assets) -> None:
-        """Create a renderer. `clock` is used for relative times, and `assets` for the URLs of static files."""
+    def __init__(self, clock: Clock, assets: Assets, site: Site, facts: Facts) -> None:
+        """Create a renderer.
+
+        Args:
+            clock: Used for relative times.
+            assets: Returns the URLs of static files.
+            site: What the operator sets for all pages.
+            facts: What all pages know about the service.
+        """
         self._clock = clock
         self._templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(_FOLDER / "templates"),
@@ -40,7 +49,7 @@ class Pages:
             "label": label,
         }
         self._templates.filters["readable_email"] = readable_email
-        self._templates.globals["asset"] = assets.url
+        self._templates.globals |= {"asset": assets.url, "site": site, "facts": facts}
 
     def now(self) -> float:
         """Return the current time in Unix seconds."""
@@ -51,9 +60,18 @@ class Pages:
         template = self._templates.get_template(f"{name}.html")
         path = context.request.url.path
         html = template.render(
-            context=context, session=context.session_scope and context.session_scope.session, path=path, **variables
+            context=context,
+            session=context.session_scope and context.session_scope.session,
+            path=path,
+            confirmation=context.take_notice("message", now=self.now()),
+            **variables,
         )
         return HTMLResponse(html, status_code=status)
+
+    def confirm(self, context: RequestContext, message: str, path: str) -> Response:
+        """Redirect the browser after a form to a page that shows a confirmation once."""
+        context.notify(now=self.now(), message=message)
+        return redirect(path)
 
     def show_error(self, context: RequestContext, name: str, error: ServiceError, **variables: Any) -> Response:
         """Render a page with its form and an error message.

@@ -11,6 +11,7 @@ from services.common.limits import Limit
 from services.common.receipts import Receipt
 from services.common.surface import Surface
 from services.gateway.apis.receipts import DayUsage
+from services.gateway.apis.surface import ModelFacts
 from services.gateway.requests.types import Principal, RateLimit
 
 
@@ -77,14 +78,32 @@ class Key:
     replaced_by: str
     limits: tuple[Limit, ...] = ()
     """Limits of the key and its account other than requests per day."""
+    paused_at: float | None = None
+    owner_daily_limit: int | None = None
+    """Requests per UTC day that the owner allows, which `daily_limit` includes; None sets no limit."""
+    owner_limits: tuple[Limit, ...] = ()
+    """Other limits that the owner has set, which `limits` include."""
 
     def state(self, now: float) -> str:
-        """Return `active`, `rotated` (replaced, in its grace period), `revoked` or `expired`."""
+        """Return `active`, `paused`, `rotated` (replaced, in its grace period), `revoked` or `expired`."""
         if self.revoked_at is not None:
             return "revoked"
         if self.expires_at is not None and self.expires_at <= now:
             return "expired"
+        if self.paused_at is not None:
+            return "paused"
         return "rotated" if self.replaced_by else "active"
+
+
+@dataclass(frozen=True, slots=True)
+class KeySettings:
+    """What an owner sets for a key."""
+
+    name: str
+    expires_at: float | None
+    models: Sequence[str]
+    owner_daily_limit: int | None
+    owner_limits: Sequence[Limit]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +121,38 @@ class Keys:
     keys: Sequence[Key]
     active_max: int
     new_per_day_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model that can be called."""
+
+    name: str
+    owner: str
+    """Who developed it; empty if not known."""
+    facts: ModelFacts
+    chats: bool
+    """Whether it reads and writes text."""
+    features: tuple[str, ...] | None
+    """Groq's names of what it supports, such as `tools`; None if not known."""
+
+    @property
+    def served_by(self) -> str:
+        """The model that answers, if the name is an alias; else empty."""
+        return self.facts.id or ""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelList:
+    """The models that can be called."""
+
+    models: Sequence[Model]
+    default: str
+    """Model of a request that names none; empty if inference is of a version that does not send it."""
+
+    def named(self, name: str) -> Model | None:
+        """Return a model by its name; None if it is not in the list."""
+        return next((model for model in self.models if model.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +245,13 @@ class SessionClient(Protocol):
         """Set a new password with a password reset token."""
 
 
+class ModelsClient(Protocol):
+    """The model list."""
+
+    async def list_models(self, permitted: Sequence[str] = ()) -> ModelList:
+        """Return the models that match one of the `permitted` patterns, by name; without patterns, all of them."""
+
+
 class OwnerClient(Protocol):
     """Operations on the account of one session."""
 
@@ -208,6 +266,15 @@ class OwnerClient(Protocol):
 
     async def revoke_key(self, key_id: str) -> Key:
         """Revoke a key permanently."""
+
+    async def update_key(self, key_id: str, settings: KeySettings, *, sets_expiry: bool) -> Key:
+        """Change the settings of a key; its expiry only if `sets_expiry`."""
+
+    async def pause_key(self, key_id: str, *, is_paused: bool) -> Key:
+        """Pause or resume a key."""
+
+    async def revoke_secret(self, secret: str) -> Key:
+        """Revoke the key with this secret, which must be one of the account."""
 
     async def principal(self, key_id: str) -> Principal:
         """Return the current principal of a key, for a call on behalf of its owner."""
@@ -243,8 +310,8 @@ class UsageClient(Protocol):
     async def last_uses(self, key_ids: Sequence[str]) -> Sequence[float | None]:
         """Return the time when each key was last used, in order; None means never."""
 
-    async def days(self, *, from_day: str, key_id: str = "") -> Sequence[DayUsage]:
-        """Return usage by day and model since `from_day`, newest first."""
+    async def days(self, filters: RequestFilter) -> Sequence[DayUsage]:
+        """Return the usage of the requests that match by day and model, newest first. `before` is ignored."""
 
     async def requests(self, filters: RequestFilter, *, count: int) -> Sequence[Receipt]:
         """Return a page of requests, newest first."""

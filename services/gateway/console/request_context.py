@@ -16,12 +16,15 @@ from services.common.address_prefix import address_prefix
 from services.gateway.console.ports import OpenSession, OwnerClient, Session, UsageClient
 from services.gateway.console.security.cookies import Cookie, read_cookie, set_cookie
 from services.gateway.console.security.forms import check_site, check_token, form_token, read_fields
+from services.gateway.console.security.notices import open_notice, seal_notice
 from services.gateway.console.security.origins import ConsoleOrigins, Origin, console_origins
 from services.gateway.http.bearer import client_address
 
 _VISITOR_SECONDS = 30 * 86_400
 _DEVICE_SECONDS = 365 * 86_400
 _PATH_CHARACTERS_MAX = 2_000
+_NOTICE_SECONDS = 60
+"""Time within which the browser must open the next page; longer than any redirect takes."""
 
 
 class NotLoggedIn(Exception):
@@ -53,6 +56,8 @@ class RequestContext:
     """Whether the browser sent the token of a session that has ended."""
     form: Mapping[str, str] = field(default_factory=dict)
     _cookies: dict[Cookie, tuple[str, int]] = field(default_factory=dict)
+    _notice: Mapping[str, str] | None = None
+    """The notice for this page; None before it was read."""
 
     @property
     def address(self) -> str:
@@ -141,6 +146,25 @@ class RequestContext:
     def clear_session(self) -> None:
         """Delete the session cookie."""
         self._cookies[Cookie.SESSION] = ("", 0)
+
+    def notify(self, *, now: float, seconds: int = _NOTICE_SECONDS, **values: str) -> None:
+        """Set what the next page shows once. `message` is shown on any page; views read other values."""
+        token = self._cookies.get(Cookie.SESSION, (self.token if self.session_scope else "", 0))[0] or self.visitor
+        self._cookies[Cookie.NOTICE] = (seal_notice(values, token, now=now), seconds)
+
+    def notice(self, *, now: float) -> Mapping[str, str]:
+        """Return the notice for this page; empty if there is none."""
+        if self._notice is None:
+            text = read_cookie(self.request, Cookie.NOTICE, self.origins.current)
+            self._notice = open_notice(text, self.token, self.visitor, now=now) if text else {}
+        return self._notice
+
+    def take_notice(self, name: str, *, now: float) -> str:
+        """Return one value of the notice, and delete the notice if it has the value, so that a reload lacks it."""
+        value = self.notice(now=now).get(name, "")
+        if value:
+            self._cookies.setdefault(Cookie.NOTICE, ("", 0))
+        return value
 
     def finish(self, response: Response) -> Response:
         """Add the cookies to a response. The visitor cookie is renewed each time, so that it outlives open forms."""

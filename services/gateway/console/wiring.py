@@ -1,20 +1,26 @@
 """Assembly of the console from the gateway's channels and settings."""
 
+from pathlib import Path
+
 from starlette.types import ASGIApp
 
+from services.common.price_file import read_prices
 from services.common.runtime.clock import SystemClock
 from services.gateway.apis.routes import API
 from services.gateway.clients.channels import Channels
 from services.gateway.console.app import Console, build_console
 from services.gateway.console.assets import Assets
 from services.gateway.console.clients.auth import GrpcOwnerClient, GrpcSessionClient
+from services.gateway.console.clients.models import GrpcModelsClient
 from services.gateway.console.clients.usage import GrpcUsage
+from services.gateway.console.facts import Facts
 from services.gateway.console.page import STATIC, Pages
 from services.gateway.console.ports import Session
 from services.gateway.console.request_context import SessionScope
 from services.gateway.console.security.origins import parse_origin
+from services.gateway.console.site import Site
 from services.gateway.http.cors import CORSPolicy
-from services.gateway.requests.ports import Models, ResponseStore
+from services.gateway.requests.ports import ResponseStore
 from services.gateway.settings import GatewaySettings
 
 _AUTH_SECONDS_MAX = 5.0
@@ -25,7 +31,6 @@ _USAGE_SECONDS_MAX = 3.0
 def open_console(
     channels: Channels,
     api: API,
-    models: Models,
     responses: ResponseStore,
     cors: CORSPolicy,
     settings: GatewaySettings,
@@ -35,7 +40,6 @@ def open_console(
     Args:
         channels: Channels to auth, quota and inference.
         api: Serves the playground's chats.
-        models: Lists the models.
         responses: Stored responses, which are deleted with their account.
         cors: CORS policy of error responses.
         settings: Settings of the gateway.
@@ -52,16 +56,21 @@ def open_console(
         )
         return SessionScope(session, owner, usage)
 
-    clock, assets = SystemClock(), Assets(STATIC)
+    clock, site = SystemClock(), site_of(settings)
+    assets = Assets(STATIC, {site.logo_name: site.logo} if site.logo else {})
+    session_client = GrpcSessionClient(channels.auth, timeout_seconds=_AUTH_SECONDS_MAX)
+    models_client = GrpcModelsClient(channels.inference, timeout_seconds=_USAGE_SECONDS_MAX)
+    facts = Facts(session_client, models_client, clock)
     return build_console(
         Console(
-            pages=Pages(clock, assets),
+            pages=Pages(clock, assets, site, facts),
             assets=assets,
             clock=clock,
-            session_client=GrpcSessionClient(channels.auth, timeout_seconds=_AUTH_SECONDS_MAX),
+            session_client=session_client,
+            facts=facts,
+            prices=read_prices(settings.prices_file),
             open_scope=open_scope,
             api=api,
-            models=models,
             responses=responses,
             cors=cors,
             hsts_seconds=settings.hsts_seconds,
@@ -69,3 +78,9 @@ def open_console(
             public=parse_origin(settings.public_url),
         )
     )
+
+
+def site_of(settings: GatewaySettings) -> Site:
+    """Return what the operator has set for all pages."""
+    logo = Path(settings.console_logo) if settings.console_logo else None
+    return Site(settings.console_name, logo, settings.console_contact, settings.console_terms)

@@ -91,7 +91,7 @@ class AuthCache:
             address: The client's address; empty if unknown.
 
         Raises:
-            Unauthenticated: The key is malformed, unknown, revoked or expired; see the reason.
+            Unauthenticated: The key is malformed, unknown, revoked, expired or paused; see the reason.
             Throttled: Too many unknown keys came from the address.
             Unavailable: Auth is unavailable, and the key was not confirmed in the last five seconds.
         """
@@ -162,11 +162,14 @@ class AuthCache:
         return cached.principal
 
     async def _identity_state(self, api_key: str) -> IdentityState:
-        """Ask auth for the state of a key with live streams. Streams started before the key expired may finish."""
+        """Ask auth for the state of a key with live streams.
+
+        Streams started before the key expired or was paused may finish.
+        """
         try:
             await self._authenticate_once(_digest(api_key), api_key, "")
         except Unauthenticated as exc:
-            return IdentityState.VALID if exc.reason == "expired" else IdentityState.REVOKED
+            return IdentityState.VALID if exc.reason in ("expired", "paused") else IdentityState.REVOKED
         except ServiceError as exc:
             _log.info("cannot confirm a key with live streams", extra={"reason": exc.reason})
             return IdentityState.UNKNOWN

@@ -6,12 +6,13 @@ _REMEDY = "You can find and create API keys in the console under API Keys."
 _MESSAGES = {
     "revoked": f"This API key has been revoked: {{key}}. {_REMEDY}",
     "expired": f"This API key has expired: {{key}}. {_REMEDY}",
+    "paused": "This API key is paused: {key}. Its owner can resume it in the console under API Keys.",
 }
 _INCORRECT = f"Incorrect API key provided: {{key}}. {_REMEDY}"
 
 
 def refused(api_key: str, reason: str) -> Unauthenticated:
-    """Return the error for a key that is `malformed`, `unknown`, `revoked` or `expired`."""
+    """Return the error for a key that is `malformed`, `unknown`, `revoked`, `expired` or `paused`."""
     return Unauthenticated(_MESSAGES.get(reason, _INCORRECT).format(key=_masked(api_key)), reason=reason)
 
 

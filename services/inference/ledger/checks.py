@@ -111,8 +111,8 @@ def requests_page(request: usage_pb2.ListRequestsRequest) -> RequestsPage:
     return RequestsPage(
         account_id=request.account_id,
         key_id=request.key_id,
-        outcome=_outcome(request.outcome),
-        surface=_surface(request.surface),
+        outcome=checked_outcome(request.outcome),
+        surface=checked_surface(request.surface),
         from_day=request.from_day,
         to_day=request.to_day,
         before=request.before,
@@ -126,13 +126,14 @@ def abandoned_request(request: usage_pb2.AbandonedRequest) -> tuple[str, Outcome
     Raises:
         InvalidRequest: The outcome is not one of `ABANDONED_OUTCOMES`.
     """
-    outcome = _outcome(request.outcome)
+    outcome = checked_outcome(request.outcome)
     if outcome is not None and outcome not in ABANDONED_OUTCOMES:
         raise InvalidRequest(f"outcome: expected one of {', '.join(sorted(ABANDONED_OUTCOMES))}")
     return request.request_id, outcome
 
 
-def _outcome(text: str) -> Outcome | None:
+def checked_outcome(text: str) -> Outcome | None:
+    """Return the outcome of a filter; None if it is empty. Raises `InvalidRequest` for an unknown one."""
     if not text:
         return None
     try:
@@ -141,7 +142,8 @@ def _outcome(text: str) -> Outcome | None:
         raise InvalidRequest(f"outcome: expected one of {', '.join(Outcome)}") from exc
 
 
-def _surface(value: surface_pb2.Surface.ValueType) -> Surface | None:
+def checked_surface(value: surface_pb2.Surface.ValueType) -> Surface | None:
+    """Return the surface of a filter; None if it is unspecified. Raises `InvalidRequest` for an unknown one."""
     surface = surface_from_proto(value)
     if surface is None and value != surface_pb2.SURFACE_UNSPECIFIED:
         raise InvalidRequest(f"surface: expected one of {', '.join(Surface)}")

@@ -21,6 +21,8 @@ from sqlalchemy import (
 )
 
 from services.common.limits import Unit
+from services.common.surface import Surface
+from services.inference.chat import Outcome
 from services.inference.ledger.tables import usage_ledger
 from services.inference.ledger.writer import RequestsPage
 
@@ -56,7 +58,16 @@ def charged(
     return select(row[owner], _SUMS[unit]).where(rows).group_by(row[owner])
 
 
-def summary(key_id: str, account_id: str, from_day: str, to_day: str, *, by_surface: bool = False) -> Select[Any]:
+def summary(
+    key_id: str,
+    account_id: str,
+    from_day: str,
+    to_day: str,
+    *,
+    by_surface: bool = False,
+    outcome: Outcome | None = None,
+    surface: Surface | None = None,
+) -> Select[Any]:
     """Select (day, model, surface, cost, sums), newest day first; empty arguments do not filter.
 
     The surface is null unless `by_surface` is set. The cost is null if no row has one.
@@ -75,6 +86,10 @@ def summary(key_id: str, account_id: str, from_day: str, to_day: str, *, by_surf
         query = query.where(table.key_id == key_id)
     if account_id:
         query = query.where(table.account_id == account_id)
+    if outcome is not None:
+        query = query.where(table.outcome == outcome.value)
+    if surface is not None:
+        query = query.where(table.surface == surface.value)
     query = _in_day_range(query, from_day, to_day)
     query = query.group_by(table.day, table.model).order_by(table.day.desc(), table.model).limit(SUMMARIES_MAX)
     return query.group_by(table.surface).order_by(table.surface.nulls_last()) if by_surface else query

@@ -18,6 +18,8 @@ from sqlalchemy import (
 )
 
 from services.common.limits import Unit
+from services.common.surface import Surface
+from services.inference.chat import Outcome
 from services.inference.ledger.queries import CHARGED_COST, CHARGED_TOKENS, COUNTS, SUMMARIES_MAX
 from services.inference.ledger.rollup_tables import usage_days, usage_deltas, usage_hours, usage_users
 from services.inference.ledger.tables import usage_ledger
@@ -34,14 +36,24 @@ _CLOCK_STEP_MAX = timedelta(days=1)
 """More than a row's day can be before the time of its reserve, after a step of Redis' clock."""
 
 
-def summary(key_id: str, account_id: str, from_day: str, to_day: str, *, by_surface: bool = False) -> Select[Any]:
+def summary(
+    key_id: str,
+    account_id: str,
+    from_day: str,
+    to_day: str,
+    *,
+    by_surface: bool = False,
+    outcome: Outcome | None = None,
+    surface: Surface | None = None,
+) -> Select[Any]:
     """Select (day, model, surface, cost, sums), newest day first; empty arguments do not filter.
 
     The surface is null unless `by_surface` is set. The cost is null if no request has one.
     """
     dimensions = ("day", "model", "surface") if by_surface else ("day", "model")
-    owner = {name: [value] for name, value in (("account_id", account_id), ("key_id", key_id)) if value}
-    found = _both((*dimensions, *_SUMMED), owner, (from_day, to_day))
+    filters = {"account_id": account_id, "key_id": key_id, "outcome": outcome, "surface": surface}
+    wanted = {name: [value] for name, value in filters.items() if value}
+    found = _both((*dimensions, *_SUMMED), wanted, (from_day, to_day))
     order: list[ColumnElement[Any]] = [found.c.day.desc(), found.c.model]
     if not by_surface:
         return _grouped(found, found.c.day, found.c.model, _NO_SURFACE).order_by(*order).limit(SUMMARIES_MAX)

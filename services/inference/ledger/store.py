@@ -222,12 +222,22 @@ class SQLLedgerStore:
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def summarize(
-        self, key_id: str, *, account_id: str, from_day: str, to_day: str, by_surface: bool = False
+        self,
+        key_id: str,
+        *,
+        account_id: str,
+        from_day: str,
+        to_day: str,
+        by_surface: bool = False,
+        outcome: Outcome | None = None,
+        surface: Surface | None = None,
     ) -> list[UsageSummary]:
         """Return sums by day and model, newest day first."""
         async with self._transactions.reading() as connection:
             summary = rollup_queries.summary if await self._can_use_rollups(connection) else queries.summary
-            query = summary(key_id, account_id, from_day, to_day, by_surface=by_surface)
+            query = summary(
+                key_id, account_id, from_day, to_day, by_surface=by_surface, outcome=outcome, surface=surface
+            )
             return [_summary(*row) for row in await connection.execute(query)]
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)

@@ -191,7 +191,15 @@ class LedgerStore(Protocol):
         """Return a row, or None if there is none."""
 
     async def summarize(
-        self, key_id: str, *, account_id: str, from_day: str, to_day: str, by_surface: bool = False
+        self,
+        key_id: str,
+        *,
+        account_id: str,
+        from_day: str,
+        to_day: str,
+        by_surface: bool = False,
+        outcome: Outcome | None = None,
+        surface: Surface | None = None,
     ) -> list[UsageSummary]:
         """Return sums by day and model, newest day first.
 
@@ -201,6 +209,8 @@ class LedgerStore(Protocol):
             from_day: First day, `YYYY-MM-DD`; empty means no lower bound.
             to_day: Last day, `YYYY-MM-DD`; empty means no upper bound.
             by_surface: Whether to sum the rows of each surface separately.
+            outcome: Only rows with this outcome; None means all.
+            surface: Only rows of this surface; None means all.
         """
 
     async def summarize_hours(self, key_id: str, *, account_id: str, from_day: str, to_day: str) -> list[UsageSummary]:

@@ -30,7 +30,9 @@ class _Forms(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attrs}
         if tag == "form":
-            self.forms.append(Form(given.get("action", ""), given.get("method", "get")))
+            self.forms.append(Form(given.get("action", "").partition("#")[0], given.get("method", "get")))
+        elif given.get("type") == "checkbox" and "checked" not in given:
+            return
         elif tag in ("input", "select", "textarea") and self.forms and "name" in given:
             self.forms[-1].fields[given["name"]] = given.get("value", "")
 
@@ -44,7 +46,7 @@ def forms_of(html: str) -> list[Form]:
 
 def secret_of(html: str) -> str:
     """Return the API key shown on a page."""
-    found = re.search(r'value="(sk_stk_[^"]+)"', html)
+    found = re.search(r'<code id="secret"[^>]*>(sk_stk_[^<]+)</code>', html)
     assert found, "the page shows no new key"
     return unescape(found[1])
 

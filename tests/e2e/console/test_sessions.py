@@ -128,7 +128,9 @@ async def test_the_audit_log_and_the_requests_can_be_paged_to_their_ends(stack: 
     bearer = {"authorization": f"Bearer {secret}"}
     calls = [await owner.client.post("/api/v1/chat", headers=bearer, json=say("hi")) for _ in range(120)]
 
-    events = await _all_pages(owner, "/account", r'<code title="(\w+)">', r'href="(/account\?before=aud_\w+)"')
+    events = await _all_pages(
+        owner, "/account", r'title="((?:acc|key|ses)_\w+)">', r'href="(/account\?before=aud_\w+)"'
+    )
     requests = await _all_pages(owner, "/usage", r"/usage/requests/(req_\w+)", r'href="(/usage\?[^"]*before=req_\w+)"')
 
     shown = [target for page in events for target in page]
@@ -170,7 +172,8 @@ async def test_a_form_of_an_ended_session_is_kept_through_the_log_in(stack: Stac
     """It used to be lost, and answered as "opened too long ago"."""
     page = (await owner.get("/keys")).text
     email = await _end_elsewhere(stack, owner)
-    typed = {"name": "my lapt\u00f6p & more", "expires": "2031-05-01", "models": "openai/*, llama-3.1-8b-instant"}
+    typed = {"name": "my lapt\u00f6p & more", "expires": "2031-05-01", "models": "openai/*, my-model"}
+    typed["model:openai/gpt-oss-20b"] = "1"
 
     reported = await owner.send(page, "/keys", typed)
     assert reported.status_code == 403

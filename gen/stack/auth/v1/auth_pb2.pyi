@@ -35,6 +35,8 @@ class _DenialReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DenialRe
     """The key was revoked."""
     DENIAL_REASON_EXPIRED: _DenialReason.ValueType  # 3
     """The key has expired."""
+    DENIAL_REASON_PAUSED: _DenialReason.ValueType  # 4
+    """The owner has paused the key."""
 
 class DenialReason(_DenialReason, metaclass=_DenialReasonEnumTypeWrapper):
     """DenialReason is the reason for which a key is rejected."""
@@ -47,6 +49,8 @@ DENIAL_REASON_REVOKED: DenialReason.ValueType  # 2
 """The key was revoked."""
 DENIAL_REASON_EXPIRED: DenialReason.ValueType  # 3
 """The key has expired."""
+DENIAL_REASON_PAUSED: DenialReason.ValueType  # 4
+"""The owner has paused the key."""
 Global___DenialReason: _TypeAlias = DenialReason  # noqa: Y015
 
 @_typing.final

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from stack.common.v1 import limits_pb2 as stack_dot_common_dot_v1_dot_limits__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18stack/auth/v1/keys.proto\x12\rstack.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cstack/common/v1/limits.proto\"\xec\x02\n\x03Key\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x61ily_limit\x18\x05 \x01(\x03\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06models\x18\t \x03(\t\x12\x13\n\x0breplaced_by\x18\n \x01(\t\x12&\n\x06limits\x18\x0b \x03(\x0b\x32\x16.stack.common.v1.Limit\x12\x18\n\x10quota_account_id\x18\x0c \x01(\t\x12\x1b\n\x13\x64\x65\x64uplicate_retries\x18\r \x01(\x08\"\xde\x01\n\x10\x43reateKeyRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\x0b\x64\x61ily_limit\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06models\x18\x05 \x03(\t\x12&\n\x06limits\x18\x06 \x03(\x0b\x32\x16.stack.common.v1.Limit\x12\x1b\n\x13\x64\x65\x64uplicate_retries\x18\x07 \x01(\x08\x42\x0e\n\x0c_daily_limit\"D\n\x11\x43reateKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"\x1f\n\rGetKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"1\n\x0eGetKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\"B\n\x0fListKeysRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\"4\n\x10ListKeysResponse\x12 \n\x04keys\x18\x01 \x03(\x0b\x32\x12.stack.auth.v1.Key\"\"\n\x10RevokeKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"4\n\x11RevokeKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\"N\n\x12SetKeyLimitRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x18\n\x0b\x64\x61ily_limit\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_daily_limit\"6\n\x13SetKeyLimitResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\"\x80\x01\n\x16\x43hangeKeyLimitsRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12&\n\x06limits\x18\x02 \x03(\x0b\x32\x16.stack.common.v1.Limit\x12.\n\x0eremoved_limits\x18\x03 \x03(\x0b\x32\x16.stack.common.v1.Limit\":\n\x17\x43hangeKeyLimitsResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\"I\n\x1aSetKeyDeduplicationRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x1b\n\x13\x64\x65\x64uplicate_retries\x18\x02 \x01(\x08\">\n\x1bSetKeyDeduplicationResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\"9\n\x10RotateKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x15\n\rgrace_seconds\x18\x02 \x01(\x03\"j\n\x11RotateKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12$\n\x08replaced\x18\x03 \x01(\x0b\x32\x12.stack.auth.v1.Key2\xb6\x05\n\nKeyService\x12N\n\tCreateKey\x12\x1f.stack.auth.v1.CreateKeyRequest\x1a .stack.auth.v1.CreateKeyResponse\x12\x45\n\x06GetKey\x12\x1c.stack.auth.v1.GetKeyRequest\x1a\x1d.stack.auth.v1.GetKeyResponse\x12K\n\x08ListKeys\x12\x1e.stack.auth.v1.ListKeysRequest\x1a\x1f.stack.auth.v1.ListKeysResponse\x12N\n\tRevokeKey\x12\x1f.stack.auth.v1.RevokeKeyRequest\x1a .stack.auth.v1.RevokeKeyResponse\x12T\n\x0bSetKeyLimit\x12!.stack.auth.v1.SetKeyLimitRequest\x1a\".stack.auth.v1.SetKeyLimitResponse\x12`\n\x0f\x43hangeKeyLimits\x12%.stack.auth.v1.ChangeKeyLimitsRequest\x1a&.stack.auth.v1.ChangeKeyLimitsResponse\x12l\n\x13SetKeyDeduplication\x12).stack.auth.v1.SetKeyDeduplicationRequest\x1a*.stack.auth.v1.SetKeyDeduplicationResponse\x12N\n\tRotateKey\x12\x1f.stack.auth.v1.RotateKeyRequest\x1a .stack.auth.v1.RotateKeyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18stack/auth/v1/keys.proto\x12\rstack.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cstack/common/v1/limits.proto\"\xff\x03\n\x03Key\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12\x13\n\x0b\x64\x61ily_limit\x18\x05 \x01(\x03\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06models\x18\t \x03(\t\x12\x13\n\x0breplaced_by\x18\n \x01(\t\x12&\n\x06limits\x18\x0b \x03(\x0b\x32\x16.stack.common.v1.Limit\x12\x18\n\x10quota_account_id\x18\x0c \x01(\t\x12\x1b\n\x13\x64\x65\x64uplicate_retries\x18\r \x01(\x08\x12-\n\tpaused_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x11owner_daily_limit\x18\x0f \x01(\x03H\x00\x88\x01\x01\x12,\n\x0cowner_limits\x18\x10 \x03(\x0b\x32\x16.stack.common.v1.LimitB\x14\n\x12_owner_daily_limit\"\xde\x01\n\x10\x43reateKeyRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\x0b\x64\x61ily_limit\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06models\x18\x05 \x03(\t\x12&\n\x06limits\x18\x06 \x03(\x0b\x32\x16.stack.common.v1.Limit\x12\x1b\n\x13\x64\x65\x64uplicate_retries\x18\x07 \x01(\x08\x42\x0e\n\x0c_daily_limit\"D\n\x11\x43reateKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"\x1f\n\rGetKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"1\n\x0eGetKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\"B\n\x0fListKeysRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\"4\n\x10ListKeysResponse\x12 \n\x04keys\x18\x01 \x03(\x0b\x32\x12.stack.auth.v1.Key\"\"\n\x10RevokeKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"4\n\x11RevokeKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\"N\n\x12SetKeyLimitRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x18\n\x0b\x64\x61ily_limit\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_daily_limit\"6\n\x13SetKeyLimitResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\"\x80\x01\n\x16\x43hangeKeyLimitsRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12&\n\x06limits\x18\x02 \x03(\x0b\x32\x16.stack.common.v1.Limit\x12.\n\x0eremoved_limits\x18\x03 \x03(\x0b\x32\x16.stack.common.v1.Limit\":\n\x17\x43hangeKeyLimitsResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\"I\n\x1aSetKeyDeduplicationRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x1b\n\x13\x64\x65\x64uplicate_retries\x18\x02 \x01(\x08\">\n\x1bSetKeyDeduplicationResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\"9\n\x10RotateKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x15\n\rgrace_seconds\x18\x02 \x01(\x03\"j\n\x11RotateKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12$\n\x08replaced\x18\x03 \x01(\x0b\x32\x12.stack.auth.v1.Key2\xb6\x05\n\nKeyService\x12N\n\tCreateKey\x12\x1f.stack.auth.v1.CreateKeyRequest\x1a .stack.auth.v1.CreateKeyResponse\x12\x45\n\x06GetKey\x12\x1c.stack.auth.v1.GetKeyRequest\x1a\x1d.stack.auth.v1.GetKeyResponse\x12K\n\x08ListKeys\x12\x1e.stack.auth.v1.ListKeysRequest\x1a\x1f.stack.auth.v1.ListKeysResponse\x12N\n\tRevokeKey\x12\x1f.stack.auth.v1.RevokeKeyRequest\x1a .stack.auth.v1.RevokeKeyResponse\x12T\n\x0bSetKeyLimit\x12!.stack.auth.v1.SetKeyLimitRequest\x1a\".stack.auth.v1.SetKeyLimitResponse\x12`\n\x0f\x43hangeKeyLimits\x12%.stack.auth.v1.ChangeKeyLimitsRequest\x1a&.stack.auth.v1.ChangeKeyLimitsResponse\x12l\n\x13SetKeyDeduplication\x12).stack.auth.v1.SetKeyDeduplicationRequest\x1a*.stack.auth.v1.SetKeyDeduplicationResponse\x12N\n\tRotateKey\x12\x1f.stack.auth.v1.RotateKeyRequest\x1a .stack.auth.v1.RotateKeyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,39 +34,39 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stack.auth.v1.keys_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_KEY']._serialized_start=107
-  _globals['_KEY']._serialized_end=471
-  _globals['_CREATEKEYREQUEST']._serialized_start=474
-  _globals['_CREATEKEYREQUEST']._serialized_end=696
-  _globals['_CREATEKEYRESPONSE']._serialized_start=698
-  _globals['_CREATEKEYRESPONSE']._serialized_end=766
-  _globals['_GETKEYREQUEST']._serialized_start=768
-  _globals['_GETKEYREQUEST']._serialized_end=799
-  _globals['_GETKEYRESPONSE']._serialized_start=801
-  _globals['_GETKEYRESPONSE']._serialized_end=850
-  _globals['_LISTKEYSREQUEST']._serialized_start=852
-  _globals['_LISTKEYSREQUEST']._serialized_end=918
-  _globals['_LISTKEYSRESPONSE']._serialized_start=920
-  _globals['_LISTKEYSRESPONSE']._serialized_end=972
-  _globals['_REVOKEKEYREQUEST']._serialized_start=974
-  _globals['_REVOKEKEYREQUEST']._serialized_end=1008
-  _globals['_REVOKEKEYRESPONSE']._serialized_start=1010
-  _globals['_REVOKEKEYRESPONSE']._serialized_end=1062
-  _globals['_SETKEYLIMITREQUEST']._serialized_start=1064
-  _globals['_SETKEYLIMITREQUEST']._serialized_end=1142
-  _globals['_SETKEYLIMITRESPONSE']._serialized_start=1144
-  _globals['_SETKEYLIMITRESPONSE']._serialized_end=1198
-  _globals['_CHANGEKEYLIMITSREQUEST']._serialized_start=1201
-  _globals['_CHANGEKEYLIMITSREQUEST']._serialized_end=1329
-  _globals['_CHANGEKEYLIMITSRESPONSE']._serialized_start=1331
-  _globals['_CHANGEKEYLIMITSRESPONSE']._serialized_end=1389
-  _globals['_SETKEYDEDUPLICATIONREQUEST']._serialized_start=1391
-  _globals['_SETKEYDEDUPLICATIONREQUEST']._serialized_end=1464
-  _globals['_SETKEYDEDUPLICATIONRESPONSE']._serialized_start=1466
-  _globals['_SETKEYDEDUPLICATIONRESPONSE']._serialized_end=1528
-  _globals['_ROTATEKEYREQUEST']._serialized_start=1530
-  _globals['_ROTATEKEYREQUEST']._serialized_end=1587
-  _globals['_ROTATEKEYRESPONSE']._serialized_start=1589
-  _globals['_ROTATEKEYRESPONSE']._serialized_end=1695
-  _globals['_KEYSERVICE']._serialized_start=1698
-  _globals['_KEYSERVICE']._serialized_end=2392
+  _globals['_KEY']._serialized_end=618
+  _globals['_CREATEKEYREQUEST']._serialized_start=621
+  _globals['_CREATEKEYREQUEST']._serialized_end=843
+  _globals['_CREATEKEYRESPONSE']._serialized_start=845
+  _globals['_CREATEKEYRESPONSE']._serialized_end=913
+  _globals['_GETKEYREQUEST']._serialized_start=915
+  _globals['_GETKEYREQUEST']._serialized_end=946
+  _globals['_GETKEYRESPONSE']._serialized_start=948
+  _globals['_GETKEYRESPONSE']._serialized_end=997
+  _globals['_LISTKEYSREQUEST']._serialized_start=999
+  _globals['_LISTKEYSREQUEST']._serialized_end=1065
+  _globals['_LISTKEYSRESPONSE']._serialized_start=1067
+  _globals['_LISTKEYSRESPONSE']._serialized_end=1119
+  _globals['_REVOKEKEYREQUEST']._serialized_start=1121
+  _globals['_REVOKEKEYREQUEST']._serialized_end=1155
+  _globals['_REVOKEKEYRESPONSE']._serialized_start=1157
+  _globals['_REVOKEKEYRESPONSE']._serialized_end=1209
+  _globals['_SETKEYLIMITREQUEST']._serialized_start=1211
+  _globals['_SETKEYLIMITREQUEST']._serialized_end=1289
+  _globals['_SETKEYLIMITRESPONSE']._serialized_start=1291
+  _globals['_SETKEYLIMITRESPONSE']._serialized_end=1345
+  _globals['_CHANGEKEYLIMITSREQUEST']._serialized_start=1348
+  _globals['_CHANGEKEYLIMITSREQUEST']._serialized_end=1476
+  _globals['_CHANGEKEYLIMITSRESPONSE']._serialized_start=1478
+  _globals['_CHANGEKEYLIMITSRESPONSE']._serialized_end=1536
+  _globals['_SETKEYDEDUPLICATIONREQUEST']._serialized_start=1538
+  _globals['_SETKEYDEDUPLICATIONREQUEST']._serialized_end=1611
+  _globals['_SETKEYDEDUPLICATIONRESPONSE']._serialized_start=1613
+  _globals['_SETKEYDEDUPLICATIONRESPONSE']._serialized_end=1675
+  _globals['_ROTATEKEYREQUEST']._serialized_start=1677
+  _globals['_ROTATEKEYREQUEST']._serialized_end=1734
+  _globals['_ROTATEKEYRESPONSE']._serialized_start=1736
+  _globals['_ROTATEKEYRESPONSE']._serialized_end=1842
+  _globals['_KEYSERVICE']._serialized_start=1845
+  _globals['_KEYSERVICE']._serialized_end=2539
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,9 @@ class Key(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     QUOTA_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     DEDUPLICATE_RETRIES_FIELD_NUMBER: _builtins.int
+    PAUSED_AT_FIELD_NUMBER: _builtins.int
+    OWNER_DAILY_LIMIT_FIELD_NUMBER: _builtins.int
+    OWNER_LIMITS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Public id, `key_…`."""
     account_id: _builtins.str
@@ -56,6 +59,10 @@ class Key(_message.Message):
     deduplicate_retries: _builtins.bool
     """Whether an automatic retry of an SDK (`x-stainless-retry-count` above 0) gets the answer of the request that it
     retries, and is not charged.
+    """
+    owner_daily_limit: _builtins.int
+    """Requests per UTC day that the owner allows, at most the limit of the plan or of the operator; absent sets no limit.
+    `daily_limit` already includes it.
     """
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
@@ -77,6 +84,14 @@ class Key(_message.Message):
     def limits(self) -> _containers.RepeatedCompositeFieldContainer[_limits_pb2.Limit]:
         """All other current limits, of the key and of its account: its own, and those of its plan that it does not override."""
 
+    @_builtins.property
+    def paused_at(self) -> _timestamp_pb2.Timestamp:
+        """When the owner paused the key; absent means that it is not paused."""
+
+    @_builtins.property
+    def owner_limits(self) -> _containers.RepeatedCompositeFieldContainer[_limits_pb2.Limit]:
+        """Other limits that the owner has set, which `limits` already include."""
+
     def __init__(
         self,
         *,
@@ -93,12 +108,17 @@ class Key(_message.Message):
         limits: _abc.Iterable[_limits_pb2.Limit] | None = ...,
         quota_account_id: _builtins.str = ...,
         deduplicate_retries: _builtins.bool = ...,
+        paused_at: _timestamp_pb2.Timestamp | None = ...,
+        owner_daily_limit: _builtins.int | None = ...,
+        owner_limits: _abc.Iterable[_limits_pb2.Limit] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "revoked_at", b"revoked_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_owner_daily_limit", b"_owner_daily_limit", "created_at", b"created_at", "expires_at", b"expires_at", "owner_daily_limit", b"owner_daily_limit", "paused_at", b"paused_at", "revoked_at", b"revoked_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "created_at", b"created_at", "daily_limit", b"daily_limit", "deduplicate_retries", b"deduplicate_retries", "expires_at", b"expires_at", "id", b"id", "limits", b"limits", "models", b"models", "name", b"name", "prefix", b"prefix", "quota_account_id", b"quota_account_id", "replaced_by", b"replaced_by", "revoked_at", b"revoked_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_owner_daily_limit", b"_owner_daily_limit", "account_id", b"account_id", "created_at", b"created_at", "daily_limit", b"daily_limit", "deduplicate_retries", b"deduplicate_retries", "expires_at", b"expires_at", "id", b"id", "limits", b"limits", "models", b"models", "name", b"name", "owner_daily_limit", b"owner_daily_limit", "owner_limits", b"owner_limits", "paused_at", b"paused_at", "prefix", b"prefix", "quota_account_id", b"quota_account_id", "replaced_by", b"replaced_by", "revoked_at", b"revoked_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__owner_daily_limit: _TypeAlias = _typing.Literal["owner_daily_limit"]  # noqa: Y015
+    _WhichOneofArgType__owner_daily_limit: _TypeAlias = _typing.Literal["_owner_daily_limit", b"_owner_daily_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__owner_daily_limit) -> _WhichOneofReturnType__owner_daily_limit | None: ...
 
 Global___Key: _TypeAlias = Key  # noqa: Y015
 

@@ -22,65 +22,75 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from stack.auth.v1 import audit_pb2 as stack_dot_auth_dot_v1_dot_audit__pb2
 from stack.auth.v1 import auth_pb2 as stack_dot_auth_dot_v1_dot_auth__pb2
 from stack.auth.v1 import keys_pb2 as stack_dot_auth_dot_v1_dot_keys__pb2
 from stack.auth.v1 import plans_pb2 as stack_dot_auth_dot_v1_dot_plans__pb2
 from stack.auth.v1 import sessions_pb2 as stack_dot_auth_dot_v1_dot_sessions__pb2
+from stack.common.v1 import limits_pb2 as stack_dot_common_dot_v1_dot_limits__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19stack/auth/v1/owner.proto\x12\rstack.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stack/auth/v1/audit.proto\x1a\x18stack/auth/v1/auth.proto\x1a\x18stack/auth/v1/keys.proto\x1a\x19stack/auth/v1/plans.proto\x1a\x1cstack/auth/v1/sessions.proto\"G\n\x15\x43hangePasswordRequest\x12\x18\n\x10\x63urrent_password\x18\x01 \x01(\t\x12\x14\n\x0cnew_password\x18\x02 \x01(\t\"\x18\n\x16\x43hangePasswordResponse\"+\n\x17\x44\x65leteOwnAccountRequest\x12\x10\n\x08password\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteOwnAccountResponse\"\x18\n\x16ListOwnSessionsRequest\"C\n\x17ListOwnSessionsResponse\x12(\n\x08sessions\x18\x01 \x03(\x0b\x32\x16.stack.auth.v1.Session\"*\n\x14\x45ndOwnSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x17\n\x15\x45ndOwnSessionResponse\"c\n\x13\x43reateOwnKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06models\x18\x03 \x03(\t\"G\n\x14\x43reateOwnKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"6\n\x12ListOwnKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\"n\n\x13ListOwnKeysResponse\x12 \n\x04keys\x18\x01 \x03(\x0b\x32\x12.stack.auth.v1.Key\x12\x17\n\x0f\x61\x63tive_keys_max\x18\x02 \x01(\x05\x12\x1c\n\x14new_keys_per_day_max\x18\x03 \x01(\x05\"%\n\x13RevokeOwnKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"7\n\x14RevokeOwnKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\"<\n\x13RotateOwnKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x15\n\rgrace_seconds\x18\x02 \x01(\x03\"m\n\x14RotateOwnKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12$\n\x08replaced\x18\x03 \x01(\x0b\x32\x12.stack.auth.v1.Key\"(\n\x16GetOwnPrincipalRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"F\n\x17GetOwnPrincipalResponse\x12+\n\tprincipal\x18\x01 \x01(\x0b\x32\x18.stack.auth.v1.Principal\"\x13\n\x11GetOwnPlanRequest\"Y\n\x12GetOwnPlanResponse\x12!\n\x04plan\x18\x01 \x01(\x0b\x32\x13.stack.auth.v1.Plan\x12 \n\x03pro\x18\x02 \x01(\x0b\x32\x13.stack.auth.v1.Plan\">\n\x19ListOwnAuditEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\"G\n\x1aListOwnAuditEventsResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.stack.auth.v1.AuditEvent2\x91\x08\n\x0cOwnerService\x12]\n\x0e\x43hangePassword\x12$.stack.auth.v1.ChangePasswordRequest\x1a%.stack.auth.v1.ChangePasswordResponse\x12\x63\n\x10\x44\x65leteOwnAccount\x12&.stack.auth.v1.DeleteOwnAccountRequest\x1a\'.stack.auth.v1.DeleteOwnAccountResponse\x12`\n\x0fListOwnSessions\x12%.stack.auth.v1.ListOwnSessionsRequest\x1a&.stack.auth.v1.ListOwnSessionsResponse\x12Z\n\rEndOwnSession\x12#.stack.auth.v1.EndOwnSessionRequest\x1a$.stack.auth.v1.EndOwnSessionResponse\x12W\n\x0c\x43reateOwnKey\x12\".stack.auth.v1.CreateOwnKeyRequest\x1a#.stack.auth.v1.CreateOwnKeyResponse\x12T\n\x0bListOwnKeys\x12!.stack.auth.v1.ListOwnKeysRequest\x1a\".stack.auth.v1.ListOwnKeysResponse\x12W\n\x0cRevokeOwnKey\x12\".stack.auth.v1.RevokeOwnKeyRequest\x1a#.stack.auth.v1.RevokeOwnKeyResponse\x12W\n\x0cRotateOwnKey\x12\".stack.auth.v1.RotateOwnKeyRequest\x1a#.stack.auth.v1.RotateOwnKeyResponse\x12`\n\x0fGetOwnPrincipal\x12%.stack.auth.v1.GetOwnPrincipalRequest\x1a&.stack.auth.v1.GetOwnPrincipalResponse\x12Q\n\nGetOwnPlan\x12 .stack.auth.v1.GetOwnPlanRequest\x1a!.stack.auth.v1.GetOwnPlanResponse\x12i\n\x12ListOwnAuditEvents\x12(.stack.auth.v1.ListOwnAuditEventsRequest\x1a).stack.auth.v1.ListOwnAuditEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19stack/auth/v1/owner.proto\x12\rstack.auth.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19stack/auth/v1/audit.proto\x1a\x18stack/auth/v1/auth.proto\x1a\x18stack/auth/v1/keys.proto\x1a\x19stack/auth/v1/plans.proto\x1a\x1cstack/auth/v1/sessions.proto\x1a\x1cstack/common/v1/limits.proto\"G\n\x15\x43hangePasswordRequest\x12\x18\n\x10\x63urrent_password\x18\x01 \x01(\t\x12\x14\n\x0cnew_password\x18\x02 \x01(\t\"\x18\n\x16\x43hangePasswordResponse\"+\n\x17\x44\x65leteOwnAccountRequest\x12\x10\n\x08password\x18\x01 \x01(\t\"\x1a\n\x18\x44\x65leteOwnAccountResponse\"\x18\n\x16ListOwnSessionsRequest\"C\n\x17ListOwnSessionsResponse\x12(\n\x08sessions\x18\x01 \x03(\x0b\x32\x16.stack.auth.v1.Session\"*\n\x14\x45ndOwnSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x17\n\x15\x45ndOwnSessionResponse\"c\n\x13\x43reateOwnKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06models\x18\x03 \x03(\t\"G\n\x14\x43reateOwnKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\"6\n\x12ListOwnKeysRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\"n\n\x13ListOwnKeysResponse\x12 \n\x04keys\x18\x01 \x03(\x0b\x32\x12.stack.auth.v1.Key\x12\x17\n\x0f\x61\x63tive_keys_max\x18\x02 \x01(\x05\x12\x1c\n\x14new_keys_per_day_max\x18\x03 \x01(\x05\"%\n\x13RevokeOwnKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"7\n\x14RevokeOwnKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\"<\n\x13RotateOwnKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x15\n\rgrace_seconds\x18\x02 \x01(\x03\"m\n\x14RotateOwnKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12$\n\x08replaced\x18\x03 \x01(\x0b\x32\x12.stack.auth.v1.Key\"\x98\x02\n\x13UpdateOwnKeyRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x0c\n\x04name\x18\x03 \x01(\t\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06models\x18\x05 \x03(\t\x12\x1e\n\x11owner_daily_limit\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12,\n\x0cowner_limits\x18\x07 \x03(\x0b\x32\x16.stack.common.v1.Limit\x12\x0e\n\x06paused\x18\x08 \x01(\x08\x42\x14\n\x12_owner_daily_limit\"7\n\x14UpdateOwnKeyResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\"(\n\x16RevokeOwnSecretRequest\x12\x0e\n\x06secret\x18\x01 \x01(\t\":\n\x17RevokeOwnSecretResponse\x12\x1f\n\x03key\x18\x01 \x01(\x0b\x32\x12.stack.auth.v1.Key\"(\n\x16GetOwnPrincipalRequest\x12\x0e\n\x06key_id\x18\x01 \x01(\t\"F\n\x17GetOwnPrincipalResponse\x12+\n\tprincipal\x18\x01 \x01(\x0b\x32\x18.stack.auth.v1.Principal\"\x13\n\x11GetOwnPlanRequest\"Y\n\x12GetOwnPlanResponse\x12!\n\x04plan\x18\x01 \x01(\x0b\x32\x13.stack.auth.v1.Plan\x12 \n\x03pro\x18\x02 \x01(\x0b\x32\x13.stack.auth.v1.Plan\">\n\x19ListOwnAuditEventsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\"G\n\x1aListOwnAuditEventsResponse\x12)\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x19.stack.auth.v1.AuditEvent2\xcc\t\n\x0cOwnerService\x12]\n\x0e\x43hangePassword\x12$.stack.auth.v1.ChangePasswordRequest\x1a%.stack.auth.v1.ChangePasswordResponse\x12\x63\n\x10\x44\x65leteOwnAccount\x12&.stack.auth.v1.DeleteOwnAccountRequest\x1a\'.stack.auth.v1.DeleteOwnAccountResponse\x12`\n\x0fListOwnSessions\x12%.stack.auth.v1.ListOwnSessionsRequest\x1a&.stack.auth.v1.ListOwnSessionsResponse\x12Z\n\rEndOwnSession\x12#.stack.auth.v1.EndOwnSessionRequest\x1a$.stack.auth.v1.EndOwnSessionResponse\x12W\n\x0c\x43reateOwnKey\x12\".stack.auth.v1.CreateOwnKeyRequest\x1a#.stack.auth.v1.CreateOwnKeyResponse\x12T\n\x0bListOwnKeys\x12!.stack.auth.v1.ListOwnKeysRequest\x1a\".stack.auth.v1.ListOwnKeysResponse\x12W\n\x0cRevokeOwnKey\x12\".stack.auth.v1.RevokeOwnKeyRequest\x1a#.stack.auth.v1.RevokeOwnKeyResponse\x12W\n\x0cRotateOwnKey\x12\".stack.auth.v1.RotateOwnKeyRequest\x1a#.stack.auth.v1.RotateOwnKeyResponse\x12W\n\x0cUpdateOwnKey\x12\".stack.auth.v1.UpdateOwnKeyRequest\x1a#.stack.auth.v1.UpdateOwnKeyResponse\x12`\n\x0fRevokeOwnSecret\x12%.stack.auth.v1.RevokeOwnSecretRequest\x1a&.stack.auth.v1.RevokeOwnSecretResponse\x12`\n\x0fGetOwnPrincipal\x12%.stack.auth.v1.GetOwnPrincipalRequest\x1a&.stack.auth.v1.GetOwnPrincipalResponse\x12Q\n\nGetOwnPlan\x12 .stack.auth.v1.GetOwnPlanRequest\x1a!.stack.auth.v1.GetOwnPlanResponse\x12i\n\x12ListOwnAuditEvents\x12(.stack.auth.v1.ListOwnAuditEventsRequest\x1a).stack.auth.v1.ListOwnAuditEventsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stack.auth.v1.owner_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=213
-  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=284
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=286
-  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=310
-  _globals['_DELETEOWNACCOUNTREQUEST']._serialized_start=312
-  _globals['_DELETEOWNACCOUNTREQUEST']._serialized_end=355
-  _globals['_DELETEOWNACCOUNTRESPONSE']._serialized_start=357
-  _globals['_DELETEOWNACCOUNTRESPONSE']._serialized_end=383
-  _globals['_LISTOWNSESSIONSREQUEST']._serialized_start=385
-  _globals['_LISTOWNSESSIONSREQUEST']._serialized_end=409
-  _globals['_LISTOWNSESSIONSRESPONSE']._serialized_start=411
-  _globals['_LISTOWNSESSIONSRESPONSE']._serialized_end=478
-  _globals['_ENDOWNSESSIONREQUEST']._serialized_start=480
-  _globals['_ENDOWNSESSIONREQUEST']._serialized_end=522
-  _globals['_ENDOWNSESSIONRESPONSE']._serialized_start=524
-  _globals['_ENDOWNSESSIONRESPONSE']._serialized_end=547
-  _globals['_CREATEOWNKEYREQUEST']._serialized_start=549
-  _globals['_CREATEOWNKEYREQUEST']._serialized_end=648
-  _globals['_CREATEOWNKEYRESPONSE']._serialized_start=650
-  _globals['_CREATEOWNKEYRESPONSE']._serialized_end=721
-  _globals['_LISTOWNKEYSREQUEST']._serialized_start=723
-  _globals['_LISTOWNKEYSREQUEST']._serialized_end=777
-  _globals['_LISTOWNKEYSRESPONSE']._serialized_start=779
-  _globals['_LISTOWNKEYSRESPONSE']._serialized_end=889
-  _globals['_REVOKEOWNKEYREQUEST']._serialized_start=891
-  _globals['_REVOKEOWNKEYREQUEST']._serialized_end=928
-  _globals['_REVOKEOWNKEYRESPONSE']._serialized_start=930
-  _globals['_REVOKEOWNKEYRESPONSE']._serialized_end=985
-  _globals['_ROTATEOWNKEYREQUEST']._serialized_start=987
-  _globals['_ROTATEOWNKEYREQUEST']._serialized_end=1047
-  _globals['_ROTATEOWNKEYRESPONSE']._serialized_start=1049
-  _globals['_ROTATEOWNKEYRESPONSE']._serialized_end=1158
-  _globals['_GETOWNPRINCIPALREQUEST']._serialized_start=1160
-  _globals['_GETOWNPRINCIPALREQUEST']._serialized_end=1200
-  _globals['_GETOWNPRINCIPALRESPONSE']._serialized_start=1202
-  _globals['_GETOWNPRINCIPALRESPONSE']._serialized_end=1272
-  _globals['_GETOWNPLANREQUEST']._serialized_start=1274
-  _globals['_GETOWNPLANREQUEST']._serialized_end=1293
-  _globals['_GETOWNPLANRESPONSE']._serialized_start=1295
-  _globals['_GETOWNPLANRESPONSE']._serialized_end=1384
-  _globals['_LISTOWNAUDITEVENTSREQUEST']._serialized_start=1386
-  _globals['_LISTOWNAUDITEVENTSREQUEST']._serialized_end=1448
-  _globals['_LISTOWNAUDITEVENTSRESPONSE']._serialized_start=1450
-  _globals['_LISTOWNAUDITEVENTSRESPONSE']._serialized_end=1521
-  _globals['_OWNERSERVICE']._serialized_start=1524
-  _globals['_OWNERSERVICE']._serialized_end=2565
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_start=277
+  _globals['_CHANGEPASSWORDREQUEST']._serialized_end=348
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_start=350
+  _globals['_CHANGEPASSWORDRESPONSE']._serialized_end=374
+  _globals['_DELETEOWNACCOUNTREQUEST']._serialized_start=376
+  _globals['_DELETEOWNACCOUNTREQUEST']._serialized_end=419
+  _globals['_DELETEOWNACCOUNTRESPONSE']._serialized_start=421
+  _globals['_DELETEOWNACCOUNTRESPONSE']._serialized_end=447
+  _globals['_LISTOWNSESSIONSREQUEST']._serialized_start=449
+  _globals['_LISTOWNSESSIONSREQUEST']._serialized_end=473
+  _globals['_LISTOWNSESSIONSRESPONSE']._serialized_start=475
+  _globals['_LISTOWNSESSIONSRESPONSE']._serialized_end=542
+  _globals['_ENDOWNSESSIONREQUEST']._serialized_start=544
+  _globals['_ENDOWNSESSIONREQUEST']._serialized_end=586
+  _globals['_ENDOWNSESSIONRESPONSE']._serialized_start=588
+  _globals['_ENDOWNSESSIONRESPONSE']._serialized_end=611
+  _globals['_CREATEOWNKEYREQUEST']._serialized_start=613
+  _globals['_CREATEOWNKEYREQUEST']._serialized_end=712
+  _globals['_CREATEOWNKEYRESPONSE']._serialized_start=714
+  _globals['_CREATEOWNKEYRESPONSE']._serialized_end=785
+  _globals['_LISTOWNKEYSREQUEST']._serialized_start=787
+  _globals['_LISTOWNKEYSREQUEST']._serialized_end=841
+  _globals['_LISTOWNKEYSRESPONSE']._serialized_start=843
+  _globals['_LISTOWNKEYSRESPONSE']._serialized_end=953
+  _globals['_REVOKEOWNKEYREQUEST']._serialized_start=955
+  _globals['_REVOKEOWNKEYREQUEST']._serialized_end=992
+  _globals['_REVOKEOWNKEYRESPONSE']._serialized_start=994
+  _globals['_REVOKEOWNKEYRESPONSE']._serialized_end=1049
+  _globals['_ROTATEOWNKEYREQUEST']._serialized_start=1051
+  _globals['_ROTATEOWNKEYREQUEST']._serialized_end=1111
+  _globals['_ROTATEOWNKEYRESPONSE']._serialized_start=1113
+  _globals['_ROTATEOWNKEYRESPONSE']._serialized_end=1222
+  _globals['_UPDATEOWNKEYREQUEST']._serialized_start=1225
+  _globals['_UPDATEOWNKEYREQUEST']._serialized_end=1505
+  _globals['_UPDATEOWNKEYRESPONSE']._serialized_start=1507
+  _globals['_UPDATEOWNKEYRESPONSE']._serialized_end=1562
+  _globals['_REVOKEOWNSECRETREQUEST']._serialized_start=1564
+  _globals['_REVOKEOWNSECRETREQUEST']._serialized_end=1604
+  _globals['_REVOKEOWNSECRETRESPONSE']._serialized_start=1606
+  _globals['_REVOKEOWNSECRETRESPONSE']._serialized_end=1664
+  _globals['_GETOWNPRINCIPALREQUEST']._serialized_start=1666
+  _globals['_GETOWNPRINCIPALREQUEST']._serialized_end=1706
+  _globals['_GETOWNPRINCIPALRESPONSE']._serialized_start=1708
+  _globals['_GETOWNPRINCIPALRESPONSE']._serialized_end=1778
+  _globals['_GETOWNPLANREQUEST']._serialized_start=1780
+  _globals['_GETOWNPLANREQUEST']._serialized_end=1799
+  _globals['_GETOWNPLANRESPONSE']._serialized_start=1801
+  _globals['_GETOWNPLANRESPONSE']._serialized_end=1890
+  _globals['_LISTOWNAUDITEVENTSREQUEST']._serialized_start=1892
+  _globals['_LISTOWNAUDITEVENTSREQUEST']._serialized_end=1954
+  _globals['_LISTOWNAUDITEVENTSRESPONSE']._serialized_start=1956
+  _globals['_LISTOWNAUDITEVENTSRESPONSE']._serialized_end=2027
+  _globals['_OWNERSERVICE']._serialized_start=2030
+  _globals['_OWNERSERVICE']._serialized_end=3258
 # @@protoc_insertion_point(module_scope)

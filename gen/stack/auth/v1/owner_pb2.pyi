@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -13,6 +14,7 @@ from stack.auth.v1 import auth_pb2 as _auth_pb2
 from stack.auth.v1 import keys_pb2 as _keys_pb2
 from stack.auth.v1 import plans_pb2 as _plans_pb2
 from stack.auth.v1 import sessions_pb2 as _sessions_pb2
+from stack.common.v1 import limits_pb2 as _limits_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -411,6 +413,136 @@ class RotateOwnKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RotateOwnKeyResponse: _TypeAlias = RotateOwnKeyResponse  # noqa: Y015
+
+@_typing.final
+class UpdateOwnKeyRequest(_message.Message):
+    """UpdateOwnKeyRequest contains the new settings of a key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    OWNER_DAILY_LIMIT_FIELD_NUMBER: _builtins.int
+    OWNER_LIMITS_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """Public id of the key."""
+    name: _builtins.str
+    """Name of the key, 1 to 100 characters."""
+    owner_daily_limit: _builtins.int
+    """Requests per UTC day, at most those of the plan or of the operator; absent sets no limit."""
+    paused: _builtins.bool
+    """Whether the key is paused. Requests with a paused key are denied within a second; answers in progress continue."""
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Names of the fields below to change. Others stay as they are."""
+
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """Expiry time, in the future; absent means never."""
+
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Models permitted to the key, by name or as patterns with `*`, at most 50; empty permits all."""
+
+    @_builtins.property
+    def owner_limits(self) -> _containers.RepeatedCompositeFieldContainer[_limits_pb2.Limit]:
+        """Other limits of the key, each at most that of the plan or of the operator."""
+
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+        name: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+        owner_daily_limit: _builtins.int | None = ...,
+        owner_limits: _abc.Iterable[_limits_pb2.Limit] | None = ...,
+        paused: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_owner_daily_limit", b"_owner_daily_limit", "expires_at", b"expires_at", "owner_daily_limit", b"owner_daily_limit", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_owner_daily_limit", b"_owner_daily_limit", "expires_at", b"expires_at", "key_id", b"key_id", "models", b"models", "name", b"name", "owner_daily_limit", b"owner_daily_limit", "owner_limits", b"owner_limits", "paused", b"paused", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__owner_daily_limit: _TypeAlias = _typing.Literal["owner_daily_limit"]  # noqa: Y015
+    _WhichOneofArgType__owner_daily_limit: _TypeAlias = _typing.Literal["_owner_daily_limit", b"_owner_daily_limit"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__owner_daily_limit) -> _WhichOneofReturnType__owner_daily_limit | None: ...
+
+Global___UpdateOwnKeyRequest: _TypeAlias = UpdateOwnKeyRequest  # noqa: Y015
+
+@_typing.final
+class UpdateOwnKeyResponse(_message.Message):
+    """UpdateOwnKeyResponse contains the changed key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> _keys_pb2.Key:
+        """The key."""
+
+    def __init__(
+        self,
+        *,
+        key: _keys_pb2.Key | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateOwnKeyResponse: _TypeAlias = UpdateOwnKeyResponse  # noqa: Y015
+
+@_typing.final
+class RevokeOwnSecretRequest(_message.Message):
+    """RevokeOwnSecretRequest contains the secret of a key. It is not stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECRET_FIELD_NUMBER: _builtins.int
+    secret: _builtins.str
+    """The secret, `sk_stk_…`."""
+    def __init__(
+        self,
+        *,
+        secret: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["secret", b"secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeOwnSecretRequest: _TypeAlias = RevokeOwnSecretRequest  # noqa: Y015
+
+@_typing.final
+class RevokeOwnSecretResponse(_message.Message):
+    """RevokeOwnSecretResponse contains the revoked key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> _keys_pb2.Key:
+        """The key."""
+
+    def __init__(
+        self,
+        *,
+        key: _keys_pb2.Key | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeOwnSecretResponse: _TypeAlias = RevokeOwnSecretResponse  # noqa: Y015
 
 @_typing.final
 class GetOwnPrincipalRequest(_message.Message):

@@ -77,6 +77,16 @@ class OwnerServiceStub:
                 request_serializer=stack_dot_auth_dot_v1_dot_owner__pb2.RotateOwnKeyRequest.SerializeToString,
                 response_deserializer=stack_dot_auth_dot_v1_dot_owner__pb2.RotateOwnKeyResponse.FromString,
                 _registered_method=True)
+        self.UpdateOwnKey = channel.unary_unary(
+                '/stack.auth.v1.OwnerService/UpdateOwnKey',
+                request_serializer=stack_dot_auth_dot_v1_dot_owner__pb2.UpdateOwnKeyRequest.SerializeToString,
+                response_deserializer=stack_dot_auth_dot_v1_dot_owner__pb2.UpdateOwnKeyResponse.FromString,
+                _registered_method=True)
+        self.RevokeOwnSecret = channel.unary_unary(
+                '/stack.auth.v1.OwnerService/RevokeOwnSecret',
+                request_serializer=stack_dot_auth_dot_v1_dot_owner__pb2.RevokeOwnSecretRequest.SerializeToString,
+                response_deserializer=stack_dot_auth_dot_v1_dot_owner__pb2.RevokeOwnSecretResponse.FromString,
+                _registered_method=True)
         self.GetOwnPrincipal = channel.unary_unary(
                 '/stack.auth.v1.OwnerService/GetOwnPrincipal',
                 request_serializer=stack_dot_auth_dot_v1_dot_owner__pb2.GetOwnPrincipalRequest.SerializeToString,
@@ -159,9 +169,25 @@ class OwnerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateOwnKey(self, request, context):
+        """UpdateOwnKey changes settings of a key. FAILED_PRECONDITION if the key was revoked or has expired, or if its expiry is
+        to change and it was rotated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeOwnSecret(self, request, context):
+        """RevokeOwnSecret revokes the key with this secret, such as one that has leaked. NOT_FOUND if none of the account's keys
+        has it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetOwnPrincipal(self, request, context):
         """GetOwnPrincipal returns the permissions of one of the account's keys, for calls on the owner's behalf without its
-        secret. FAILED_PRECONDITION (`key_revoked`, `key_expired`) if the key was revoked or has expired.
+        secret. FAILED_PRECONDITION (`key_revoked`, `key_expired`, `key_paused`) if the key was revoked, has expired or is paused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -223,6 +249,16 @@ def add_OwnerServiceServicer_to_server(servicer, server):
                     servicer.RotateOwnKey,
                     request_deserializer=stack_dot_auth_dot_v1_dot_owner__pb2.RotateOwnKeyRequest.FromString,
                     response_serializer=stack_dot_auth_dot_v1_dot_owner__pb2.RotateOwnKeyResponse.SerializeToString,
+            ),
+            'UpdateOwnKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateOwnKey,
+                    request_deserializer=stack_dot_auth_dot_v1_dot_owner__pb2.UpdateOwnKeyRequest.FromString,
+                    response_serializer=stack_dot_auth_dot_v1_dot_owner__pb2.UpdateOwnKeyResponse.SerializeToString,
+            ),
+            'RevokeOwnSecret': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeOwnSecret,
+                    request_deserializer=stack_dot_auth_dot_v1_dot_owner__pb2.RevokeOwnSecretRequest.FromString,
+                    response_serializer=stack_dot_auth_dot_v1_dot_owner__pb2.RevokeOwnSecretResponse.SerializeToString,
             ),
             'GetOwnPrincipal': grpc.unary_unary_rpc_method_handler(
                     servicer.GetOwnPrincipal,
@@ -459,6 +495,60 @@ class OwnerService:
             '/stack.auth.v1.OwnerService/RotateOwnKey',
             stack_dot_auth_dot_v1_dot_owner__pb2.RotateOwnKeyRequest.SerializeToString,
             stack_dot_auth_dot_v1_dot_owner__pb2.RotateOwnKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateOwnKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.auth.v1.OwnerService/UpdateOwnKey',
+            stack_dot_auth_dot_v1_dot_owner__pb2.UpdateOwnKeyRequest.SerializeToString,
+            stack_dot_auth_dot_v1_dot_owner__pb2.UpdateOwnKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeOwnSecret(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.auth.v1.OwnerService/RevokeOwnSecret',
+            stack_dot_auth_dot_v1_dot_owner__pb2.RevokeOwnSecretRequest.SerializeToString,
+            stack_dot_auth_dot_v1_dot_owner__pb2.RevokeOwnSecretResponse.FromString,
             options,
             channel_credentials,
             insecure,

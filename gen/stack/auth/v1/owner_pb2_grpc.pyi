@@ -41,9 +41,17 @@ class OwnerServiceStub:
     """RotateOwnKey replaces a key, as KeyService does. The new key counts towards the plan's limits; the old key no
     longer does.
     """
+    UpdateOwnKey: _aio.UnaryUnaryMultiCallable[_owner_pb2.UpdateOwnKeyRequest, _owner_pb2.UpdateOwnKeyResponse]
+    """UpdateOwnKey changes settings of a key. FAILED_PRECONDITION if the key was revoked or has expired, or if its expiry is
+    to change and it was rotated.
+    """
+    RevokeOwnSecret: _aio.UnaryUnaryMultiCallable[_owner_pb2.RevokeOwnSecretRequest, _owner_pb2.RevokeOwnSecretResponse]
+    """RevokeOwnSecret revokes the key with this secret, such as one that has leaked. NOT_FOUND if none of the account's keys
+    has it.
+    """
     GetOwnPrincipal: _aio.UnaryUnaryMultiCallable[_owner_pb2.GetOwnPrincipalRequest, _owner_pb2.GetOwnPrincipalResponse]
     """GetOwnPrincipal returns the permissions of one of the account's keys, for calls on the owner's behalf without its
-    secret. FAILED_PRECONDITION (`key_revoked`, `key_expired`) if the key was revoked or has expired.
+    secret. FAILED_PRECONDITION (`key_revoked`, `key_expired`, `key_paused`) if the key was revoked, has expired or is paused.
     """
     GetOwnPlan: _aio.UnaryUnaryMultiCallable[_owner_pb2.GetOwnPlanRequest, _owner_pb2.GetOwnPlanResponse]
     """GetOwnPlan returns the account's plan, and the plan `pro` to compare it with."""
@@ -127,13 +135,33 @@ class OwnerServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def UpdateOwnKey(
+        self,
+        request: _owner_pb2.UpdateOwnKeyRequest,
+        context: _aio.ServicerContext[_owner_pb2.UpdateOwnKeyRequest, _abc.Awaitable[_owner_pb2.UpdateOwnKeyResponse]],
+    ) -> _abc.Awaitable[_owner_pb2.UpdateOwnKeyResponse]:
+        """UpdateOwnKey changes settings of a key. FAILED_PRECONDITION if the key was revoked or has expired, or if its expiry is
+        to change and it was rotated.
+        """
+
+    @_abc_1.abstractmethod
+    def RevokeOwnSecret(
+        self,
+        request: _owner_pb2.RevokeOwnSecretRequest,
+        context: _aio.ServicerContext[_owner_pb2.RevokeOwnSecretRequest, _abc.Awaitable[_owner_pb2.RevokeOwnSecretResponse]],
+    ) -> _abc.Awaitable[_owner_pb2.RevokeOwnSecretResponse]:
+        """RevokeOwnSecret revokes the key with this secret, such as one that has leaked. NOT_FOUND if none of the account's keys
+        has it.
+        """
+
+    @_abc_1.abstractmethod
     def GetOwnPrincipal(
         self,
         request: _owner_pb2.GetOwnPrincipalRequest,
         context: _aio.ServicerContext[_owner_pb2.GetOwnPrincipalRequest, _abc.Awaitable[_owner_pb2.GetOwnPrincipalResponse]],
     ) -> _abc.Awaitable[_owner_pb2.GetOwnPrincipalResponse]:
         """GetOwnPrincipal returns the permissions of one of the account's keys, for calls on the owner's behalf without its
-        secret. FAILED_PRECONDITION (`key_revoked`, `key_expired`) if the key was revoked or has expired.
+        secret. FAILED_PRECONDITION (`key_revoked`, `key_expired`, `key_paused`) if the key was revoked, has expired or is paused.
         """
 
     @_abc_1.abstractmethod

@@ -395,6 +395,8 @@ class SummarizeUsageRequest(_message.Message):
     BY_SURFACE_FIELD_NUMBER: _builtins.int
     BY_HOUR_FIELD_NUMBER: _builtins.int
     BY_USER_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    SURFACE_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """Public id of the key; empty means all keys of the account."""
     from_day: _builtins.str
@@ -409,6 +411,10 @@ class SummarizeUsageRequest(_message.Message):
     """Whether to sum each hour separately instead of each day. Sums by hour are kept for five weeks."""
     by_user: _builtins.bool
     """Whether to sum the requests of each client's `user` separately instead of each model. Needs an account and no key."""
+    outcome: _builtins.str
+    """Only rows with this outcome, as in UsageRecord; empty means all outcomes."""
+    surface: _surface_pb2.Surface.ValueType
+    """Only rows of this surface; unspecified means all rows."""
     def __init__(
         self,
         *,
@@ -419,10 +425,12 @@ class SummarizeUsageRequest(_message.Message):
         by_surface: _builtins.bool = ...,
         by_hour: _builtins.bool = ...,
         by_user: _builtins.bool = ...,
+        outcome: _builtins.str = ...,
+        surface: _surface_pb2.Surface.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "by_hour", b"by_hour", "by_surface", b"by_surface", "by_user", b"by_user", "from_day", b"from_day", "key_id", b"key_id", "to_day", b"to_day"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "by_hour", b"by_hour", "by_surface", b"by_surface", "by_user", b"by_user", "from_day", b"from_day", "key_id", b"key_id", "outcome", b"outcome", "surface", b"surface", "to_day", b"to_day"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

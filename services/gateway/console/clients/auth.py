@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import aio
 
 from services.common.errors import Unauthenticated
-from services.common.rpc.limits import limits_from_proto
+from services.common.rpc.limits import limit_to_proto, limits_from_proto
 from services.common.rpc.status import rpc_errors
 from services.common.timestamps import timestamp, unix_seconds
 from services.gateway.clients.auth import principal_of
@@ -17,6 +18,7 @@ from services.gateway.console.ports import (
     AccountEvent,
     Key,
     Keys,
+    KeySettings,
     NewKey,
     OpenSession,
     Plan,
@@ -164,6 +166,38 @@ class GrpcOwnerClient:
             )
         return _key(answer.key)
 
+    async def update_key(self, key_id: str, settings: KeySettings, *, sets_expiry: bool) -> Key:
+        """Change the settings of a key."""
+        paths = ["name", "models", "owner_daily_limit", "owner_limits", *(["expires_at"] if sets_expiry else [])]
+        request = owner_pb2.UpdateOwnKeyRequest(
+            key_id=key_id,
+            update_mask=FieldMask(paths=paths),
+            name=settings.name,
+            expires_at=None if settings.expires_at is None else timestamp(settings.expires_at),
+            models=settings.models,
+            owner_daily_limit=settings.owner_daily_limit,
+            owner_limits=map(limit_to_proto, settings.owner_limits),
+        )
+        return await self._update(request)
+
+    async def pause_key(self, key_id: str, *, is_paused: bool) -> Key:
+        """Pause or resume a key."""
+        return await self._update(
+            owner_pb2.UpdateOwnKeyRequest(key_id=key_id, update_mask=FieldMask(paths=["paused"]), paused=is_paused)
+        )
+
+    async def _update(self, request: owner_pb2.UpdateOwnKeyRequest) -> Key:
+        with _auth_errors():
+            answer = await self._stub.UpdateOwnKey(request, metadata=self._metadata, timeout=self._timeout_seconds)
+        return _key(answer.key)
+
+    async def revoke_secret(self, secret: str) -> Key:
+        """Revoke the key with this secret."""
+        request = owner_pb2.RevokeOwnSecretRequest(secret=secret)
+        with _auth_errors():
+            answer = await self._stub.RevokeOwnSecret(request, metadata=self._metadata, timeout=self._timeout_seconds)
+        return _key(answer.key)
+
     async def principal(self, key_id: str) -> Principal:
         """Return the current principal of a key."""
         request = owner_pb2.GetOwnPrincipalRequest(key_id=key_id)
@@ -266,6 +300,9 @@ def _key(key: keys_pb2.Key) -> Key:
         models=tuple(key.models),
         replaced_by=key.replaced_by,
         limits=limits_from_proto(key.limits),
+        paused_at=_or_none(key, "paused_at"),
+        owner_daily_limit=key.owner_daily_limit if key.HasField("owner_daily_limit") else None,
+        owner_limits=limits_from_proto(key.owner_limits),
     )
 
 

@@ -10,7 +10,7 @@ from services.common.rpc.status import rpc_errors
 from services.common.rpc.surface import surface_to_proto
 from services.common.timestamps import unix_seconds
 from services.gateway.apis.receipts import DayUsage
-from services.gateway.clients.ledger import GrpcCounters, GrpcLedger, receipt_of
+from services.gateway.clients.ledger import GrpcCounters, GrpcLedger, day_usage, receipt_of
 from services.gateway.clients.usage_webhooks import GrpcUsageWebhooks
 from services.gateway.console.ports import RequestFilter, TodayUsage
 from services.gateway.requests.types import Principal, RateLimit
@@ -71,9 +71,19 @@ class GrpcUsage:
             times += [unix_seconds(use.used_at) if use.HasField("used_at") else None for use in answer.last_uses]
         return times
 
-    async def days(self, *, from_day: str, key_id: str = "") -> Sequence[DayUsage]:
-        """Return usage by day and model since `from_day`, newest first."""
-        return await self._ledger.summarize(self._account_id, key_id=key_id, from_day=from_day, to_day="")
+    async def days(self, filters: RequestFilter) -> Sequence[DayUsage]:
+        """Return the usage of the requests that match by day and model, newest first."""
+        request = usage_pb2.SummarizeUsageRequest(
+            account_id=self._account_id,
+            key_id=filters.key_id,
+            outcome=filters.outcome,
+            from_day=filters.from_day,
+            to_day=filters.to_day,
+            surface=surface_to_proto(filters.surface),
+        )
+        with rpc_errors(unavailable_reason="inference_unavailable"):
+            answer = await self._stub.SummarizeUsage(request, timeout=self._timeout_seconds)
+        return [day_usage(summary) for summary in answer.summaries]
 
     async def requests(self, filters: RequestFilter, *, count: int) -> Sequence[Receipt]:
         """Return a page of requests, newest first."""

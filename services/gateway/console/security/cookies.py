@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from services.gateway.console.security.origins import Origin
 
-_CHARACTERS_MAX = 200
+_CHARACTERS_MAX = 2_000
 
 
 class Cookie(StrEnum):
@@ -19,6 +19,8 @@ class Cookie(StrEnum):
     """Random bytes, for the CSRF tokens of forms without a session."""
     DEVICE = "device"
     """Identifies a browser at its next log-in."""
+    NOTICE = "notice"
+    """What the next page shows once; see `notices`."""
 
 
 def cookie_name(cookie: Cookie, origin: Origin | None) -> str:

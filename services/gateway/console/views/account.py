@@ -33,12 +33,13 @@ class AccountViews:
             await context.scope.owner.change_password(context.secret("current"), context.secret("new"))
         except ServiceError as exc:
             return await self._show(context, error=exc, at="password")
-        return await self._show(context, done="Your password has been changed and all other sessions have been ended.")
+        message = "Your password has been changed and all other sessions have been ended."
+        return self._pages.confirm(context, message, "/account")
 
     async def end_session(self, context: RequestContext) -> Response:
         """`POST /account/sessions/{id}/end`."""
         await context.scope.owner.end_session(context.request.path_params["id"])
-        return redirect("/account")
+        return self._pages.confirm(context, "The session has been ended.", "/account")
 
     async def delete(self, context: RequestContext) -> Response:
         """`POST /account/delete`. Refused while stored responses could not be deleted too."""
@@ -51,7 +52,7 @@ class AccountViews:
             await self._delete_responses(context.scope.session.account_id)
         await self._delete_webhook(context)
         context.clear_session()
-        return self._pages.show(context, "goodbye", status=200)
+        return redirect("/goodbye")
 
     async def _delete_webhook(self, context: RequestContext) -> None:
         try:
@@ -73,19 +74,21 @@ class AccountViews:
                 extra={"account_id": account_id, "reason": exc.reason},
             )
 
-    async def _show(
-        self, context: RequestContext, *, error: ServiceError | None = None, at: str = "", done: str = ""
-    ) -> Response:
+    async def goodbye(self, context: RequestContext) -> Response:
+        """`GET /goodbye`: the page after an account was deleted."""
+        return self._pages.show(context, "goodbye")
+
+    async def _show(self, context: RequestContext, *, error: ServiceError | None = None, at: str = "") -> Response:
         owner = context.scope.owner
         before = context.query("before")
         # Fetch one more than is shown, to know whether there is another page.
         events = await owner.events(before=before if is_id(before, Kind.AUDIT_EVENT) else "", count=_EVENTS + 1)
         variables: dict[str, Any] = {
             "sessions": await owner.sessions(),
+            "key_names": {key.id: key.name for key in (await owner.keys()).keys},
             "events": events[:_EVENTS],
             "older": events[_EVENTS - 1].id if len(events) > _EVENTS else "",
             "at": at,
-            "done": done,
         }
         if error is not None:
             return self._pages.show_error(context, "account", error, **variables)

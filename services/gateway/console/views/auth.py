@@ -6,17 +6,19 @@ from typing import TypeVar
 from starlette.responses import Response
 
 from services.common.errors import ServiceError, Throttled
+from services.common.readable_email import readable_email
 from services.common.runtime.clock import Clock
 from services.gateway.console.page import Pages, redirect
 from services.gateway.console.ports import SessionClient
 from services.gateway.console.request_context import RequestContext, local_path
 from services.gateway.console.security.refused_clients import RefusedClients
-from services.gateway.console.sign_up_facts import SignUpCache
 
 T = TypeVar("T")
 
 _LOG_IN, _SIGN_UP, _TOKEN = "log-in", "sign-up", "token"
 """Kinds of attempts that auth limits per address: log-ins; sign-ups and requested e-mails; one-time tokens."""
+_MAIL_SECONDS = 900
+"""How long the page after an e-mail offers to send it again."""
 _LAPSED = "Your session has ended. Log in to continue."
 
 
@@ -28,27 +30,27 @@ class AuthViews:
         self._pages = pages
         self._session_client = session_client
         self._refused = RefusedClients(clock)
-        self._sign_up_cache = SignUpCache(session_client, clock)
 
     async def landing(self, context: RequestContext) -> Response:
         """`GET /`."""
-        return self._pages.show(context, "landing", daily_limit=await self._sign_up_cache.daily_limit())
+        return self._pages.show(context, "landing")
 
     async def docs(self, context: RequestContext) -> Response:
         """`GET /docs`."""
-        return self._pages.show(context, "docs", daily_limit=await self._sign_up_cache.daily_limit())
+        return self._pages.show(context, "docs")
 
     async def sign_up_form(self, context: RequestContext) -> Response:
         """`GET /signup`, with the token of an invitation in the query if there is one."""
+        target = local_path(context.query("next"))
         if context.session_scope:
-            return redirect("/keys")
+            return redirect(target)
         invite = context.query("token")
         policy = await self._session_client.describe_sign_up(invite)
-        return self._pages.show(context, "signup", sign_up=policy, email="", invite=invite, error="")
+        return self._pages.show(context, "signup", sign_up=policy, email="", invite=invite, next=target, error="")
 
     async def sign_up(self, context: RequestContext) -> Response:
         """`POST /signup`."""
-        email, invite = context.text("email"), context.text("invite")
+        email, invite, target = context.text("email"), context.text("invite"), local_path(context.text("next"))
         policy = await self._session_client.describe_sign_up(invite)
         try:
             password = context.secret("password")
@@ -58,11 +60,13 @@ class AuthViews:
                 lambda: self._session_client.sign_up(email, password, invite=invite, address=context.address),
             )
         except ServiceError as exc:
-            return self._pages.show_error(context, "signup", exc, sign_up=policy, email=email, invite=invite)
+            return self._pages.show_error(
+                context, "signup", exc, sign_up=policy, email=email, invite=invite, next=target
+            )
         if opened is None:
-            return self._pages.show(context, "mail_sent", email=email, what="confirm")
+            return self._mail_sent(context, email, "confirm")
         context.set_session(opened, now=self._pages.now())
-        return redirect("/keys")
+        return redirect(target)
 
     async def log_in_form(self, context: RequestContext) -> Response:
         """`GET /login`."""
@@ -104,12 +108,12 @@ class AuthViews:
         if context.token:
             await self._session_client.log_out(context.token, address=context.address)
         context.clear_session()
-        return redirect("/")
+        return self._pages.confirm(context, "You are logged out.", "/")
 
     async def verify_form(self, context: RequestContext) -> Response:
         """`GET /verify`: a button, since mail clients may open links automatically and a token works only once."""
         token = context.query("token")
-        return self._pages.show(context, "verify", token=token, email="", error="")
+        return self._pages.show(context, "verify", token=token, error="")
 
     async def verify(self, context: RequestContext) -> Response:
         """`POST /verify`."""
@@ -119,8 +123,9 @@ class AuthViews:
                 _TOKEN, context, lambda: self._session_client.verify_email(token, address=context.address)
             )
         except ServiceError as exc:
-            return self._pages.show_error(context, "verify", exc, token="", email="")
-        return self._pages.show(context, "verify", token="", email=email, error="")
+            return self._pages.show_error(context, "verify", exc, token="")
+        message = f"Your address {readable_email(email)} is confirmed. You can log in now."
+        return self._pages.confirm(context, message, "/login")
 
     async def send_verification(self, context: RequestContext) -> Response:
         """`POST /verify/send`."""
@@ -130,8 +135,17 @@ class AuthViews:
                 _SIGN_UP, context, lambda: self._session_client.send_verification(email, address=context.address)
             )
         except ServiceError as exc:
-            return self._pages.show_error(context, "verify", exc, token="", email="")
-        return self._pages.show(context, "mail_sent", email=email, what="confirm")
+            return self._pages.show_error(context, "verify", exc, token="")
+        return self._mail_sent(context, email, "confirm")
+
+    async def mail_sent(self, context: RequestContext) -> Response:
+        """`GET /mail-sent`: asks the user to open the link in an e-mail. A reload shows the address again."""
+        sent = context.notice(now=self._pages.now())
+        return self._pages.show(context, "mail_sent", email=sent.get("email", ""), what=sent.get("what", ""))
+
+    def _mail_sent(self, context: RequestContext, email: str, what: str) -> Response:
+        context.notify(now=self._pages.now(), seconds=_MAIL_SECONDS, email=email, what=what)
+        return redirect("/mail-sent")
 
     async def forgot_form(self, context: RequestContext) -> Response:
         """`GET /forgot`."""
@@ -149,12 +163,12 @@ class AuthViews:
             return self._pages.show_error(
                 context, "forgot", exc, email=email, has_mail=exc.reason != "mail_not_configured"
             )
-        return self._pages.show(context, "mail_sent", email=email, what="reset")
+        return self._mail_sent(context, email, "reset")
 
     async def reset_form(self, context: RequestContext) -> Response:
         """`GET /reset`."""
         token = context.query("token")
-        return self._pages.show(context, "reset", token=token, email="", error="")
+        return self._pages.show(context, "reset", token=token, error="")
 
     async def reset(self, context: RequestContext) -> Response:
         """`POST /reset`."""
@@ -165,9 +179,10 @@ class AuthViews:
                 _TOKEN, context, lambda: self._session_client.reset_password(token, password, address=context.address)
             )
         except ServiceError as exc:
-            return self._pages.show_error(context, "reset", exc, token=token, email="")
+            return self._pages.show_error(context, "reset", exc, token=token)
         context.remember_device(reset.device_token)
-        return self._pages.show(context, "reset", token="", email=reset.email, error="")
+        message = f"The password of {readable_email(reset.email)} has been changed, and all sessions have been ended."
+        return self._pages.confirm(context, message, "/login")
 
     async def _try(self, kind: str, context: RequestContext, ask: Callable[[], Awaitable[T]]) -> T:
         """Call auth, unless it has rate limited this kind of attempt for this client. An empty kind is not limited."""

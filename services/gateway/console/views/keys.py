@@ -1,23 +1,27 @@
 """API keys page: list, create, rotate and revoke."""
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from starlette.responses import Response
 
-from services.common.errors import InvalidRequest, ServiceError
-from services.common.limits import Scope
-from services.gateway.console.labels import describe_limit
+from services.common.errors import ServiceError
+from services.common.limits import Scope, Window
+from services.gateway.console.facts import Facts
+from services.gateway.console.labels import describe_limit, limit_label
 from services.gateway.console.page import Pages, redirect
 from services.gateway.console.ports import Key, NewKey, TodayUsage
 from services.gateway.console.request_context import RequestContext
+from services.gateway.console.unknown import or_none
+from services.gateway.console.views.key import WORKING
+from services.gateway.console.views.key_settings import chosen_models, end_of, model_picker
+from services.gateway.requests.types import RateLimit
 
-T = TypeVar("T")
-_log = logging.getLogger(__name__)
+_LONG_WINDOWS = (Window.DAY, Window.MONTH)
+_USED_UP_KEYS_MAX = 10
+"""Keys whose limits are read for the list, each with a call to quota."""
 _GRACE_SECONDS = {"0": 0, "3600": 3_600, "86400": 86_400, "604800": 604_800}
 
 
@@ -34,27 +38,42 @@ class KeyRow:
     limits: Sequence[str]
     """Descriptions of the key's limits other than requests per day."""
 
+    used_up: RateLimit | None
+    """A limit per day or month, of the key or its account, that is used up; None if none is."""
+
+    @property
+    def label(self) -> str:
+        """The state that the list shows."""
+        return "used_up" if self.state == "active" and self.used_up else self.state
+
+    @property
+    def used_up_label(self) -> str:
+        """What is used up, such as `Tokens per day, account`."""
+        limit = self.used_up
+        return "" if limit is None else limit_label(limit.scope, limit.unit, limit.window)
+
 
 class KeyViews:
     """Handlers of the API keys page."""
 
-    def __init__(self, pages: Pages) -> None:
-        """Render with `pages`."""
+    def __init__(self, pages: Pages, facts: Facts) -> None:
+        """Render with `pages`; `facts` have the models."""
         self._pages = pages
+        self._facts = facts
 
     async def index(self, context: RequestContext) -> Response:
         """`GET /keys`."""
         return await self._list(context)
 
     async def create(self, context: RequestContext) -> Response:
-        """`POST /keys`. The secret is shown in this response only."""
+        """`POST /keys`. The next page shows the secret, once."""
         try:
-            models = tuple(context.text("models").replace(",", " ").split())
-            expires_at = _end_of(context.text("expires"), now=self._pages.now())
+            models = chosen_models(context.form)
+            expires_at = end_of(context.text("expires"), now=self._pages.now())
             new_key = await context.scope.owner.create_key(context.text("name"), expires_at=expires_at, models=models)
         except ServiceError as exc:
             return await self._list(context, error=exc)
-        return await self._list(context, new_key=new_key)
+        return self._show_secret(context, new_key)
 
     async def rotate(self, context: RequestContext) -> Response:
         """`POST /keys/{id}/rotate`."""
@@ -65,29 +84,45 @@ class KeyViews:
             )
         except ServiceError as exc:
             return await self._list(context, error=exc)
-        return await self._list(context, new_key=new_key)
+        return self._show_secret(context, new_key)
 
     async def revoke(self, context: RequestContext) -> Response:
         """`POST /keys/{id}/revoke`."""
         try:
-            await context.scope.owner.revoke_key(context.request.path_params["id"])
+            key = await context.scope.owner.revoke_key(context.request.path_params["id"])
         except ServiceError as exc:
             return await self._list(context, error=exc)
+        message = f"“{key.name}” is revoked. Programs that use it are rejected within a second."
+        return self._pages.confirm(context, message, "/keys")
+
+    async def revoke_leaked(self, context: RequestContext) -> Response:
+        """`POST /keys/leaked`: revoke the key with a secret, which is not stored."""
+        try:
+            key = await context.scope.owner.revoke_secret(context.text("secret"))
+        except ServiceError as exc:
+            return await self._list(context, error=exc, at="leaked")
+        message = f"“{key.name}” is revoked. Create a new key for the programs that used it."
+        return self._pages.confirm(context, message, "/keys")
+
+    def _show_secret(self, context: RequestContext, new_key: NewKey) -> Response:
+        context.notify(now=self._pages.now(), key_name=new_key.key.name, secret=new_key.secret)
         return redirect("/keys")
 
-    async def _list(
-        self, context: RequestContext, *, new_key: NewKey | None = None, error: ServiceError | None = None
-    ) -> Response:
+    async def _list(self, context: RequestContext, *, error: ServiceError | None = None, at: str = "") -> Response:
         keys = await context.scope.owner.keys()
         rows = await self._rows(context, list(reversed(keys.keys)))
+        await self._facts.refresh()
+        form = context.form if error else context.request.query_params
         variables: dict[str, Any] = {
-            "rows": [row for row in rows if row.state in ("active", "rotated")],
-            "ended": [row for row in rows if row.state not in ("active", "rotated")],
+            "rows": (active := [row for row in rows if row.state in WORKING]),
+            "is_use_unknown": any(row.today is None or not row.is_use_known for row in active),
+            "ended": [row for row in rows if row.state not in WORKING],
             "keys": keys,
-            "new_key": new_key,
-            "form": {
-                name: context.text(name) if error else context.query(name) for name in ("name", "expires", "models")
-            },
+            "at": at,
+            "secret": context.take_notice("secret", now=self._pages.now()),
+            "secret_name": context.notice(now=self._pages.now()).get("key_name", ""),
+            "form": {name: form.get(name, "") for name in ("name", "expires")},
+            "picker": model_picker(chosen_models(form), self._facts.models),
         }
         if error is not None:
             return self._pages.show_error(context, "keys", error, **variables)
@@ -95,37 +130,36 @@ class KeyViews:
 
     async def _rows(self, context: RequestContext, keys: Sequence[Key]) -> list[KeyRow]:
         usage, ids = context.scope.usage, [key.id for key in keys]
-        days, uses = await asyncio.gather(or_empty(usage.today(ids)), or_empty(usage.last_uses(ids)))
+        days, uses, used_up = await asyncio.gather(
+            or_none(usage.today(ids)), or_none(usage.last_uses(ids)), self._used_up(context, keys)
+        )
         return [
             KeyRow(
                 key,
                 key.state(self._pages.now()),
-                days[number] if days else None,
-                uses[number] if uses else None,
-                bool(uses),
+                days[number] if days is not None else None,
+                uses[number] if uses is not None else None,
+                uses is not None,
                 [describe_limit(limit) for limit in key.limits if limit.scope is Scope.KEY],
+                used_up.get(key.id),
             )
             for number, key in enumerate(keys)
         ]
 
+    async def _used_up(self, context: RequestContext, keys: Sequence[Key]) -> dict[str, RateLimit]:
+        """Return a used-up limit of each of the newest active keys that has one."""
+        active = [key for key in keys if key.state(self._pages.now()) == "active"][:_USED_UP_KEYS_MAX]
+        principal = await or_none(context.scope.owner.principal(active[0].id)) if active else None
+        if principal is None:
+            return {}
+        # Only the account's limit of requests per day is not in the list of keys, and it is the same for all.
+        of_keys = [replace(principal, key_id=key.id, daily_limit=key.daily_limit, limits=key.limits) for key in active]
+        read = await asyncio.gather(*(or_none(context.scope.usage.limits(one)) for one in of_keys))
+        used_up = {one.key_id: _used_up_limit(limits or ()) for one, limits in zip(of_keys, read, strict=True)}
+        return {key_id: limit for key_id, limit in used_up.items() if limit is not None}
 
-async def or_empty(usage: Awaitable[Sequence[T]]) -> Sequence[T]:
-    """Return the result, or an empty list on an error, so that keys are shown even if their usage cannot be read."""
-    try:
-        return await usage
-    except ServiceError as exc:
-        _log.info("keys shown without usage", extra={"reason": exc.reason})
-        return []
 
-
-def _end_of(day: str, *, now: float) -> float | None:
-    """Return the end of a UTC day, when a key expires; None if `day` is empty."""
-    if not day:
-        return None
-    try:
-        ends = datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC) + timedelta(days=1)
-    except (ValueError, OverflowError) as exc:
-        raise InvalidRequest("The expiry date is not valid. Enter it as YYYY-MM-DD.") from exc
-    if ends.timestamp() <= now:
-        raise InvalidRequest("The expiry date is in the past. Choose a later one, or leave it empty.")
-    return ends.timestamp()
+def _used_up_limit(limits: Sequence[RateLimit]) -> RateLimit | None:
+    """Return the used-up limit that lasts longest; None if no limit per day or month is used up."""
+    used_up = [limit for limit in limits if limit.window in _LONG_WINDOWS and not limit.remaining]
+    return max(used_up, key=lambda limit: limit.reset_at, default=None)

@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from functools import partial
 
 from starlette.responses import Response
@@ -14,20 +14,21 @@ from starlette.types import Scope
 
 from services.common import csv_cells
 from services.common.ids import Kind, is_id
-from services.common.prices import dollars
 from services.common.receipts import Receipt
 from services.common.surface import Surface
-from services.gateway.apis.receipts import DayUsage
-from services.gateway.console.charts import columns
+from services.gateway.console.facts import Facts
+from services.gateway.console.failures import failure_of
 from services.gateway.console.labels import OUTCOMES, countdown, explain_outcome, explain_refund
 from services.gateway.console.page import Pages, redirect
-from services.gateway.console.ports import Key, RequestFilter, UsageClient
+from services.gateway.console.ports import Key, RequestFilter, TodayUsage, UsageClient
+from services.gateway.console.receipt_texts import bug_report, timeline_of
 from services.gateway.console.request_context import RequestContext
 from services.gateway.console.security.concurrency import slot_within_response
-from services.gateway.console.views.keys import or_empty
+from services.gateway.console.unknown import or_none
+from services.gateway.console.usage_charts import charts_of, days_of, totals_of
+from services.gateway.console.views.key import WORKING
 from services.gateway.http.downloads import Download, Downloads
 
-_DAYS = 30
 _PAGE = 50
 _CSV_PAGE = 1_000
 _CSV_COLUMNS = (
@@ -42,24 +43,26 @@ _ReadPage = Callable[[RequestFilter], Awaitable[tuple[str, RequestFilter | None]
 class UsageViews:
     """Handlers of the usage page."""
 
-    def __init__(self, pages: Pages) -> None:
-        """Render with `pages`."""
+    def __init__(self, pages: Pages, facts: Facts) -> None:
+        """Render with `pages`. `facts` have the models."""
         self._pages = pages
+        self._facts = facts
         self._downloads = Downloads()
 
     async def index(self, context: RequestContext) -> Response:
-        """`GET /usage`: usage today, charts of the last 30 days, and recent requests."""
+        """`GET /usage`: today, totals, charts, and the requests. Filters apply to all but today."""
         filters = _filter(context.request.query_params)
-        scope = context.scope
-        days = self._days()
-        keys = (await scope.owner.keys()).keys
-        sums, receipts, today = await asyncio.gather(
-            scope.usage.days(from_day=days[0], key_id=filters.key_id),
+        usage, days = context.scope.usage, days_of(filters.from_day, filters.to_day, now=self._pages.now())
+        shown = replace(filters, from_day=days[0], to_day=days[-1])
+        keys = (await context.scope.owner.keys()).keys
+        sums, everything, receipts, today = await asyncio.gather(
+            or_none(usage.days(shown)),
+            or_none(usage.days(RequestFilter(from_day=days[0], to_day=days[-1]))),
             # One more than is shown, to know whether there is another page.
-            scope.usage.requests(filters, count=_PAGE + 1),
+            or_none(usage.requests(filters, count=_PAGE + 1)),
             self._today(context, keys),
         )
-        requests = receipts[:_PAGE]
+        requests = None if receipts is None else receipts[:_PAGE]
         reset_at = _next_midnight(self._pages.now())
         return self._pages.show(
             context,
@@ -67,20 +70,17 @@ class UsageViews:
             today=today,
             reset_at=reset_at,
             until_reset=countdown(reset_at - self._pages.now()),
-            requests_chart=columns("Requests", days, _by_model(sums, lambda day: day.requests)),
-            tokens_chart=columns(
-                "Tokens", days, _by_model(sums, lambda day: day.prompt_tokens + day.completion_tokens)
-            ),
+            days=days,
+            totals=None if sums is None else totals_of(sums),
+            charts=charts_of(days, sums or [], everything or sums or []),
             sums=sums,
-            cost=_cost(sums),
-            has_all_costs=all(day.cost_usd is not None for day in sums if day.requests),
             requests=requests,
             keys=keys,
             names={key.id: key.name for key in keys},
             filters=filters,
             outcomes=OUTCOMES,
             surfaces=tuple(Surface),
-            more=requests[-1].id if len(receipts) > _PAGE else "",
+            more=receipts[_PAGE - 1].id if receipts and len(receipts) > _PAGE else "",
         )
 
     async def download(self, context: RequestContext) -> Response:
@@ -104,46 +104,49 @@ class UsageViews:
         return redirect(f"/usage/requests/{request_id}")
 
     async def request(self, context: RequestContext) -> Response:
-        """`GET /usage/requests/{id}`: the receipt of a request."""
+        """`GET /usage/requests/{id}`: the receipt of a request; with `panel` in the query, as part of the list."""
         request_id = context.request.path_params["id"]
         receipt = await context.scope.usage.request(request_id) if is_id(request_id, Kind.REQUEST) else None
         if receipt is None:
             return self._pages.show(context, "request", status=404, receipt=None, request_id=request_id[:64])
+        await self._facts.refresh()
+        model = self._facts.models and self._facts.models.named(receipt.model)
         names = {key.id: key.name for key in (await context.scope.owner.keys()).keys}
+        failure = failure_of(receipt, model.facts.context_window if model else None)
         return self._pages.show(
             context,
-            "request",
+            "request_panel" if context.query("panel") else "request",
             receipt=receipt,
             request_id=receipt.id,
             key_name=names.get(receipt.key_id, receipt.key_id),
             why=explain_outcome(receipt.outcome),
             refund=explain_refund(receipt.refund_reason) if receipt.refund_reason else "",
+            failure=failure,
+            timeline=timeline_of(receipt),
+            report=bug_report(receipt, failure),
         )
 
-    async def _today(self, context: RequestContext, keys: Sequence[Key]) -> list[tuple[Key, int, int]]:
-        """Return the active keys with their used and remaining requests today."""
-        working = [key for key in keys if key.state(self._pages.now()) in ("active", "rotated")]
-        days = await or_empty(context.scope.usage.today([key.id for key in working]))
-        return [
-            (key, day.used, max(0, key.daily_limit - day.used - day.held))
-            for key, day in zip(working, days, strict=False)
-            if day is not None
-        ]
-
-    def _days(self) -> list[str]:
-        last = datetime.fromtimestamp(self._pages.now(), UTC).date()
-        return [(last - timedelta(days=back)).isoformat() for back in reversed(range(_DAYS))]
+    async def _today(self, context: RequestContext, keys: Sequence[Key]) -> list[tuple[Key, TodayUsage]] | None:
+        """Return the active keys with their usage today; None if it is not known."""
+        working = [key for key in keys if key.state(self._pages.now()) in WORKING]
+        days = await or_none(context.scope.usage.today([key.id for key in working]))
+        if days is None or None in days:
+            return None
+        return [(key, day) for key, day in zip(working, days, strict=True) if day is not None]
 
 
 def _filter(query: Mapping[str, str]) -> RequestFilter:
     """Return the filter from a query. Invalid values are ignored."""
     key_id, outcome = query.get("key", ""), query.get("outcome", "")
     before, surface = query.get("before", ""), query.get("surface", "")
+    first, last = _day(query.get("from", "")), _day(query.get("to", ""))
+    if first and last:
+        first, last = sorted((first, last))
     return RequestFilter(
         key_id if is_id(key_id, Kind.KEY) else "",
         outcome if outcome in OUTCOMES else "",
-        _day(query.get("from", "")),
-        _day(query.get("to", "")),
+        first,
+        last,
         before if is_id(before, Kind.REQUEST) else "",
         Surface(surface) if surface in tuple(Surface) else None,
     )
@@ -154,19 +157,6 @@ def _day(text: str) -> str:
         return date.fromisoformat(text).isoformat() if _DAY.fullmatch(text) else ""
     except ValueError:
         return ""
-
-
-def _by_model(sums: Sequence[DayUsage], count: Callable[[DayUsage], int]) -> dict[str, dict[str, int]]:
-    series: dict[str, dict[str, int]] = {}
-    for row in sums:
-        series.setdefault(row.model, {})[row.day] = count(row)
-    return series
-
-
-def _cost(sums: Sequence[DayUsage]) -> str | None:
-    """Return the cost of all requests that have one, in US dollars; None if none has one."""
-    costs = [day.cost_microdollars for day in sums if day.cost_microdollars is not None]
-    return dollars(sum(costs)) if costs else None
 
 
 def _next_midnight(now: float) -> float:

@@ -9,13 +9,25 @@ from typing import Any, cast
 import pytest
 from starlette.types import ASGIApp, Message, Scope
 
+from services.common.prices import Prices
 from services.common.receipts import Receipt, ReceiptUsage
 from services.common.runtime.clock import SystemClock
 from services.gateway.console.app import Console, build_console
 from services.gateway.console.assets import Assets
+from services.gateway.console.facts import Facts
 from services.gateway.console.page import STATIC, Pages
-from services.gateway.console.ports import OwnerClient, RequestFilter, Session, SessionClient, SignUp, UsageClient
+from services.gateway.console.ports import (
+    ModelList,
+    ModelsClient,
+    OwnerClient,
+    RequestFilter,
+    Session,
+    SessionClient,
+    SignUp,
+    UsageClient,
+)
 from services.gateway.console.request_context import SessionScope
+from services.gateway.console.site import Site
 from services.gateway.http.cors import CORSPolicy
 
 _ROWS = 2_500
@@ -31,6 +43,9 @@ class Auth:
     async def describe_sign_up(self, invite: str) -> SignUp:
         return SignUp("open", has_mail=False, daily_limit=100)
 
+    async def list_models(self, permitted: Sequence[str] = ()) -> ModelList:
+        return ModelList([], "")
+
 
 class Ledger:
     """Returns the same requests for each account, newest first."""
@@ -45,8 +60,9 @@ def _receipt(number: int) -> Receipt:
     usage = ReceiptUsage(1, 1, 2, 0, 0, "reported")
     model = _FORMULAS[number % len(_FORMULAS)]
     return Receipt(
-        id=str(number), key_id="key_1", day="2026-11-29", created_at="2026-11-29T00:00:00Z", model=model, surface=None,
-        stream=False, outcome="completed", charged=True, refund_reason=None, usage=usage,
+        id=str(number), key_id="key_1", day="2026-11-29", created_at="2026-11-29T00:00:00Z",
+        model=model, upstream_model=model, surface=None, stream=False, outcome="completed",
+        charged=True, refund_reason=None, usage=usage,
         cost_microdollars=1_234, cost_usd="0.001234", attempts=1,
         time_to_first_token_ms=None, duration_ms=1,
     )  # fmt: skip
@@ -104,17 +120,19 @@ class Reader:
 @pytest.fixture(name="app")
 def _app() -> ASGIApp:
     clock, assets = SystemClock(), Assets(STATIC)
+    facts = Facts(cast(SessionClient, Auth()), cast(ModelsClient, Auth()), clock)
     return build_console(
         Console(
-            pages=Pages(clock, assets),
+            pages=Pages(clock, assets, Site(), facts),
             assets=assets,
             clock=clock,
             session_client=cast(SessionClient, Auth()),
+            facts=facts,
+            prices=Prices({}),
             open_scope=lambda _, session, __: SessionScope(
                 session, cast(OwnerClient, object()), cast(UsageClient, Ledger())
             ),
             api=cast(Any, object()),
-            models=cast(Any, object()),
             responses=cast(Any, object()),
             cors=CORSPolicy(()),
             hsts_seconds=0,
