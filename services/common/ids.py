@@ -4,6 +4,7 @@ Check ids that come from clients with `is_id` before using them in a query: data
 """
 
 import re
+from datetime import datetime
 from enum import StrEnum
 
 from ulid import ULID
@@ -26,6 +27,11 @@ class Kind(StrEnum):
 def new_id(kind: Kind) -> str:
     """Return a new unique id."""
     return f"{kind}_{ULID()}"
+
+
+def first_id_prefix(kind: Kind, at: datetime) -> str:
+    """Return the beginning of the ids that are created from a time on, to the millisecond; all earlier ids are less."""
+    return f"{kind}_{str(ULID.from_datetime(at))[:10]}"
 
 
 def is_id(text: str, kind: Kind) -> bool:

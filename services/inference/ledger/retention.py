@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import text
-from ulid import ULID
 
 from services.common.db.sqlite_writer import SQLiteWriter
 from services.common.db.transactions import Transactions, deadline
+from services.common.ids import Kind, first_id_prefix
 from services.inference.ledger.rollups import unavailable
 
 DAYS_MIN = 35
@@ -77,7 +77,7 @@ def first_hour(now: datetime) -> int:
 
 
 def _request_id(at: datetime) -> str:
-    return f"req_{str(ULID.from_datetime(at))[:10]}"
+    return first_id_prefix(Kind.REQUEST, at)
 
 
 class Retention:

@@ -53,7 +53,7 @@ class Parameter:
     rule: Rule
     policy: ParameterPolicy = ParameterPolicy.PASSED
     why: str = ""
-    """The reason for any policy except `PASSED`."""
+    """The reason for the policy, or what else becomes of the value; empty for most that are passed."""
     translate: Callable[[Any], JSONObject] | None = None
     """Returns the members to send to Groq instead; empty sends none. Only for `TRANSLATED`."""
 
@@ -200,7 +200,7 @@ PARAMETERS: Mapping[str, Parameter] = {
     "response_format": Parameter(Rule(_check_response_format, _FORMAT_SCHEMA)),
     "reasoning_format": Parameter(one_of("hidden", "raw", "parsed")),
     "include_reasoning": Parameter(boolean),
-    "user": Parameter(string),
+    "user": Parameter(string, why="the ledger records a keyed digest of it"),
     "frequency_penalty": Parameter(decimal(-2, 2)),
     "presence_penalty": Parameter(decimal(-2, 2)),
     "citation_options": Parameter(anything),
