@@ -40,8 +40,6 @@ _KINDS = {
 }
 _KEY_REQUESTS, _ACCOUNT_REQUESTS = "key:requests:day", "account:requests:day"
 _AMOUNT_MAX = 10**15
-_RESULT_BYTES = 64 * 1024
-"""About the size of the largest results."""
 _VECTORS_MAX = 1_000
 """Most reserves have the limits of an earlier one."""
 _LimitValues = tuple[int, int, int, int]
@@ -93,7 +91,7 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
             result.settle.CopyFrom(await self._settle(call.settle))
         else:
             result.reserve.CopyFrom(await self._reserve(call.reserve))
-        await put(result, _RESULT_BYTES)
+        await put(result, result.ByteSize())
 
     async def Reserve(self, request: quota_pb2.ReserveRequest, context: Context) -> quota_pb2.ReserveResponse:
         """Hold one slot for each reservation."""

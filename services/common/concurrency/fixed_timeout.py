@@ -39,10 +39,14 @@ class FixedTimeout(Generic[WaitT]):
     def _expire(self) -> None:
         loop = asyncio.get_running_loop()
         self._timer = None
-        while self._deadlines:
-            wait, deadline = next(iter(self._deadlines.items()))
-            if deadline > loop.time():
-                self._timer = loop.call_at(deadline, self._expire)
-                return
-            del self._deadlines[wait]
-            self._on_timeout(wait)
+        try:
+            while self._deadlines and self._next_deadline() <= loop.time():
+                wait = next(iter(self._deadlines))
+                del self._deadlines[wait]
+                self._on_timeout(wait)
+        finally:
+            if self._deadlines and self._timer is None:
+                self._timer = loop.call_at(self._next_deadline(), self._expire)
+
+    def _next_deadline(self) -> float:
+        return next(iter(self._deadlines.values()))

@@ -60,7 +60,7 @@ class GrpcQuotaBatches:
             return None
         result: quota_pb2.MultiplexedResult | None = None
         with suppress(NotSent):
-            result = await stream.call(call)
+            result = await stream.call(call, call.ByteSize())
         return result
 
 

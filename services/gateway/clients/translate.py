@@ -54,7 +54,7 @@ def multiplexed_call(hold: Hold, chat: Chat, *, stream: bool) -> tuple[inference
     except RecursionError as exc:
         raise _too_deep() from exc
     call = inference_pb2.MultiplexedCall(context=request_context(hold, chat), chat_json=text, stream=stream)
-    return call, len(text)
+    return call, call.ByteSize()
 
 
 def _not_unicode() -> InvalidRequest:

@@ -214,6 +214,8 @@ class Connection(asyncio.Protocol):
             raise MalformedResponse
         if self._without_body > _HEAD_BYTES_MAX and sum(map(len, _flat(raw))) > _HEAD_BYTES_MAX:
             raise MalformedResponse
+        if status < 100:
+            raise MalformedResponse
         if status < 200:
             return
         # Of several with the same name, the first one remains.

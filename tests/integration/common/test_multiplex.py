@@ -10,11 +10,13 @@ import pytest
 from services.common.errors import ErrorDetails, InternalError, InvalidRequest, Throttled, Unavailable
 from services.common.rpc.channel import open_channel
 from services.common.rpc.multiplex import client as client_module
+from services.common.rpc.multiplex import server as server_module
+from services.common.rpc.multiplex import stream as stream_module
 from services.common.rpc.multiplex.messages import WINDOW_BYTES
 from services.common.rpc.multiplex.server import Put
 from services.common.rpc.multiplex.stream import NotSent
 from services.common.verdict import Verdict
-from stack.inference.v1 import inference_pb2_grpc
+from stack.inference.v1 import inference_pb2, inference_pb2_grpc
 from tests.integration.common.grpc_world import socket_path
 from tests.integration.common.multiplexing import (
     SECONDS,
@@ -114,6 +116,75 @@ async def test_a_cancelled_call_is_cancelled_in_the_service() -> None:
         task.cancel()
         await _until(lambda: replica.cancelled == ["left"])
     assert stream.calls_in_progress == 0
+
+
+async def test_calls_that_are_cancelled_early_leave_nothing_behind() -> None:
+    replica = Replica(_echo_slowly)
+    async with client_of(replica) as (client, server):
+        stream = await until_open(client)
+        tasks = []
+        for steps in range(60):
+            tasks.append(asyncio.ensure_future(stream.call(call(str(steps)))))
+            for _ in range(steps % 7):
+                await asyncio.sleep(0)
+            tasks[-1].cancel()
+        await asyncio.wait(tasks)
+        assert stream.calls_in_progress == 0
+        replica.multiplexed.drain()
+        async with asyncio.timeout(2):
+            await server.stop(SECONDS)  # Ends once the client has ended the stream.
+    assert len(replica.calls) < len(tasks), "a call that is cancelled before it is sent is never made"
+
+
+async def test_a_call_that_ends_before_it_is_sent_is_never_made() -> None:
+    replica = Replica(_echo)
+    async with client_of(replica) as (client, _):
+        stream = await until_open(client)
+        leaving = stream.call(call("left"))
+        leaving.send(None)  # Up to its first wait, so that it ends before the event loop can send it.
+        leaving.close()
+        assert (await stream.call(call("stays"))).completion_json == b"stays"
+    assert replica.calls == ["stays"]
+
+
+async def test_a_service_that_misses_its_heartbeats_gets_no_further_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Frozen(Replica):
+        async def Multiplex(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
+            await context.write(inference_pb2.MultiplexResponse())
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(stream_module, "_SILENCE_SECONDS", 0.2)
+    async with client_of(Frozen(_never)) as (client, _):
+        frozen = await until_open(client)
+        waiting = asyncio.ensure_future(frozen.call(call("lost")))
+        await _until(lambda: client.stream() is not frozen)
+    with pytest.raises(Unavailable):
+        await waiting
+
+
+async def test_a_busy_service_sends_heartbeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(stream_module, "_SILENCE_SECONDS", 1.0)
+    async with client_of(Replica(_never)) as (client, _):
+        stream = await until_open(client)
+        waiting = asyncio.ensure_future(stream.call(call()))
+        received_at = stream.received_at
+        await _until(lambda: stream.received_at > received_at + 0.2)
+        assert client.stream() is stream
+        waiting.cancel()
+
+
+async def test_calls_whose_contexts_are_large_share_no_message_that_is_too_large() -> None:
+    context = inference_pb2.RequestContext(models=["m" * 1_000] * 50)
+
+    def large(text: str) -> inference_pb2.MultiplexedCall:
+        return inference_pb2.MultiplexedCall(chat_json=text.encode(), context=context)
+
+    async with client_of(Replica(_echo)) as (client, _):
+        stream = await until_open(client)
+        calls = [large(str(n)) for n in range(500)]  # 25 MB.
+        results = await asyncio.gather(*(stream.call(one, one.ByteSize()) for one in calls))
+    assert [result.completion_json for result in results] == [str(n).encode() for n in range(500)]
 
 
 async def test_a_closed_iteration_cancels_its_call() -> None:

@@ -88,7 +88,8 @@ class InferenceServiceServicer:
 
     def Multiplex(self, request_iterator, context):
         """Multiplex carries many chat requests of one gateway over one stream, which costs less than a call for each. The
-        first response is empty. A caller that ends its side receives the results of its calls in progress.
+        first response is empty, and so are those that follow every second while calls are in progress. A caller ends its
+        side when it needs no further results.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

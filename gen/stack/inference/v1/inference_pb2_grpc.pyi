@@ -29,7 +29,8 @@ class InferenceServiceStub:
     """
     Multiplex: _aio.StreamStreamMultiCallable[_inference_pb2.MultiplexRequest, _inference_pb2.MultiplexResponse]
     """Multiplex carries many chat requests of one gateway over one stream, which costs less than a call for each. The
-    first response is empty. A caller that ends its side receives the results of its calls in progress.
+    first response is empty, and so are those that follow every second while calls are in progress. A caller ends its
+    side when it needs no further results.
     """
     ListModels: _aio.UnaryUnaryMultiCallable[_inference_pb2.ListModelsRequest, _inference_pb2.ListModelsResponse]
     """ListModels lists the permitted models, from a copy of Groq's list that is at most a minute old while Groq is
@@ -73,7 +74,8 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_abc.AsyncIterator[_inference_pb2.MultiplexRequest], _abc.AsyncIterator[_inference_pb2.MultiplexResponse]],
     ) -> _abc.AsyncIterator[_inference_pb2.MultiplexResponse]:
         """Multiplex carries many chat requests of one gateway over one stream, which costs less than a call for each. The
-        first response is empty. A caller that ends its side receives the results of its calls in progress.
+        first response is empty, and so are those that follow every second while calls are in progress. A caller ends its
+        side when it needs no further results.
         """
 
     @_abc_1.abstractmethod

@@ -96,7 +96,8 @@ class QuotaServiceServicer:
 
     def Multiplex(self, request_iterator, context):
         """Multiplex carries calls of Reserve and Settle of one gateway over one stream, which costs less than an RPC for each.
-        The first response is empty. A caller that ends its side receives the results of its calls in progress.
+        The first response is empty, and so are those that follow every second while calls are in progress. A caller ends its
+        side when it needs no further results.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

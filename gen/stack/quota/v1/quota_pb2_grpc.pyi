@@ -28,7 +28,8 @@ class QuotaServiceStub:
     """
     Multiplex: _aio.StreamStreamMultiCallable[_quota_pb2.MultiplexRequest, _quota_pb2.MultiplexResponse]
     """Multiplex carries calls of Reserve and Settle of one gateway over one stream, which costs less than an RPC for each.
-    The first response is empty. A caller that ends its side receives the results of its calls in progress.
+    The first response is empty, and so are those that follow every second while calls are in progress. A caller ends its
+    side when it needs no further results.
     """
     GetStatus: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetStatusRequest, _quota_pb2.GetStatusResponse]
     """GetStatus returns today's counters of keys without changing them."""
@@ -73,7 +74,8 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_abc.AsyncIterator[_quota_pb2.MultiplexRequest], _abc.AsyncIterator[_quota_pb2.MultiplexResponse]],
     ) -> _abc.AsyncIterator[_quota_pb2.MultiplexResponse]:
         """Multiplex carries calls of Reserve and Settle of one gateway over one stream, which costs less than an RPC for each.
-        The first response is empty. A caller that ends its side receives the results of its calls in progress.
+        The first response is empty, and so are those that follow every second while calls are in progress. A caller ends its
+        side when it needs no further results.
         """
 
     @_abc_1.abstractmethod

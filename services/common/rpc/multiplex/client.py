@@ -27,7 +27,7 @@ _CALLS_PER_STREAM = 64
 _STREAMS_MAX = 8
 _AGE_SECONDS_MAX = 30.0
 """Age from which a stream is replaced."""
-_OPEN_SECONDS_MAX = 5.0
+_OPEN_SECONDS_MAX = 2.0
 _RETRY_SECONDS = 0.5
 """Pause after a stream could not be opened."""
 _UNSUPPORTED_SECONDS = 10.0
@@ -77,20 +77,19 @@ class MultiplexClient:
 
     def stream(self) -> CallStream | None:
         """Return the stream for the next call; None if there is none yet, or if the service cannot be reached."""
-        best = self._least_loaded()
-        if self._opening is None and self._needs_another(best):
+        now = time.monotonic()
+        best = self._least_loaded(now)
+        if self._opening is None and self._needs_another(best, now):
             # In a context of its own: the stream does not belong to the request that needs it first.
             self._opening = asyncio.get_running_loop().create_task(self._open(), context=Context())
         return best
 
-    def _least_loaded(self) -> CallStream | None:
-        streams = self._streams
-        if len(streams) == 1:
-            return streams[0]
-        return min(streams, key=lambda stream: stream.calls_in_progress, default=None)
+    def _least_loaded(self, now: float) -> CallStream | None:
+        for stream in [one for one in self._streams if one.is_silent(now)]:
+            self._drain(stream)
+        return min(self._streams, key=lambda stream: stream.calls_in_progress, default=None)
 
-    def _needs_another(self, best: CallStream | None) -> bool:
-        now = time.monotonic()
+    def _needs_another(self, best: CallStream | None, now: float) -> bool:
         if now < self._open_after:
             return False
         if best is None or now > self._streams[0].opened_at + _AGE_SECONDS_MAX:
@@ -99,15 +98,10 @@ class MultiplexClient:
 
     async def _open(self) -> None:
         """Open a stream, which replaces those that are too old."""
-        stream = CallStream(
-            self._open_stream(),
-            self._request_type,
-            timeout_seconds=self._timeout_seconds,
-            unavailable_reason=self._unavailable_reason,
-            on_end=self._remove,
-        )
+        stream: CallStream | None = None
         pause_seconds = _RETRY_SECONDS
         try:
+            stream = self._new_stream()
             async with asyncio.timeout(_OPEN_SECONDS_MAX):
                 await stream.begin()
             self._replace_old(stream)
@@ -120,8 +114,17 @@ class MultiplexClient:
         finally:
             self._open_after = time.monotonic() + pause_seconds
             self._opening = None
-            if pause_seconds:
+            if pause_seconds and stream is not None:
                 await stream.close()
+
+    def _new_stream(self) -> CallStream:
+        return CallStream(
+            self._open_stream(),
+            self._request_type,
+            timeout_seconds=self._timeout_seconds,
+            unavailable_reason=self._unavailable_reason,
+            on_end=self._remove,
+        )
 
     def _replace_old(self, new: CallStream) -> None:
         oldest = new.opened_at - _AGE_SECONDS_MAX

@@ -52,6 +52,9 @@ class Response(Protocol):
     is_draining: bool
 
 
+HEARTBEAT_SECONDS = 1.0
+"""Interval at which a service sends an empty message while calls are in progress. A client that misses several makes
+its next calls elsewhere: gRPC notices a frozen service late, or not at all."""
 WINDOW_BYTES = 1024 * 1024
 """Bytes of results of one call that may be sent without an acknowledgement."""
 MESSAGE_BYTES = 1024 * 1024

@@ -8,7 +8,7 @@ from grpc import aio
 
 from services.common.errors import ServiceError
 from services.common.rpc.interceptors import Measurement, internal_error
-from services.common.rpc.multiplex.messages import WINDOW_BYTES, fitting
+from services.common.rpc.multiplex.messages import HEARTBEAT_SECONDS, WINDOW_BYTES, fitting
 from services.common.rpc.status import code_of, serialized_status
 from services.common.rpc.types import Context
 
@@ -45,7 +45,7 @@ class MultiplexServer:
         self._is_draining = False
 
     async def serve(self, context: Context) -> None:
-        """Serve one stream until its caller ends it, and its calls are answered."""
+        """Serve one stream until its caller ends it."""
         stream = _Stream(self, context)
         self._streams.add(stream)
         try:
@@ -94,7 +94,7 @@ class _Stream:
         self._calls: dict[int, _Call] = {}
         self._results: list[tuple[Any, int]] = []
         self._is_draining = False
-        self._is_ending = False
+        self._is_heartbeat_due = False
         self._changed = asyncio.Event()
 
     async def run(self, *, is_draining: bool) -> None:
@@ -102,19 +102,14 @@ class _Stream:
         await self._context.write(self._server.response_type())
         if is_draining:
             self.announce_drain()
-        writing = asyncio.get_running_loop().create_task(self._write())
+        loop = asyncio.get_running_loop()
+        tasks = loop.create_task(self._write()), loop.create_task(self._send_heartbeats())
         try:
+            # A caller ends the stream when it needs no further results, so the calls that are left are cancelled.
             await self._read()
-            while tasks := [call.task for call in self._calls.values() if call.task is not None]:
-                await asyncio.wait(tasks)
-            self._is_ending = True
-            self._changed.set()
-            await writing
         finally:
-            writing.cancel()
-            for call in self._calls.values():
-                if call.task is not None:
-                    call.task.cancel()
+            for task in (*tasks, *(call.task for call in self._calls.values() if call.task is not None)):
+                task.cancel()
 
     def announce_drain(self) -> None:
         """Make the caller start no further calls on this stream."""
@@ -134,6 +129,8 @@ class _Stream:
     def _start(self, call: Any) -> None:
         state = self._calls[call.id] = _Call()
         state.task = asyncio.get_running_loop().create_task(self._answer(call, state))
+        # Not in the task, which may be cancelled before it runs.
+        state.task.add_done_callback(lambda _: self._calls.pop(call.id, None))
 
     def _cancel(self, call_id: int) -> None:
         call = self._calls.get(call_id)
@@ -161,26 +158,33 @@ class _Stream:
             raise
         except Exception as exc:  # noqa: BLE001 - it fails this call only
             self._fail(call.id, exc if isinstance(exc, ServiceError) else internal_error(exc, method), measurement)
-        finally:
-            self._calls.pop(call.id, None)
 
     def _fail(self, call_id: int, error: ServiceError, measurement: Measurement) -> None:
         measurement.end(code_of(error).name)
-        self._put(self._server.result_type(id=call_id, is_last=True, status=serialized_status(error)), 0)
+        status = serialized_status(error)
+        self._put(self._server.result_type(id=call_id, is_last=True, status=status), len(status))
 
     def _put(self, result: Any, size: int) -> None:
         self._results.append((result, size))
         self._changed.set()
 
+    async def _send_heartbeats(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            if self._calls:
+                self._is_heartbeat_due = True
+                self._changed.set()
+
     async def _write(self) -> None:
         """Send the results that have gathered while the previous message was sent."""
         is_announced = False
-        while not (self._is_ending and not self._results):
+        while True:
             await self._changed.wait()
             self._changed.clear()
-            while self._results or self._is_draining > is_announced:
+            while self._results or self._is_heartbeat_due or self._is_draining > is_announced:
                 count, is_announced = fitting(size for _, size in self._results), self._is_draining
                 results = [result for result, _ in self._results[:count]]
                 del self._results[:count]
+                self._is_heartbeat_due = False
                 response = self._server.response_type(results=results, is_draining=is_announced)
                 await self._context.write(response)

@@ -1,6 +1,7 @@
 """One stream of a multiplexed RPC, with its calls in progress."""
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -11,10 +12,11 @@ from grpc import aio
 
 from services.common.concurrency.fixed_timeout import FixedTimeout
 from services.common.errors import ServiceError, Unavailable
-from services.common.rpc.multiplex.messages import WINDOW_BYTES, fitting
+from services.common.rpc.multiplex.messages import HEARTBEAT_SECONDS, WINDOW_BYTES, fitting
 from services.common.rpc.status import UNREACHABLE, from_rpc, from_serialized
 
 _log = logging.getLogger(__name__)
+_SILENCE_SECONDS = 3 * HEARTBEAT_SECONDS
 _ACKNOWLEDGED_BYTES = WINDOW_BYTES // 4
 """Consumed bytes of a call that are acknowledged together. Short answers are never acknowledged."""
 
@@ -53,7 +55,11 @@ class _Wait:
         """Wait for results, and return at least one."""
         while not self.results:
             if self.error is not None:
-                raise self.error
+                error, self.error = self.error, None
+                try:
+                    raise error
+                finally:
+                    del error  # Break the reference cycle of the error, its traceback and this frame.
             self.changed = asyncio.get_running_loop().create_future()
             await self.changed
         results, self.results = self.results, []
@@ -69,6 +75,7 @@ class CallStream:
 
     Attributes:
         opened_at: Monotonic time at which it was created.
+        received_at: Monotonic time of the last message from the service.
     """
 
     def __init__(
@@ -81,20 +88,20 @@ class CallStream:
         on_end: OnEnd,
     ) -> None:
         """Use `rpc`, a started call of gRPC. `on_end` is called when it ends, and when its service is stopping."""
-        self.opened_at = time.monotonic()
+        self.opened_at = self.received_at = time.monotonic()
         self._rpc = rpc
         self._request_type = request_type
         self._unavailable_reason = unavailable_reason
         self._on_end = on_end
-        self._unsent: list[tuple[Any, int]] = []
-        """Calls for the next messages."""
+        self._unsent: dict[int, tuple[Any, int]] = {}
+        """Calls for the next messages, with their sizes, by id."""
         self._request = request_type()
         """The rest of the next message."""
         self._has_request = asyncio.Event()
         self._waits: dict[int, _Wait] = {}
+        self._busy_since = 0.0
+        """Monotonic time since which calls are in progress."""
         self._last_id = 0
-        self._sent_id = 0
-        """Id of the last call that was sent."""
         self._is_draining = False
         self._is_ended = False
         self._timeouts: FixedTimeout[_Wait] = FixedTimeout(timeout_seconds, self._time_out)
@@ -104,6 +111,10 @@ class CallStream:
     def calls_in_progress(self) -> int:
         """Number of calls without a last result."""
         return len(self._waits)
+
+    def is_silent(self, now: float) -> bool:
+        """Return whether the service has missed several heartbeats, which it sends while calls are in progress."""
+        return bool(self._waits) and now > max(self.received_at, self._busy_since) + _SILENCE_SECONDS
 
     async def begin(self) -> None:
         """Wait until the service serves the stream.
@@ -178,7 +189,9 @@ class CallStream:
             raise NotSent
         self._last_id += 1
         call.id = self._last_id
-        self._unsent.append((call, size))
+        self._unsent[call.id] = call, size
+        if not self._waits:
+            self._busy_since = time.monotonic()
         wait = self._waits[call.id] = _Wait()
         self._timeouts.watch(wait)
         self._has_request.set()
@@ -189,15 +202,16 @@ class CallStream:
         self._has_request.set()
 
     def _end_call(self, call_id: int, wait: _Wait) -> None:
-        """Forget a call, and cancel it if it is still in progress."""
+        """Forget a call, and cancel it if it is still in progress. One that is not sent yet is never made."""
         self._timeouts.forget(wait)
-        if self._waits.pop(call_id, None) is not None:
+        is_in_progress = self._waits.pop(call_id, None) is not None
+        if self._unsent.pop(call_id, None) is None and is_in_progress:
             self._request.cancelled_ids.append(call_id)
-            self._has_request.set()
-        elif self._is_draining:
+        if is_in_progress or self._is_draining:
             self._has_request.set()
 
     def _time_out(self, wait: _Wait) -> None:
+        wait.results.clear()  # As with gRPC's deadline, a caller that is slower than its results does not get them.
         wait.fail(Unavailable(UNREACHABLE, reason=self._unavailable_reason))
 
     async def _read(self) -> None:
@@ -205,6 +219,7 @@ class CallStream:
         error: Exception = Unavailable(UNREACHABLE, reason=self._unavailable_reason)
         try:
             while (response := await self._rpc.read()) is not aio.EOF:
+                self.received_at = time.monotonic()
                 for result in response.results:
                     self._deliver(result)
                 if response.is_draining:
@@ -224,7 +239,7 @@ class CallStream:
     async def _write(self) -> None:
         """Send what has gathered while the previous message was sent."""
         try:
-            while not (self._is_draining and not self._waits):
+            while not (self._is_draining and self._is_idle()):
                 await self._has_request.wait()
                 self._has_request.clear()
                 await self._write_some()
@@ -234,13 +249,15 @@ class CallStream:
         except (aio.AioRpcError, aio.UsageError, asyncio.InvalidStateError):
             self._rpc.cancel()  # The task that reads reports the error.
 
+    def _is_idle(self) -> bool:
+        """Return whether the service has nothing to do for this stream, and nothing to learn."""
+        return not (self._waits or self._unsent or self._request.cancelled_ids)
+
     async def _write_some(self) -> None:
         request, self._request = self._request, self._request_type()
-        if count := fitting(size for _, size in self._unsent):
-            calls = [call for call, _ in self._unsent[:count]]
-            del self._unsent[:count]
-            request.calls.extend(calls)
-            self._sent_id = calls[-1].id
+        count = fitting(size for _, size in self._unsent.values())
+        for call_id in list(itertools.islice(self._unsent, count)):
+            request.calls.append(self._unsent.pop(call_id)[0])
         await self._rpc.write(request)
 
     def _end(self, error: Exception) -> None:
@@ -248,8 +265,9 @@ class CallStream:
         self._is_ended = True
         self._timeouts.close()
         for call_id, wait in self._waits.items():
-            wait.fail(_copy(error) if call_id <= self._sent_id else NotSent())
+            wait.fail(NotSent() if call_id in self._unsent else _copy(error))
         self._waits.clear()
+        self._unsent.clear()
         self._rpc.cancel()
         for task in self._tasks[1:]:
             task.cancel()
