@@ -181,3 +181,5 @@ def _conditions(
         yield table.c.day <= days[1]
     for name, values in wanted.items():
         yield table.c[name].in_(values)
+    if "quota_account_id" in wanted and table is not usage_ledger:
+        yield table.c.quota_account_id != literal_column("''")  # As in the condition of the partial index.
