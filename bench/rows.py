@@ -69,7 +69,7 @@ class Filler:
         return [self._new_row(number) for number in range(first, first + count)]
 
     def _new_row(self, number: int) -> LedgerRow:
-        values = _row(number, self._random.randrange(max(1, self._rows // _ROWS_PER_ACCOUNT)))
+        values = _row(number, self._random.randrange(max(1, self._rows // _ROWS_PER_ACCOUNT)), number)
         usage = Usage(**{name: values.pop(name) for name in COUNTS}, source=UsageSource(values.pop("usage_source")))
         values |= {"request_id": f"req_new{number:023d}", "day": self.last_day, "outcome": Outcome.ANSWERED}
         return LedgerRow(**values, usage=usage, surface=None, cost=7)
@@ -145,8 +145,8 @@ def _batches(first: int, end: int, size: int) -> Iterator[range]:
 
 def _insert_rows(numbers: str, *, padded: str, day: str, midnight: str) -> str:
     """Return a statement that inserts what `_row` returns for numbers."""
-    account = "(:base + number % :accounts)"
-    key = f"({account} * {_KEYS_PER_ACCOUNT} + number % {_KEYS_PER_ACCOUNT})"
+    account, turn = "(:base + number % :accounts)", "(number / :accounts)"
+    key = f"({account} * {_KEYS_PER_ACCOUNT} + {turn} / {_DAYS} % {_KEYS_PER_ACCOUNT})"
     expressions = {
         "request_id": f"'req_' || {padded.format('number')}",
         "account_id": f"'acc_' || {padded.format(account)}",
@@ -155,7 +155,7 @@ def _insert_rows(numbers: str, *, padded: str, day: str, midnight: str) -> str:
         "reserved_at": f"{midnight} + number % 86400",
         "upstream_id": "'chatcmpl-' || number",
     }
-    columns = {name: expressions.get(name, _literal(value)) for name, value in _row(0, 0).items()}
+    columns = {name: expressions.get(name, _literal(value)) for name, value in _row(0, 0, 0).items()}
     return f"INSERT INTO usage_ledger ({', '.join(columns)}) SELECT {', '.join(columns.values())} FROM {numbers}"
 
 
@@ -185,12 +185,13 @@ def _key(number: int) -> dict[str, Any]:
     }
 
 
-def _row(number: int, account: int) -> dict[str, Any]:
-    day = date(2026, 7, 1) + timedelta(days=number % _DAYS)
+def _row(number: int, account: int, turn: int) -> dict[str, Any]:
+    """Return the row of a number: one of its account's in each turn, which go through days and keys."""
+    day = date(2026, 7, 1) + timedelta(days=turn % _DAYS)
     return {
         "request_id": _request_id(number),
         "account_id": _account_id(account),
-        "key_id": _key_id(account * _KEYS_PER_ACCOUNT + number % _KEYS_PER_ACCOUNT),
+        "key_id": _key_id(account * _KEYS_PER_ACCOUNT + turn // _DAYS % _KEYS_PER_ACCOUNT),
         "day": day.isoformat(),
         "reserved_at": datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() + number % 86_400,
         "model": "llama-3.1-8b-instant",
@@ -233,13 +234,13 @@ _INSERT_ROWS = {
         "(WITH RECURSIVE numbers(number) AS (SELECT :first UNION ALL SELECT number + 1 FROM numbers"
         " WHERE number + 1 < :end) SELECT number FROM numbers)",
         padded="printf('%026d', {})",
-        day=f"date('2026-07-01', '+' || (number % {_DAYS}) || ' days')",
-        midnight=f"(strftime('%s', '2026-07-01') + number % {_DAYS} * 86400)",
+        day=f"date('2026-07-01', '+' || (number / :accounts % {_DAYS}) || ' days')",
+        midnight=f"(strftime('%s', '2026-07-01') + number / :accounts % {_DAYS} * 86400)",
     ),
     "postgresql": _insert_rows(
         "generate_series(CAST(:first AS BIGINT), CAST(:end AS BIGINT) - 1) AS numbers(number)",
         padded="lpad(CAST({} AS TEXT), 26, '0')",
-        day=f"to_char(DATE '2026-07-01' + CAST(number % {_DAYS} AS INTEGER), 'YYYY-MM-DD')",
-        midnight=f"extract(epoch FROM TIMESTAMP '2026-07-01' + number % {_DAYS} * INTERVAL '1 day')",
+        day=f"to_char(DATE '2026-07-01' + CAST(number / :accounts % {_DAYS} AS INTEGER), 'YYYY-MM-DD')",
+        midnight=f"extract(epoch FROM TIMESTAMP '2026-07-01' + number / :accounts % {_DAYS} * INTERVAL '1 day')",
     ),
 }

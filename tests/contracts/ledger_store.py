@@ -347,6 +347,8 @@ class LedgerStoreContract(LongDeadlines):
         assert await store.count_charged([("key_1", DAY)], excluded=["req_0", "req_2", "req_none"]) == [1]
         assert await store.count_charged([("key_1", DAY)], reserved_before=25.0, excluded=["req_1"]) == [1]
         assert await store.count_charged([("key_2", DAY)], excluded=["req_0"]) == [0]
+        assert await store.count_charged([("key_1", DAY)], reserved_before=2.0**62) == [3]
+        assert await store.count_charged([("key_1", DAY)], reserved_before=-(2.0**62)) == [0]
 
     async def test_an_accounts_requests_come_newest_first_page_by_page(self, store: LedgerStore) -> None:
         await store.insert(rows(25, start=10))

@@ -29,6 +29,7 @@ from services.inference.key_pool.check import KeyCheck
 from services.inference.key_pool.pool import KeyPool
 from services.inference.ledger import store as store_module
 from services.inference.ledger.store import SQLLedgerStore
+from services.inference.ledger.users import UserDigests
 from services.inference.ledger.writer import Ledger, LedgerRow
 from services.inference.requests.lifecycle import Completions, Timeouts
 from services.inference.requests.queue import UpstreamQueue
@@ -165,6 +166,7 @@ async def running(
             timeouts=Timeouts(
                 total=total_timeout_seconds, first_byte=first_byte_timeout_seconds, idle=idle_timeout_seconds
             ),
+            users=UserDigests("a-secret-of-the-tests"),
         )
         server = aio.server(interceptors=[ServiceInterceptor()])
         key_check = KeyCheck(provider.check_key, keys_count=len(keys))

@@ -69,6 +69,33 @@ async def test_last_uses_come_in_order_and_are_absent_for_unused_keys(inference:
     assert not (await inference.usage.ListLastUses(usage_pb2.ListLastUsesRequest())).last_uses
 
 
+async def test_usage_is_summed_by_user_without_its_name(inference: Inference) -> None:
+    for number, user in enumerate(["ada@example.com", "bob@example.com", "ada@example.com", ""]):
+        message = chat("hi")
+        message.user = user
+        await inference.create(
+            inference_pb2.CreateChatCompletionRequest(context=context(f"req_{number}"), chat=message)
+        )
+
+    asked = usage_pb2.SummarizeUsageRequest(account_id=context().account_id, by_user=True)
+    sums = (await inference.usage.SummarizeUsage(asked)).summaries
+
+    assert sorted(one.charged_requests for one in sums) == [1, 2]
+    assert {len(one.user_digest) for one in sums} == {32}
+    assert "example.com" not in str(await inference.rows())
+
+
+async def test_usage_is_summed_by_hour(inference: Inference) -> None:
+    hour = ROW.reserved_at // 3600 * 3600
+    await inference.store.insert([*rows(2, reserved_at=hour + 1), *rows(1, start=5, reserved_at=hour + 3601)])
+
+    asked = usage_pb2.SummarizeUsageRequest(key_id=ROW.key_id, by_hour=True)
+    later, earlier = (await inference.usage.SummarizeUsage(asked)).summaries
+
+    assert (later.hour.seconds, later.charged_requests) == (hour + 3600, 1)
+    assert (earlier.hour.seconds, earlier.charged_requests, earlier.total_tokens) == (hour, 2, 60)
+
+
 @pytest.mark.parametrize(
     ("method", "request_", "field"),
     [
@@ -96,6 +123,8 @@ async def test_last_uses_come_in_order_and_are_absent_for_unused_keys(inference:
         ("SummarizeUsage", usage_pb2.SummarizeUsageRequest(account_id="a\0"), "account_id"),
         ("SummarizeUsage", usage_pb2.SummarizeUsageRequest(key_id="k", from_day="\0"), "from_day"),
         ("SummarizeUsage", usage_pb2.SummarizeUsageRequest(key_id="k", outcome="eaten"), "outcome"),
+        ("SummarizeUsage", usage_pb2.SummarizeUsageRequest(key_id="k", by_user=True), "key_id"),
+        ("SummarizeUsage", usage_pb2.SummarizeUsageRequest(key_id="k", by_hour=True, by_surface=True), "by_surface"),
         (
             "CountCharged",
             usage_pb2.CountChargedRequest(key_days=[_KEY_DAY], excluded_request_ids=["r"] * 1_001),

@@ -187,6 +187,38 @@ async def test_a_restored_dump_of_an_older_version_is_migrated_again(ledger: Led
     assert await ledger.count("SELECT sum(requests) FROM usage_days") == 3
 
 
+async def test_a_step_of_the_backfill_waits_for_a_change_of_a_row_that_it_adds(postgres_url: str) -> None:
+    """Otherwise the step would add the old row, and the change, which found the row not yet added, nothing."""
+    await database.migrate(postgres_url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
+    async with database.open_database(postgres_url, migrations=MIGRATIONS, version_table=VERSION_TABLE) as engine:
+        ledger = Ledger(postgres_url, engine, SQLLedgerStore(engine))
+        rollups = RollUps(Transactions(engine, unavailable=unavailable), None)
+        await ledger.store.insert([ROW])
+        async with engine.begin() as connection:
+            for statement in (
+                "UPDATE usage_ledger SET is_rolled_up = NULL",
+                "DELETE FROM usage_deltas",
+                "UPDATE rollup_state SET is_complete = false",
+            ):
+                await connection.execute(text(statement))
+
+        async with engine.connect() as change:
+            await change.execute(text("UPDATE usage_ledger SET outcome = 'client_left'"))
+            step = asyncio.create_task(rollups.backfill(10, first_hour=0))
+            async with asyncio.timeout(WAIT_SECONDS_MAX):
+                while not await ledger.count(
+                    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+                ):
+                    await asyncio.sleep(0.02)
+            await change.commit()
+        assert await step, "it was the last one"
+        while await rollups.fold(10):
+            pass
+
+        assert await ledger.count("SELECT sum(requests) FROM usage_days WHERE outcome = 'client_left'") == 1
+        assert await ledger.count("SELECT sum(requests) FROM usage_days") == 1
+
+
 async def _wait_for_folds(ledger: Ledger) -> None:
     async with asyncio.timeout(WAIT_SECONDS_MAX):
         while await ledger.count("SELECT count(*) FROM usage_deltas"):

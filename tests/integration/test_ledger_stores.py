@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.common.db import database
 from services.common.errors import InternalError, StartError, Unavailable
+from services.common.limits import Unit
 from services.common.surface import Surface
 from services.inference.ledger import export_queries, queries, rollup_queries
 from services.inference.ledger import store as store_module
@@ -147,6 +148,14 @@ async def test_daily_sums_are_computed_from_an_index_alone(url: str, key_id: str
 async def test_rolled_up_sums_are_read_by_an_index(url: str, key_id: str) -> None:
     plan = await _plan(url, rollup_queries.summary(key_id, "acc_1" if not key_id else "", "2026-07-01", "2026-07-30"))
     assert re.search(r"SEARCH usage_days USING|using (usage_days_pkey|ix_usage_days_key) on usage_days", plan), plan
+
+
+async def test_rolled_up_charges_under_another_account_are_read_by_an_index(url: str) -> None:
+    wanted = {"quota_account_id": ["acc_1"]}
+    plan = await _plan(
+        url, rollup_queries.charged("quota_account_id", Unit.COST, ("2026-07-01", "2026-07-30"), wanted, None, ())
+    )
+    assert "ix_usage_days_quota_account" in plan, plan
 
 
 async def test_a_database_migrated_twice_keeps_its_rows(url: str) -> None:

@@ -31,6 +31,8 @@ _AMOUNTS: Mapping[Unit, tuple[str, ColumnElement[Any]]] = {
 }
 """By unit: the measure of a roll-up, and the amount of a row."""
 _SUMMED = ("requests", "charged_requests", "priced_requests", "cost", *COUNTS)
+_SECONDS_MAX = 253_402_300_799.0
+"""End of the year 9999, which callers may exceed."""
 _NO_SURFACE = null()
 _CLOCK_STEP_MAX = timedelta(days=1)
 """More than a row's day can be before the time of its reserve, after a step of Redis' clock."""
@@ -156,7 +158,8 @@ def _uncounted(
     row = usage_ledger.c
     if reserved_before is not None:
         # The condition on the day follows from the one on the time, and an index starts with it.
-        first_day = (datetime.fromtimestamp(reserved_before, UTC) - _CLOCK_STEP_MAX).date().isoformat()
+        seconds = min(max(reserved_before, 0.0), _SECONDS_MAX)
+        first_day = (datetime.fromtimestamp(seconds, UTC) - _CLOCK_STEP_MAX).date().isoformat()
         yield row.day.between(max(days[0], first_day), days[1]) & (row.reserved_at >= reserved_before)
     if excluded:
         is_excluded = row.request_id.in_(excluded)
@@ -178,3 +181,5 @@ def _conditions(
         yield table.c.day <= days[1]
     for name, values in wanted.items():
         yield table.c[name].in_(values)
+    if "quota_account_id" in wanted and table is not usage_ledger:
+        yield table.c.quota_account_id != literal_column("''")  # As in the condition of the partial index.
