@@ -1,5 +1,6 @@
 """Wiring and startup of the auth service."""
 
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,12 @@ from services.auth.accounts.webhook_signatures import WebhookVerifier
 from services.auth.callers import AdminToken
 from services.auth.db.records import SQLAuditLog, unavailable
 from services.auth.housekeeping import purge_periodically
+from services.auth.identities.authorization import Authorizations
+from services.auth.identities.manager import IdentityManager
+from services.auth.identities.provider import IdentityProvider
+from services.auth.identities.rpc import IdentityService
+from services.auth.identities.store import SQLIdentityStore
+from services.auth.identities.wiring import open_providers
 from services.auth.keys.manager import KeyManager
 from services.auth.keys.pepper import Pepper
 from services.auth.keys.rpc import KeyService
@@ -59,6 +66,8 @@ from stack.auth.v1 import (
     audit_pb2_grpc,
     auth_pb2,
     auth_pb2_grpc,
+    identities_pb2,
+    identities_pb2_grpc,
     keys_pb2,
     keys_pb2_grpc,
     mail_pb2,
@@ -77,11 +86,11 @@ _CONNECTIONS, _USER_CONNECTIONS = 5, 5
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "auth_alembic_version"
 
-_CONTRACTS = (auth_pb2, accounts_pb2, keys_pb2, plans_pb2, audit_pb2, mail_pb2, sessions_pb2, owner_pb2)
+_CONTRACTS = (auth_pb2, accounts_pb2, keys_pb2, plans_pb2, audit_pb2, mail_pb2, sessions_pb2, owner_pb2, identities_pb2)
 _SERVICES = tuple(
     service.full_name for contract in _CONTRACTS for service in contract.DESCRIPTOR.services_by_name.values()
 )
-_GATEWAY_SERVICES = ("AuthService", "SessionService", "OwnerService", "PlanEventService")
+_GATEWAY_SERVICES = ("AuthService", "SessionService", "OwnerService", "IdentityService", "PlanEventService")
 _CALLERS = {
     # A compromised gateway cannot call the operators' services, even with their token.
     service: (identity("gateway" if service.rpartition(".")[2] in _GATEWAY_SERVICES else "stackctl"),)
@@ -107,6 +116,7 @@ class Parts:
     clock: SystemClock
     mail: "_Mail"
     passwords: Passwords
+    providers: Sequence[IdentityProvider]
     settings: AuthSettings
 
 
@@ -194,6 +204,7 @@ async def build(settings: AuthSettings, stack: AsyncExitStack) -> Parts:
         clock,
         mail,
         passwords,
+        await open_providers(settings, clock, stack),
         settings,
     )
 
@@ -301,6 +312,16 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
     owner = OwnerService(stores, log_in, components.key_verifier, feed=components.feed, bounds=settings.bounds)
     sessions_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(registration, log_in, sessions), server.grpc)
     owner_pb2_grpc.add_OwnerServiceServicer_to_server(owner, server.grpc)
+    identities = IdentityManager(
+        components.providers,
+        SQLIdentityStore(components.user_transactions),
+        accounts,
+        registration=registration,
+        log_in=log_in,
+        authorizations=Authorizations(components.pepper, clock),
+        clock=clock,
+    )
+    identities_pb2_grpc.add_IdentityServiceServicer_to_server(IdentityService(identities, sessions), server.grpc)
 
 
 def _key_manager(components: Parts) -> KeyManager:

@@ -18,6 +18,7 @@ class Kind(StrEnum):
     ACCOUNT = "acc"
     AUDIT_EVENT = "aud"
     EMAIL = "eml"
+    IDENTITY = "idn"
     KEY = "key"
     REQUEST = "req"
     SESSION = "ses"

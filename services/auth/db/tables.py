@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    UniqueConstraint,
     false,
     text,
 )
@@ -107,6 +108,21 @@ sessions = Table(
     Column("last_used_at", UTCDateTime, nullable=False),
     Column("expires_at", UTCDateTime, nullable=False, index=True),
     Column("address", String(64), nullable=False),
+)
+
+# Identities at identity providers, with which owners log in.
+identities = Table(
+    "identities",
+    metadata,
+    Column("id", String(30), primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("provider", String(20), nullable=False),
+    Column("issuer", String(1_024), nullable=False),
+    Column("subject", String(255), nullable=False),
+    # Address that the provider stated when the identity was linked, for the owner to recognise it; empty if none.
+    Column("email", String(254), nullable=False),
+    Column("created_at", UTCDateTime, nullable=False),
+    UniqueConstraint("issuer", "subject", name="one_account"),
 )
 
 one_time_tokens = Table(

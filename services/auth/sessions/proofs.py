@@ -7,7 +7,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth.accounts.model import Proof
 from services.auth.accounts.passwords import password_wrong
-from services.auth.db.tables import accounts, sessions
+from services.auth.db.tables import accounts, identities, sessions
+from services.auth.identities.authorization import identity_rejected
 from services.auth.sessions.model import session_ended
 from services.common.errors import NotFound
 
@@ -29,7 +30,7 @@ async def check_proof(connection: AsyncConnection, proof: Proof) -> None:
 
     Raises:
         Unauthenticated: The session has ended, or the account was deleted.
-        PermissionDenied: The password was changed.
+        PermissionDenied: The password was changed, or the identity was unlinked.
     """
     account = await lock_account(connection, proof.account_id)
     if account is None:
@@ -38,6 +39,8 @@ async def check_proof(connection: AsyncConnection, proof: Proof) -> None:
         raise session_ended()
     if proof.password_hash is not None and account.password_hash != proof.password_hash:
         raise password_wrong()
+    if proof.identity_id and not await _is_linked(connection, proof):
+        raise identity_rejected()
 
 
 async def lock_existing(connection: AsyncConnection, account_id: str) -> Row[Any]:
@@ -57,3 +60,8 @@ async def lock_existing(connection: AsyncConnection, account_id: str) -> Row[Any
 async def _is_open(connection: AsyncConnection, proof: Proof) -> bool:
     mine = (sessions.c.id == proof.session_id) & (sessions.c.account_id == proof.account_id)
     return await connection.scalar(select(sessions.c.id).where(mine)) is not None
+
+
+async def _is_linked(connection: AsyncConnection, proof: Proof) -> bool:
+    linked = (identities.c.id == proof.identity_id) & (identities.c.account_id == proof.account_id)
+    return await connection.scalar(select(identities.c.id).where(linked)) is not None
