@@ -19,8 +19,10 @@ from services.gateway.apis.routes import API, on_http_exception
 from services.gateway.apis.surfaces import error_response
 from services.gateway.console.assets import Assets
 from services.gateway.console.facts import Facts
+from services.gateway.console.identity_ports import IdentityClient
 from services.gateway.console.page import Pages
 from services.gateway.console.ports import Session, SessionClient
+from services.gateway.console.providers import ProviderCache
 from services.gateway.console.request_context import NotLoggedIn, RequestContext, SessionScope, context_of
 from services.gateway.console.security.concurrency import ConsoleConcurrency
 from services.gateway.console.security.forms import CSRF_FIELD, CSRF_HEADER, BufferedForms
@@ -28,6 +30,7 @@ from services.gateway.console.security.headers import SecurityHeaders
 from services.gateway.console.security.origins import Origin
 from services.gateway.console.views.account import AccountViews
 from services.gateway.console.views.auth import AuthViews
+from services.gateway.console.views.identities import IdentityViews
 from services.gateway.console.views.key import KeyPage
 from services.gateway.console.views.keys import KeyViews
 from services.gateway.console.views.models import ModelsPage
@@ -58,6 +61,7 @@ class Console:
     session_client: SessionClient
     facts: Facts
     prices: Prices
+    identity_client: IdentityClient
     open_scope: OpenScope
     api: API
     responses: ResponseStore
@@ -92,12 +96,14 @@ def _routes(console: Console) -> Sequence[BaseRoute]:
     key = KeyPage(pages, console.facts)
     account, playground = AccountViews(pages, console.responses), Playground(pages, console.api, console.facts)
     views = _ViewRoutes(console, auth_views)
+    identities = _identity_views(console)
     return [
         views.public("/", auth_views.landing, needs_auth=False),
         views.public("/docs", auth_views.docs, needs_auth=False),
         views.public("/docs/models", ModelsPage(pages, console.facts, console.prices).index, needs_auth=False),
-        views.public("/signup", auth_views.sign_up_form, on_form=auth_views.sign_up),
-        views.public("/login", auth_views.log_in_form, on_form=auth_views.log_in),
+        views.public("/signup", identities.with_buttons(auth_views.sign_up_form), on_form=auth_views.sign_up),
+        views.public("/login", identities.with_buttons(auth_views.log_in_form), on_form=auth_views.log_in),
+        *_identity_routes(views, identities),
         views.public("/verify", auth_views.verify_form, on_form=auth_views.verify),
         views.public("/verify/send", None, on_form=auth_views.send_verification),
         views.public("/forgot", auth_views.forgot_form, on_form=auth_views.forgot),
@@ -125,6 +131,23 @@ def _routes(console: Console) -> Sequence[BaseRoute]:
         views.private("/account/password", None, on_form=account.change_password, page="/account"),
         views.private("/account/sessions/{id}/end", None, on_form=account.end_session, page="/account"),
         views.private("/account/delete", None, on_form=account.delete, page="/account"),
+    ]
+
+
+def _identity_views(console: Console) -> IdentityViews:
+    providers = ProviderCache(console.identity_client, console.clock)
+    console.pages.add_global("providers", providers.known)
+    return IdentityViews(console.pages, console.identity_client, providers)
+
+
+def _identity_routes(views: "_ViewRoutes", identities: IdentityViews) -> Sequence[BaseRoute]:
+    methods = "/account/log-in"
+    return [
+        views.public("/login/{provider}", identities.start),
+        views.public("/login/{provider}/callback", identities.callback),
+        views.private(methods, identities.methods),
+        views.private(f"{methods}/identities/{{id}}/unlink", None, on_form=identities.unlink, page=methods),
+        views.private(f"{methods}/{{provider}}/link", None, on_form=identities.start_link, page=methods),
     ]
 
 

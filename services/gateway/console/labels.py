@@ -76,6 +76,8 @@ _ACTIONS = {
     "account.password_reset": "Password reset with a link",
     "account.email_verified": "E-mail address confirmed",
     "account.log_ins_failed": "Many failed log-ins",
+    "identity.linked": "Identity linked",
+    "identity.unlinked": "Identity unlinked",
     "key.created": "API key created",
     "key.revoked": "API key revoked",
     "key.rotated": "API key rotated",

@@ -11,6 +11,7 @@ from services.gateway.clients.channels import Channels
 from services.gateway.console.app import Console, build_console
 from services.gateway.console.assets import Assets
 from services.gateway.console.clients.auth import GrpcOwnerClient, GrpcSessionClient
+from services.gateway.console.clients.identities import GrpcIdentityClient
 from services.gateway.console.clients.models import GrpcModelsClient
 from services.gateway.console.clients.usage import GrpcUsage
 from services.gateway.console.facts import Facts
@@ -69,6 +70,7 @@ def open_console(
             session_client=session_client,
             facts=facts,
             prices=read_prices(settings.prices_file),
+            identity_client=GrpcIdentityClient(channels.auth, timeout_seconds=_AUTH_SECONDS_MAX),
             open_scope=open_scope,
             api=api,
             responses=responses,

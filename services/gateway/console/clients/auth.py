@@ -63,8 +63,8 @@ class GrpcSessionClient:
         """Create an account."""
         request = sessions_pb2.SignUpRequest(email=email, password=password, invite=invite)
         with _auth_errors():
-            answer = await self._stub.SignUp(request, metadata=_from(address), timeout=self._timeout_seconds)
-        return _open_session(answer.session) if answer.HasField("session") else None
+            answer = await self._stub.SignUp(request, metadata=from_address(address), timeout=self._timeout_seconds)
+        return open_session_of(answer.session) if answer.HasField("session") else None
 
     async def log_in(
         self, email: str, password: str, *, replaced_token: str, device_token: str, address: str
@@ -74,14 +74,14 @@ class GrpcSessionClient:
             email=email, password=password, replaced_token=replaced_token, device_token=device_token
         )
         with _auth_errors():
-            answer = await self._stub.LogIn(request, metadata=_from(address), timeout=self._timeout_seconds)
-        return _open_session(answer.session)
+            answer = await self._stub.LogIn(request, metadata=from_address(address), timeout=self._timeout_seconds)
+        return open_session_of(answer.session)
 
     async def log_out(self, token: str, *, address: str) -> None:
         """End a session."""
         request = sessions_pb2.LogOutRequest(token=token)
         with _auth_errors():
-            await self._stub.LogOut(request, metadata=_from(address), timeout=self._timeout_seconds)
+            await self._stub.LogOut(request, metadata=from_address(address), timeout=self._timeout_seconds)
 
     async def session(self, token: str) -> Session | None:
         """Return the session of a token, or None if it has ended."""
@@ -97,26 +97,30 @@ class GrpcSessionClient:
         """Verify an e-mail address and return it."""
         request = sessions_pb2.VerifyEmailRequest(token=token)
         with _auth_errors():
-            answer = await self._stub.VerifyEmail(request, metadata=_from(address), timeout=self._timeout_seconds)
+            answer = await self._stub.VerifyEmail(
+                request, metadata=from_address(address), timeout=self._timeout_seconds
+            )
         return answer.email
 
     async def send_verification(self, email: str, *, address: str) -> None:
         """Send another verification e-mail."""
         request = sessions_pb2.SendVerificationRequest(email=email)
         with _auth_errors():
-            await self._stub.SendVerification(request, metadata=_from(address), timeout=self._timeout_seconds)
+            await self._stub.SendVerification(request, metadata=from_address(address), timeout=self._timeout_seconds)
 
     async def send_password_reset(self, email: str, *, address: str) -> None:
         """Send an e-mail with a password reset token."""
         request = sessions_pb2.SendPasswordResetRequest(email=email)
         with _auth_errors():
-            await self._stub.SendPasswordReset(request, metadata=_from(address), timeout=self._timeout_seconds)
+            await self._stub.SendPasswordReset(request, metadata=from_address(address), timeout=self._timeout_seconds)
 
     async def reset_password(self, token: str, password: str, *, address: str) -> Reset:
         """Set a new password with a password reset token."""
         request = sessions_pb2.ResetPasswordRequest(token=token, password=password)
         with _auth_errors():
-            answer = await self._stub.ResetPassword(request, metadata=_from(address), timeout=self._timeout_seconds)
+            answer = await self._stub.ResetPassword(
+                request, metadata=from_address(address), timeout=self._timeout_seconds
+            )
         return Reset(answer.email, answer.device_token)
 
 
@@ -126,7 +130,7 @@ class GrpcOwnerClient:
     def __init__(self, channel: aio.Channel, token: str, *, address: str, timeout_seconds: float) -> None:
         """Use `channel` with the token of a session. `address` is the client's address."""
         self._stub = owner_pb2_grpc.OwnerServiceStub(channel)
-        self._metadata: Metadata = (("authorization", f"Bearer {token}"), *_from(address))
+        self._metadata: Metadata = (("authorization", f"Bearer {token}"), *from_address(address))
         self._timeout_seconds = timeout_seconds
 
     async def keys(self) -> Keys:
@@ -253,11 +257,13 @@ class GrpcOwnerClient:
             await self._stub.DeleteOwnAccount(request, metadata=self._metadata, timeout=self._timeout_seconds)
 
 
-def _from(address: str) -> Metadata:
+def from_address(address: str) -> Metadata:
+    """Return the metadata with the client's address, without one that gRPC cannot carry."""
     return (("stack-client-address", address),) if address.isascii() and address.isprintable() else ()
 
 
-def _open_session(opened: sessions_pb2.OpenSession) -> OpenSession:
+def open_session_of(opened: sessions_pb2.OpenSession) -> OpenSession:
+    """Return the session of a message."""
     return OpenSession(_session(opened.session), opened.token, opened.device_token)
 
 
