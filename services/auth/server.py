@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -50,6 +51,11 @@ from services.auth.sessions.rpc import SessionService
 from services.auth.sessions.store import SQLExpiredRows, SQLRateLimitStore, SQLSessionStore
 from services.auth.sessions.token_store import SQLOneTimeTokenStore
 from services.auth.settings import AuthSettings
+from services.auth.totp.manager import TOTPManager
+from services.auth.totp.pending import PendingLogIns
+from services.auth.totp.rpc import TOTPService
+from services.auth.totp.store import SQLTOTPStore
+from services.auth.totp.vault import Vault
 from services.auth.watch.feed import ChangeFeed
 from services.common.concurrency.priority_lock import PriorityLock
 from services.common.db import database
@@ -78,6 +84,8 @@ from stack.auth.v1 import (
     plans_pb2_grpc,
     sessions_pb2,
     sessions_pb2_grpc,
+    totp_pb2,
+    totp_pb2_grpc,
 )
 
 _CONNECTIONS, _USER_CONNECTIONS = 5, 5
@@ -86,11 +94,29 @@ _CONNECTIONS, _USER_CONNECTIONS = 5, 5
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "auth_alembic_version"
 
-_CONTRACTS = (auth_pb2, accounts_pb2, keys_pb2, plans_pb2, audit_pb2, mail_pb2, sessions_pb2, owner_pb2, identities_pb2)
+_CONTRACTS = (
+    auth_pb2,
+    accounts_pb2,
+    keys_pb2,
+    plans_pb2,
+    audit_pb2,
+    mail_pb2,
+    sessions_pb2,
+    owner_pb2,
+    identities_pb2,
+    totp_pb2,
+)
 _SERVICES = tuple(
     service.full_name for contract in _CONTRACTS for service in contract.DESCRIPTOR.services_by_name.values()
 )
-_GATEWAY_SERVICES = ("AuthService", "SessionService", "OwnerService", "IdentityService", "PlanEventService")
+_GATEWAY_SERVICES = (
+    "AuthService",
+    "SessionService",
+    "OwnerService",
+    "IdentityService",
+    "TOTPService",
+    "PlanEventService",
+)
 _CALLERS = {
     # A compromised gateway cannot call the operators' services, even with their token.
     service: (identity("gateway" if service.rpartition(".")[2] in _GATEWAY_SERVICES else "stackctl"),)
@@ -238,6 +264,7 @@ def _add_operator_services(server: GrpcServer, components: Parts, admin_token: A
         AccountService(
             accounts,
             SQLOneTimeTokenStore(transactions),
+            SQLTOTPStore(transactions),
             templates=components.mail.templates,
             feed=components.feed,
             pepper=components.pepper,
@@ -292,12 +319,21 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
         admission=settings.admission,
         sign_ups_per_address_max=settings.sign_ups_per_address_max,
     )
+    totp = TOTPManager(
+        SQLTOTPStore(components.user_transactions),
+        vault=Vault(components.pepper, accepted=bootstrap_secrets.accepted_peppers(settings)),
+        rate_limiter=rate_limiter,
+        clock=clock,
+        issuer=urlsplit(settings.console_url).hostname or "console",
+    )
     log_in = LogIn(
         accounts,
         sessions,
         passwords=components.passwords,
         rate_limiter=rate_limiter,
         devices=Devices(components.pepper),
+        totp=totp,
+        pending=PendingLogIns(components.pepper, clock),
         mailer=components.mail.mailer,
         clock=clock,
         log_ins_per_address_max=settings.log_ins_per_address_max,
@@ -321,6 +357,7 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
         authorizations=Authorizations(components.pepper, clock),
         clock=clock,
     )
+    totp_pb2_grpc.add_TOTPServiceServicer_to_server(TOTPService(totp, log_in, sessions), server.grpc)
     identities_pb2_grpc.add_IdentityServiceServicer_to_server(IdentityService(identities, sessions), server.grpc)
 
 

@@ -22,6 +22,7 @@ class Kind(StrEnum):
     KEY = "key"
     REQUEST = "req"
     SESSION = "ses"
+    TOTP = "otp"
     WEBHOOK = "whk"
 
 

@@ -62,6 +62,8 @@ class Proof:
     setting the same password again also changes the hash."""
     identity_id: str = ""
     """Id of the identity with which the owner logged in, which must still be linked; empty skips this check."""
+    totp_id: str = ""
+    """Id of the TOTP enrolment whose code was checked; empty for an account without TOTP. Checked for a new session."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from services.auth.sessions.one_time_tokens import Purpose
 from services.auth.sessions.proofs import check_proof, lock_account
 from services.auth.sessions.store import end_sessions
 from services.auth.sessions.token_store import redeem
+from services.auth.totp.rows import remove_totp
 from services.common.db.transactions import Transactions, deadline
 from services.common.errors import AlreadyExists, NotFound
 
@@ -188,6 +189,7 @@ class SQLAccountStore:
                 return account
             await end_sessions(connection, account_id, true(), reason="account_deleted", by=by, at=at)
             await remove_identities(connection, account_id, by=by, at=at)
+            await remove_totp(connection, account_id, "totp.disabled", by=by, at=at)
             await forget_emails(connection, account_id, account.email)
             await self._former_accounts.add(connection, account.email, account.quota_account_id or account.id, at=at)
             await _erase(connection, account_id, at)

@@ -125,6 +125,27 @@ identities = Table(
     UniqueConstraint("issuer", "subject", name="one_account"),
 )
 
+# TOTP secrets, encrypted under the pepper. One that is not enabled yet has no effect.
+totp_secrets = Table(
+    "totp_secrets",
+    metadata,
+    Column("account_id", ForeignKey("accounts.id"), primary_key=True),
+    Column("id", String(30), nullable=False, unique=True),
+    Column("sealed", String(200), nullable=False),
+    Column("created_at", UTCDateTime, nullable=False),
+    Column("enabled_at", UTCDateTime, nullable=True),
+    # Latest time step whose code was used. Codes of it and of earlier steps are refused.
+    Column("last_step", BigInteger, nullable=False),
+)
+
+# Unused recovery codes, as HMACs under the pepper.
+recovery_codes = Table(
+    "recovery_codes",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False, index=True),
+)
+
 one_time_tokens = Table(
     "one_time_tokens",
     metadata,

@@ -19,6 +19,7 @@ from services.auth.identities.model import Identity, IdentityStore, not_linked
 from services.auth.identities.provider import IdentityProvider, ProviderIdentity
 from services.auth.sessions.log_in import LoggedIn, LogIn
 from services.auth.sessions.model import Session
+from services.auth.totp.pending import PendingLogIn
 from services.common.address_prefix import address_prefix
 from services.common.errors import FailedPrecondition, NotFound
 from services.common.runtime.clock import Clock, utc_now
@@ -67,8 +68,10 @@ class IdentityManager:
 
     async def log_in(
         self, answer: AuthorizationAnswer, *, invite: str, replaced_token: str, device_token: str, by: Actor
-    ) -> LoggedIn:
+    ) -> LoggedIn | PendingLogIn:
         """Open a session for the account of an identity, which is created or linked if the identity has none.
+
+        If the account has TOTP, the log-in is pending instead.
 
         Args:
             answer: The provider's answer.
@@ -91,7 +94,7 @@ class IdentityManager:
         if identity is None:
             identity = await self._link_or_sign_up(stated, invite, by)
         proof = Proof(identity.account_id, identity_id=identity.id)
-        return await self._log_in.open(proof, replaced_token=replaced_token, device_token=device_token, by=by)
+        return await self._log_in.finish(proof, replaced_token=replaced_token, device_token=device_token, by=by)
 
     async def of_account(self, session: Session) -> tuple[Sequence[Identity], bool]:
         """Return the identities of the session's account, and whether it has a password."""

@@ -55,8 +55,8 @@ class IdentityStore(Protocol):
 
         Raises:
             AlreadyExists: It is linked to another account.
-            FailedPrecondition: The account has another address by now, its address is not verified, or it has the
-                maximum number of identities.
+            FailedPrecondition: The account has another address by now, its address is not verified, it has TOTP, or it
+                has the maximum number of identities.
         """
 
     async def unlink(self, proof: Proof, identity_id: str, *, by: Actor, at: datetime) -> None:

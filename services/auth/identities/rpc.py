@@ -6,6 +6,7 @@ from services.auth.identities.authorization import AuthorizationAnswer
 from services.auth.identities.manager import IdentityManager
 from services.auth.identities.model import Identity
 from services.auth.sessions.manager import SessionManager
+from services.auth.totp.pending import PendingLogIn
 from services.common.rpc.types import Context
 from stack.auth.v1 import identities_pb2, identities_pb2_grpc
 
@@ -46,6 +47,8 @@ class IdentityService(identities_pb2_grpc.IdentityServiceServicer):
             device_token=request.device_token,
             by=user_actor(context),
         )
+        if isinstance(logged_in, PendingLogIn):
+            return identities_pb2.LogInWithIdentityResponse(pending_token=logged_in.token)
         return identities_pb2.LogInWithIdentityResponse(session=messages.open_session(logged_in))
 
     async def ListOwnIdentities(

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, delete, func, select
+from sqlalchemy import ColumnElement, Row, delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth.accounts.model import AccountId, Proof
 from services.auth.audit import Actor
 from services.auth.db.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, unavailable
-from services.auth.db.tables import accounts, identities
+from services.auth.db.tables import accounts, identities, totp_secrets
 from services.auth.identities.model import IDENTITIES_MAX, Identity, not_linked
 from services.auth.identities.provider import ProviderIdentity
 from services.auth.identities.rows import add_identity, identity_linked_elsewhere
@@ -55,6 +55,8 @@ class SQLIdentityStore:
             owned = (accounts.c.id == account_id) & (accounts.c.email == email)
             if await connection.scalar(select(accounts.c.email_verified_at).where(owned)) is None:
                 raise not_linked()
+            if await connection.scalar(select(totp_secrets.c.enabled_at).where(_has_totp(account_id))) is not None:
+                raise not_linked()
             return await _link(connection, account_id, identity, by=by, at=at)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
@@ -80,6 +82,10 @@ class SQLIdentityStore:
                     target=identity_id,
                     details={"provider": provider},
                 )
+
+
+def _has_totp(account_id: AccountId) -> ColumnElement[bool]:
+    return (totp_secrets.c.account_id == account_id) & totp_secrets.c.enabled_at.is_not(None)
 
 
 async def _link(

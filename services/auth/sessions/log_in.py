@@ -19,6 +19,8 @@ from services.auth.sessions.devices import Device, Devices
 from services.auth.sessions.manager import SessionManager
 from services.auth.sessions.model import OpenSession, Session
 from services.auth.sessions.rate_limiter import RateLimiter, RateLimitRule
+from services.auth.totp.manager import TOTPManager
+from services.auth.totp.pending import PendingLogIn, PendingLogIns, log_in_expired
 from services.common.address_prefix import address_prefix
 from services.common.errors import FailedPrecondition, InvalidRequest, PermissionDenied, Unauthenticated
 from services.common.runtime.clock import Clock, utc_now
@@ -55,6 +57,8 @@ class LogIn:
         passwords: Passwords,
         rate_limiter: RateLimiter,
         devices: Devices,
+        totp: TOTPManager,
+        pending: PendingLogIns,
         mailer: Mailer,
         clock: Clock,
         log_ins_per_address_max: int,
@@ -65,14 +69,16 @@ class LogIn:
         self._passwords = passwords
         self._rate_limiter = rate_limiter
         self._devices = devices
+        self._totp = totp
+        self._pending = pending
         self._mailer = mailer
         self._clock = clock
         self._by_address = RateLimitRule("log-ins from an address", log_ins_per_address_max, _WINDOW_SECONDS)
 
     async def log_in(
         self, email: str, password: str, *, replaced_token: str, device_token: str = "", by: Actor
-    ) -> LoggedIn:
-        """Check a password and open a session.
+    ) -> LoggedIn | PendingLogIn:
+        """Check a password and open a session. If the account has TOTP, the log-in is pending instead.
 
         Args:
             email: The account's e-mail address.
@@ -98,7 +104,52 @@ class LogIn:
                 reason="email_unverified",
             )
         proof = Proof(account.id, password_hash=credentials.password_hash)
+        return await self.finish(proof, replaced_token=replaced_token, device_token=device_token, by=by)
+
+    async def finish(
+        self, proof: Proof, *, replaced_token: str, device_token: str, by: Actor
+    ) -> LoggedIn | PendingLogIn:
+        """Open a session, or return a pending log-in if the account has TOTP. Raises the exceptions of `open`."""
+        if await self._totp.enabled_id(proof.account_id):
+            credentials = await self._accounts.credentials(proof.account_id)
+            return self._pending.start(proof, credentials.password_hash if credentials else None)
         return await self.open(proof, replaced_token=replaced_token, device_token=device_token, by=by)
+
+    async def complete(
+        self, pending_token: str, code: str, *, replaced_token: str, device_token: str, by: Actor
+    ) -> LoggedIn:
+        """Check a code and open the session of a pending log-in.
+
+        Raises:
+            Unauthenticated: The pending log-in has expired, or the password has changed since.
+            PermissionDenied: The code is wrong or was used.
+            Throttled: There were too many attempts.
+        """
+        account_id = self._pending.account_of(pending_token)
+        credentials = await self._accounts.credentials(account_id)
+        if credentials is None:
+            raise log_in_expired()
+        proof = self._pending.proof(pending_token, credentials.password_hash)
+        totp_id = await self._check_code(credentials, code, device_token, by)
+        return await self.open(
+            replace(proof, totp_id=totp_id), replaced_token=replaced_token, device_token=device_token, by=by
+        )
+
+    async def _check_code(self, credentials: Credentials, code: str, device_token: str, by: Actor) -> str:
+        """Check a code, and count a failure as a failed log-in. Known devices have their own limits."""
+        account, device = credentials.account, self._devices.read(device_token)
+        is_known = device is not None and device.account_id == account.id
+        try:
+            return await self._totp.check(
+                account.id,
+                code,
+                limit_key=device.id if device is not None and is_known else account.id,
+                password_hash=credentials.password_hash,
+                by=by,
+            )
+        except PermissionDenied:
+            await self._count_failure(account.email, account, by)
+            raise
 
     async def open(self, proof: Proof, *, by: Actor, replaced_token: str = "", device_token: str = "") -> LoggedIn:
         """Open a session for a caller who has just proved the password or an identity.
@@ -110,6 +161,8 @@ class LogIn:
         try:
             opened = await self._sessions.open(proof, by=by, replaced_token=replaced_token)
         except (PermissionDenied, Unauthenticated) as exc:
+            if exc.reason == log_in_expired().reason:
+                raise
             raise (identity_rejected() if proof.identity_id else _wrong_credentials()) from exc
         device = self._devices.read(device_token)
         is_known = device is not None and device.account_id == proof.account_id
@@ -199,10 +252,14 @@ class LogIn:
         password_hash = credentials.password_hash if credentials else None
         if await self._passwords.matches(password, password_hash, client=client):
             return True
-        failures = await self._rate_limiter.count(_FAILURES, email, client=client)
-        if credentials is not None and failures == _FAILURES_NOTIFIED:
-            await self._notify_owner(credentials.account, by)
+        await self._count_failure(email, credentials.account if credentials else None, by)
         return False
+
+    async def _count_failure(self, email: str, account: Account | None, by: Actor) -> None:
+        """Count a failed log-in, and notify the owner at the twentieth of a day."""
+        failures = await self._rate_limiter.count(_FAILURES, email, client=address_prefix(by.address))
+        if account is not None and failures == _FAILURES_NOTIFIED:
+            await self._notify_owner(account, by)
 
     async def _notify_owner(self, account: Account, by: Actor) -> None:
         """Report many failed log-ins to the account owner, in the audit log and by e-mail."""

@@ -7,9 +7,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth.accounts.model import Proof
 from services.auth.accounts.passwords import password_wrong
-from services.auth.db.tables import accounts, identities, sessions
+from services.auth.db.tables import accounts, identities, sessions, totp_secrets
 from services.auth.identities.authorization import identity_rejected
 from services.auth.sessions.model import session_ended
+from services.auth.totp.pending import log_in_expired
 from services.common.errors import NotFound
 
 
@@ -41,6 +42,20 @@ async def check_proof(connection: AsyncConnection, proof: Proof) -> None:
         raise password_wrong()
     if proof.identity_id and not await _is_linked(connection, proof):
         raise identity_rejected()
+
+
+async def check_second_factor(connection: AsyncConnection, proof: Proof) -> None:
+    """Check that a code was checked if the account has TOTP, after `check_proof` has locked the account.
+
+    Every new session passes this check, so that no path to a session can leave the second factor out.
+
+    Raises:
+        Unauthenticated: No code was checked, or TOTP was enabled, replaced or disabled in the meantime.
+    """
+    table = totp_secrets.c
+    enabled = select(table.id).where(table.account_id == proof.account_id, table.enabled_at.is_not(None))
+    if (await connection.scalar(enabled) or "") != proof.totp_id:
+        raise log_in_expired()
 
 
 async def lock_existing(connection: AsyncConnection, account_id: str) -> Row[Any]:

@@ -28,6 +28,7 @@ from services.gateway.console.security.concurrency import ConsoleConcurrency
 from services.gateway.console.security.forms import CSRF_FIELD, CSRF_HEADER, BufferedForms
 from services.gateway.console.security.headers import SecurityHeaders
 from services.gateway.console.security.origins import Origin
+from services.gateway.console.totp_ports import TOTPClient
 from services.gateway.console.views.account import AccountViews
 from services.gateway.console.views.auth import AuthViews
 from services.gateway.console.views.identities import IdentityViews
@@ -36,6 +37,7 @@ from services.gateway.console.views.keys import KeyViews
 from services.gateway.console.views.models import ModelsPage
 from services.gateway.console.views.plan import PlanViews
 from services.gateway.console.views.playground import Playground
+from services.gateway.console.views.totp import TOTPViews
 from services.gateway.console.views.usage import UsageViews
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.http.errors import http_error
@@ -62,6 +64,7 @@ class Console:
     facts: Facts
     prices: Prices
     identity_client: IdentityClient
+    totp_client: TOTPClient
     open_scope: OpenScope
     api: API
     responses: ResponseStore
@@ -103,6 +106,7 @@ def _routes(console: Console) -> Sequence[BaseRoute]:
         views.public("/docs/models", ModelsPage(pages, console.facts, console.prices).index, needs_auth=False),
         views.public("/signup", identities.with_buttons(auth_views.sign_up_form), on_form=auth_views.sign_up),
         views.public("/login", identities.with_buttons(auth_views.log_in_form), on_form=auth_views.log_in),
+        *_totp_routes(views, TOTPViews(pages, console.totp_client, show_methods=identities.show_methods)),
         *_identity_routes(views, identities),
         views.public("/verify", auth_views.verify_form, on_form=auth_views.verify),
         views.public("/verify/send", None, on_form=auth_views.send_verification),
@@ -137,7 +141,7 @@ def _routes(console: Console) -> Sequence[BaseRoute]:
 def _identity_views(console: Console) -> IdentityViews:
     providers = ProviderCache(console.identity_client, console.clock)
     console.pages.add_global("providers", providers.known)
-    return IdentityViews(console.pages, console.identity_client, providers)
+    return IdentityViews(console.pages, console.identity_client, console.totp_client, providers)
 
 
 def _identity_routes(views: "_ViewRoutes", identities: IdentityViews) -> Sequence[BaseRoute]:
@@ -148,6 +152,17 @@ def _identity_routes(views: "_ViewRoutes", identities: IdentityViews) -> Sequenc
         views.private(methods, identities.methods),
         views.private(f"{methods}/identities/{{id}}/unlink", None, on_form=identities.unlink, page=methods),
         views.private(f"{methods}/{{provider}}/link", None, on_form=identities.start_link, page=methods),
+    ]
+
+
+def _totp_routes(views: "_ViewRoutes", totp: TOTPViews) -> Sequence[BaseRoute]:
+    methods = "/account/log-in"
+    return [
+        views.public("/login/code", totp.code_form, on_form=totp.code),
+        views.private(f"{methods}/totp/enrol", None, on_form=totp.enrol, page=methods),
+        views.private(f"{methods}/totp/enable", None, on_form=totp.enable, page=methods),
+        views.private(f"{methods}/totp/disable", None, on_form=totp.disable, page=methods),
+        views.private(f"{methods}/totp/recovery-codes", None, on_form=totp.replace_recovery_codes, page=methods),
     ]
 
 

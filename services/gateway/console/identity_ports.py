@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from services.gateway.console.ports import OpenSession
+from services.gateway.console.ports import OpenSession, PendingLogIn
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ class IdentityClient(Protocol):
 
     async def log_in(
         self, answer: AuthorizationAnswer, *, invite: str, replaced_token: str, device_token: str, address: str
-    ) -> OpenSession:
-        """Create a session for the account of an identity."""
+    ) -> OpenSession | PendingLogIn:
+        """Create a session for the account of an identity, or a pending log-in if it has a second factor."""
 
     async def identities(self, token: str) -> Identities:
         """Return the identities of the owner's account."""

@@ -88,11 +88,16 @@ _ACTIONS = {
     "key.expiry_set": "API key expiry changed",
     "key.models_set": "API key models changed",
     "key.deduplication_set": "Deduplication of retries changed",
+    "recovery_code.used": "Recovery code used",
+    "recovery_codes.replaced": "New recovery codes",
     "session.opened": "Logged in",
     "session.ended": "Session ended",
     "token.verify_email": "Confirmation e-mail sent",
     "token.reset_password": "Password reset link created",
     "token.invite": "Invitation created",
+    "totp.enabled": "Second factor turned on",
+    "totp.disabled": "Second factor turned off",
+    "totp.reset": "Second factor reset",
     "plan.set": "Plan changed",
 }
 OUTCOMES = tuple(_OUTCOMES)

@@ -13,6 +13,7 @@ from services.gateway.console.assets import Assets
 from services.gateway.console.clients.auth import GrpcOwnerClient, GrpcSessionClient
 from services.gateway.console.clients.identities import GrpcIdentityClient
 from services.gateway.console.clients.models import GrpcModelsClient
+from services.gateway.console.clients.totp import GrpcTOTPClient
 from services.gateway.console.clients.usage import GrpcUsage
 from services.gateway.console.facts import Facts
 from services.gateway.console.page import STATIC, Pages
@@ -71,6 +72,7 @@ def open_console(
             facts=facts,
             prices=read_prices(settings.prices_file),
             identity_client=GrpcIdentityClient(channels.auth, timeout_seconds=_AUTH_SECONDS_MAX),
+            totp_client=GrpcTOTPClient(channels.auth, timeout_seconds=_AUTH_SECONDS_MAX),
             open_scope=open_scope,
             api=api,
             responses=responses,

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from stack.auth.v1 import sessions_pb2 as stack_dot_auth_dot_v1_dot_sessions__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estack/auth/v1/identities.proto\x12\rstack.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cstack/auth/v1/sessions.proto\"/\n\x10IdentityProvider\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"g\n\x08Identity\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"i\n\x13\x41uthorizationAnswer\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x13\n\x0bstate_token\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x0e\n\x06issuer\x18\x05 \x01(\t\"\x1e\n\x1cListIdentityProvidersRequest\"S\n\x1dListIdentityProvidersResponse\x12\x32\n\tproviders\x18\x01 \x03(\x0b\x32\x1f.stack.auth.v1.IdentityProvider\")\n\x15\x41uthorizeLogInRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\":\n\x16\x41uthorizeLogInResponse\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x13\n\x0bstate_token\x18\x02 \x01(\t\"\x8c\x01\n\x18LogInWithIdentityRequest\x12\x32\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\".stack.auth.v1.AuthorizationAnswer\x12\x0e\n\x06invite\x18\x02 \x01(\t\x12\x16\n\x0ereplaced_token\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x65vice_token\x18\x04 \x01(\t\"H\n\x19LogInWithIdentityResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.stack.auth.v1.OpenSession\"\x1a\n\x18ListOwnIdentitiesRequest\"^\n\x19ListOwnIdentitiesResponse\x12+\n\nidentities\x18\x01 \x03(\x0b\x32\x17.stack.auth.v1.Identity\x12\x14\n\x0chas_password\x18\x02 \x01(\x08\":\n\x14\x41uthorizeLinkRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"9\n\x15\x41uthorizeLinkResponse\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x13\n\x0bstate_token\x18\x02 \x01(\t\"L\n\x16LinkOwnIdentityRequest\x12\x32\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\".stack.auth.v1.AuthorizationAnswer\"D\n\x17LinkOwnIdentityResponse\x12)\n\x08identity\x18\x01 \x01(\x0b\x32\x17.stack.auth.v1.Identity\"A\n\x18UnlinkOwnIdentityRequest\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"\x1b\n\x19UnlinkOwnIdentityResponse2\xda\x05\n\x0fIdentityService\x12r\n\x15ListIdentityProviders\x12+.stack.auth.v1.ListIdentityProvidersRequest\x1a,.stack.auth.v1.ListIdentityProvidersResponse\x12]\n\x0e\x41uthorizeLogIn\x12$.stack.auth.v1.AuthorizeLogInRequest\x1a%.stack.auth.v1.AuthorizeLogInResponse\x12\x66\n\x11LogInWithIdentity\x12\'.stack.auth.v1.LogInWithIdentityRequest\x1a(.stack.auth.v1.LogInWithIdentityResponse\x12\x66\n\x11ListOwnIdentities\x12\'.stack.auth.v1.ListOwnIdentitiesRequest\x1a(.stack.auth.v1.ListOwnIdentitiesResponse\x12Z\n\rAuthorizeLink\x12#.stack.auth.v1.AuthorizeLinkRequest\x1a$.stack.auth.v1.AuthorizeLinkResponse\x12`\n\x0fLinkOwnIdentity\x12%.stack.auth.v1.LinkOwnIdentityRequest\x1a&.stack.auth.v1.LinkOwnIdentityResponse\x12\x66\n\x11UnlinkOwnIdentity\x12\'.stack.auth.v1.UnlinkOwnIdentityRequest\x1a(.stack.auth.v1.UnlinkOwnIdentityResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1estack/auth/v1/identities.proto\x12\rstack.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cstack/auth/v1/sessions.proto\"/\n\x10IdentityProvider\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"g\n\x08Identity\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"i\n\x13\x41uthorizationAnswer\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x13\n\x0bstate_token\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04\x63ode\x18\x04 \x01(\t\x12\x0e\n\x06issuer\x18\x05 \x01(\t\"\x1e\n\x1cListIdentityProvidersRequest\"S\n\x1dListIdentityProvidersResponse\x12\x32\n\tproviders\x18\x01 \x03(\x0b\x32\x1f.stack.auth.v1.IdentityProvider\")\n\x15\x41uthorizeLogInRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\":\n\x16\x41uthorizeLogInResponse\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x13\n\x0bstate_token\x18\x02 \x01(\t\"\x8c\x01\n\x18LogInWithIdentityRequest\x12\x32\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\".stack.auth.v1.AuthorizationAnswer\x12\x0e\n\x06invite\x18\x02 \x01(\t\x12\x16\n\x0ereplaced_token\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x65vice_token\x18\x04 \x01(\t\"_\n\x19LogInWithIdentityResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.stack.auth.v1.OpenSession\x12\x15\n\rpending_token\x18\x02 \x01(\t\"\x1a\n\x18ListOwnIdentitiesRequest\"^\n\x19ListOwnIdentitiesResponse\x12+\n\nidentities\x18\x01 \x03(\x0b\x32\x17.stack.auth.v1.Identity\x12\x14\n\x0chas_password\x18\x02 \x01(\x08\":\n\x14\x41uthorizeLinkRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"9\n\x15\x41uthorizeLinkResponse\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x13\n\x0bstate_token\x18\x02 \x01(\t\"L\n\x16LinkOwnIdentityRequest\x12\x32\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\".stack.auth.v1.AuthorizationAnswer\"D\n\x17LinkOwnIdentityResponse\x12)\n\x08identity\x18\x01 \x01(\x0b\x32\x17.stack.auth.v1.Identity\"A\n\x18UnlinkOwnIdentityRequest\x12\x13\n\x0bidentity_id\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"\x1b\n\x19UnlinkOwnIdentityResponse2\xda\x05\n\x0fIdentityService\x12r\n\x15ListIdentityProviders\x12+.stack.auth.v1.ListIdentityProvidersRequest\x1a,.stack.auth.v1.ListIdentityProvidersResponse\x12]\n\x0e\x41uthorizeLogIn\x12$.stack.auth.v1.AuthorizeLogInRequest\x1a%.stack.auth.v1.AuthorizeLogInResponse\x12\x66\n\x11LogInWithIdentity\x12\'.stack.auth.v1.LogInWithIdentityRequest\x1a(.stack.auth.v1.LogInWithIdentityResponse\x12\x66\n\x11ListOwnIdentities\x12\'.stack.auth.v1.ListOwnIdentitiesRequest\x1a(.stack.auth.v1.ListOwnIdentitiesResponse\x12Z\n\rAuthorizeLink\x12#.stack.auth.v1.AuthorizeLinkRequest\x1a$.stack.auth.v1.AuthorizeLinkResponse\x12`\n\x0fLinkOwnIdentity\x12%.stack.auth.v1.LinkOwnIdentityRequest\x1a&.stack.auth.v1.LinkOwnIdentityResponse\x12\x66\n\x11UnlinkOwnIdentity\x12\'.stack.auth.v1.UnlinkOwnIdentityRequest\x1a(.stack.auth.v1.UnlinkOwnIdentityResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,23 +50,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGINWITHIDENTITYREQUEST']._serialized_start=594
   _globals['_LOGINWITHIDENTITYREQUEST']._serialized_end=734
   _globals['_LOGINWITHIDENTITYRESPONSE']._serialized_start=736
-  _globals['_LOGINWITHIDENTITYRESPONSE']._serialized_end=808
-  _globals['_LISTOWNIDENTITIESREQUEST']._serialized_start=810
-  _globals['_LISTOWNIDENTITIESREQUEST']._serialized_end=836
-  _globals['_LISTOWNIDENTITIESRESPONSE']._serialized_start=838
-  _globals['_LISTOWNIDENTITIESRESPONSE']._serialized_end=932
-  _globals['_AUTHORIZELINKREQUEST']._serialized_start=934
-  _globals['_AUTHORIZELINKREQUEST']._serialized_end=992
-  _globals['_AUTHORIZELINKRESPONSE']._serialized_start=994
-  _globals['_AUTHORIZELINKRESPONSE']._serialized_end=1051
-  _globals['_LINKOWNIDENTITYREQUEST']._serialized_start=1053
-  _globals['_LINKOWNIDENTITYREQUEST']._serialized_end=1129
-  _globals['_LINKOWNIDENTITYRESPONSE']._serialized_start=1131
-  _globals['_LINKOWNIDENTITYRESPONSE']._serialized_end=1199
-  _globals['_UNLINKOWNIDENTITYREQUEST']._serialized_start=1201
-  _globals['_UNLINKOWNIDENTITYREQUEST']._serialized_end=1266
-  _globals['_UNLINKOWNIDENTITYRESPONSE']._serialized_start=1268
-  _globals['_UNLINKOWNIDENTITYRESPONSE']._serialized_end=1295
-  _globals['_IDENTITYSERVICE']._serialized_start=1298
-  _globals['_IDENTITYSERVICE']._serialized_end=2028
+  _globals['_LOGINWITHIDENTITYRESPONSE']._serialized_end=831
+  _globals['_LISTOWNIDENTITIESREQUEST']._serialized_start=833
+  _globals['_LISTOWNIDENTITIESREQUEST']._serialized_end=859
+  _globals['_LISTOWNIDENTITIESRESPONSE']._serialized_start=861
+  _globals['_LISTOWNIDENTITIESRESPONSE']._serialized_end=955
+  _globals['_AUTHORIZELINKREQUEST']._serialized_start=957
+  _globals['_AUTHORIZELINKREQUEST']._serialized_end=1015
+  _globals['_AUTHORIZELINKRESPONSE']._serialized_start=1017
+  _globals['_AUTHORIZELINKRESPONSE']._serialized_end=1074
+  _globals['_LINKOWNIDENTITYREQUEST']._serialized_start=1076
+  _globals['_LINKOWNIDENTITYREQUEST']._serialized_end=1152
+  _globals['_LINKOWNIDENTITYRESPONSE']._serialized_start=1154
+  _globals['_LINKOWNIDENTITYRESPONSE']._serialized_end=1222
+  _globals['_UNLINKOWNIDENTITYREQUEST']._serialized_start=1224
+  _globals['_UNLINKOWNIDENTITYREQUEST']._serialized_end=1289
+  _globals['_UNLINKOWNIDENTITYRESPONSE']._serialized_start=1291
+  _globals['_UNLINKOWNIDENTITYRESPONSE']._serialized_end=1318
+  _globals['_IDENTITYSERVICE']._serialized_start=1321
+  _globals['_IDENTITYSERVICE']._serialized_end=2051
 # @@protoc_insertion_point(module_scope)

@@ -247,23 +247,27 @@ Global___LogInWithIdentityRequest: _TypeAlias = LogInWithIdentityRequest  # noqa
 
 @_typing.final
 class LogInWithIdentityResponse(_message.Message):
-    """LogInWithIdentityResponse contains the new session."""
+    """LogInWithIdentityResponse contains the new session, or the pending log-in of an account with TOTP."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_FIELD_NUMBER: _builtins.int
+    PENDING_TOKEN_FIELD_NUMBER: _builtins.int
+    pending_token: _builtins.str
+    """Token for TOTPService.CompleteLogIn, valid for five minutes; empty if there is a session."""
     @_builtins.property
     def session(self) -> _sessions_pb2.OpenSession:
-        """The session."""
+        """The session; absent if a code is needed."""
 
     def __init__(
         self,
         *,
         session: _sessions_pb2.OpenSession | None = ...,
+        pending_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pending_token", b"pending_token", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -21,6 +21,7 @@ from services.gateway.console.ports import (
     KeySettings,
     NewKey,
     OpenSession,
+    PendingLogIn,
     Plan,
     Plans,
     Reset,
@@ -68,13 +69,15 @@ class GrpcSessionClient:
 
     async def log_in(
         self, email: str, password: str, *, replaced_token: str, device_token: str, address: str
-    ) -> OpenSession:
-        """Create a session."""
+    ) -> OpenSession | PendingLogIn:
+        """Create a session or a pending log-in."""
         request = sessions_pb2.LogInRequest(
             email=email, password=password, replaced_token=replaced_token, device_token=device_token
         )
         with _auth_errors():
             answer = await self._stub.LogIn(request, metadata=from_address(address), timeout=self._timeout_seconds)
+        if answer.pending_token:
+            return PendingLogIn(answer.pending_token)
         return open_session_of(answer.session)
 
     async def log_out(self, token: str, *, address: str) -> None:
@@ -130,7 +133,7 @@ class GrpcOwnerClient:
     def __init__(self, channel: aio.Channel, token: str, *, address: str, timeout_seconds: float) -> None:
         """Use `channel` with the token of a session. `address` is the client's address."""
         self._stub = owner_pb2_grpc.OwnerServiceStub(channel)
-        self._metadata: Metadata = (("authorization", f"Bearer {token}"), *from_address(address))
+        self._metadata: Metadata = owner_metadata(token, address)
         self._timeout_seconds = timeout_seconds
 
     async def keys(self) -> Keys:
@@ -255,6 +258,11 @@ class GrpcOwnerClient:
         request = owner_pb2.DeleteOwnAccountRequest(password=password)
         with _auth_errors():
             await self._stub.DeleteOwnAccount(request, metadata=self._metadata, timeout=self._timeout_seconds)
+
+
+def owner_metadata(token: str, address: str = "") -> Metadata:
+    """Return the metadata of an owner's call: the token of the session, and the client's address."""
+    return (("authorization", f"Bearer {token}"), *from_address(address))
 
 
 def from_address(address: str) -> Metadata:

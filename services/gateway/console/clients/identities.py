@@ -6,9 +6,9 @@ from grpc import aio
 
 from services.common.rpc.status import rpc_errors
 from services.common.timestamps import unix_seconds
-from services.gateway.console.clients.auth import Metadata, from_address, open_session_of
+from services.gateway.console.clients.auth import from_address, open_session_of, owner_metadata
 from services.gateway.console.identity_ports import Authorization, AuthorizationAnswer, Identities, Identity, Provider
-from services.gateway.console.ports import OpenSession
+from services.gateway.console.ports import OpenSession, PendingLogIn
 from stack.auth.v1 import identities_pb2, identities_pb2_grpc
 
 _PROVIDER_SECONDS_MAX = 18.0
@@ -42,8 +42,8 @@ class GrpcIdentityClient:
 
     async def log_in(
         self, answer: AuthorizationAnswer, *, invite: str, replaced_token: str, device_token: str, address: str
-    ) -> OpenSession:
-        """Create a session."""
+    ) -> OpenSession | PendingLogIn:
+        """Create a session or a pending log-in."""
         request = identities_pb2.LogInWithIdentityRequest(
             answer=_answer(answer), invite=invite, replaced_token=replaced_token, device_token=device_token
         )
@@ -51,13 +51,15 @@ class GrpcIdentityClient:
             response = await self._stub.LogInWithIdentity(
                 request, metadata=from_address(address), timeout=_PROVIDER_SECONDS_MAX
             )
+        if response.pending_token:
+            return PendingLogIn(response.pending_token)
         return open_session_of(response.session)
 
     async def identities(self, token: str) -> Identities:
         """Return the identities of the owner's account."""
         with rpc_errors(unavailable_reason="auth_unavailable"):
             answer = await self._stub.ListOwnIdentities(
-                identities_pb2.ListOwnIdentitiesRequest(), metadata=_owner(token), timeout=self._timeout_seconds
+                identities_pb2.ListOwnIdentitiesRequest(), metadata=owner_metadata(token), timeout=self._timeout_seconds
             )
         return Identities([_identity(one) for one in answer.identities], answer.has_password)
 
@@ -66,7 +68,7 @@ class GrpcIdentityClient:
         request = identities_pb2.AuthorizeLinkRequest(provider=provider, password=password)
         with rpc_errors(unavailable_reason="auth_unavailable"):
             answer = await self._stub.AuthorizeLink(
-                request, metadata=_owner(token, address), timeout=_PROVIDER_SECONDS_MAX
+                request, metadata=owner_metadata(token, address), timeout=_PROVIDER_SECONDS_MAX
             )
         return Authorization(answer.url, answer.state_token)
 
@@ -75,7 +77,7 @@ class GrpcIdentityClient:
         request = identities_pb2.LinkOwnIdentityRequest(answer=_answer(answer))
         with rpc_errors(unavailable_reason="auth_unavailable"):
             response = await self._stub.LinkOwnIdentity(
-                request, metadata=_owner(token, address), timeout=_PROVIDER_SECONDS_MAX
+                request, metadata=owner_metadata(token, address), timeout=_PROVIDER_SECONDS_MAX
             )
         return _identity(response.identity)
 
@@ -83,11 +85,9 @@ class GrpcIdentityClient:
         """Unlink an identity."""
         request = identities_pb2.UnlinkOwnIdentityRequest(identity_id=identity_id, password=password)
         with rpc_errors(unavailable_reason="auth_unavailable"):
-            await self._stub.UnlinkOwnIdentity(request, metadata=_owner(token, address), timeout=self._timeout_seconds)
-
-
-def _owner(token: str, address: str = "") -> Metadata:
-    return (("authorization", f"Bearer {token}"), *from_address(address))
+            await self._stub.UnlinkOwnIdentity(
+                request, metadata=owner_metadata(token, address), timeout=self._timeout_seconds
+            )
 
 
 def _answer(answer: AuthorizationAnswer) -> identities_pb2.AuthorizationAnswer:

@@ -12,6 +12,8 @@ from services.gateway.console.page import Pages, redirect
 from services.gateway.console.providers import ProviderCache
 from services.gateway.console.request_context import RequestContext, local_path
 from services.gateway.console.security.cookies import Cookie
+from services.gateway.console.totp_ports import TOTPClient
+from services.gateway.console.views.totp import finish_log_in
 from services.gateway.http.errors import http_error
 
 _SECONDS_MAX = 600
@@ -25,8 +27,9 @@ _FAILED = "The provider did not complete the log-in. Try again, or log in with y
 class IdentityViews:
     """Handlers of log-ins with providers, and of links."""
 
-    def __init__(self, pages: Pages, client: IdentityClient, providers: ProviderCache) -> None:
+    def __init__(self, pages: Pages, client: IdentityClient, totp_client: TOTPClient, providers: ProviderCache) -> None:
         self._pages = pages
+        self._totp_client = totp_client
         self._client = client
         self._providers = providers
 
@@ -74,12 +77,11 @@ class IdentityViews:
             )
         except ServiceError as exc:
             return self._log_in_page(context, exc.message, target, status=http_error(exc, now=self._pages.now()).status)
-        context.set_session(opened, now=self._pages.now())
-        return redirect(target)
+        return finish_log_in(context, opened, target, now=self._pages.now())
 
     async def methods(self, context: RequestContext) -> Response:
         """`GET /account/log-in`."""
-        return await self._show(context)
+        return await self.show_methods(context)
 
     async def start_link(self, context: RequestContext) -> Response:
         """`POST /account/log-in/{provider}/link`.
@@ -93,7 +95,7 @@ class IdentityViews:
                 context.token, provider, context.secret("password"), address=context.address
             )
         except ServiceError as exc:
-            return await self._show(context, error=exc)
+            return await self.show_methods(context, error=exc)
         _remember(context, authorization.state_token, {"link": "1"})
         return self._pages.show(context, "continue", url=authorization.url)
 
@@ -104,18 +106,18 @@ class IdentityViews:
                 context.token, context.request.path_params["id"], context.secret("password"), address=context.address
             )
         except ServiceError as exc:
-            return await self._show(context, error=exc)
+            return await self.show_methods(context, error=exc)
         return redirect(_METHODS)
 
     async def _link(self, context: RequestContext, answer: AuthorizationAnswer) -> Response:
         if context.session_scope is None:
             return redirect(f"/login?next={_METHODS}")
         if context.query("error"):
-            return await self._show(context, message=_message(context))
+            return await self.show_methods(context, message=_message(context))
         try:
             await self._client.link(context.token, answer, address=context.address)
         except ServiceError as exc:
-            return await self._show(context, error=exc)
+            return await self.show_methods(context, error=exc)
         return redirect(_METHODS)
 
     def _log_in_page(self, context: RequestContext, message: str, target: str, *, status: int) -> Response:
@@ -123,7 +125,10 @@ class IdentityViews:
         status = 403 if status == 401 else status
         return self._pages.show(context, "login", status=status, email="", next=target, error=message, notice="")
 
-    async def _show(self, context: RequestContext, *, error: ServiceError | None = None, message: str = "") -> Response:
+    async def show_methods(
+        self, context: RequestContext, *, error: ServiceError | None = None, message: str = ""
+    ) -> Response:
+        """Return the page of log-in methods, with an error if there is one."""
         await self._providers.refresh()
         listed = await self._client.identities(context.token)
         labels = {provider.name: provider.label for provider in self._providers.known()}
@@ -131,6 +136,7 @@ class IdentityViews:
             "identities": listed.identities,
             "has_password": listed.has_password,
             "labels": labels,
+            "totp": await self._totp_client.state(context.token),
         }
         status = 200 if error is None else http_error(error, now=self._pages.now()).status
         text = message if error is None else error.message

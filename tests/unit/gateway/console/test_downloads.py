@@ -130,6 +130,7 @@ def _app() -> ASGIApp:
             facts=facts,
             prices=Prices({}),
             identity_client=cast(Any, object()),
+            totp_client=cast(Any, object()),
             open_scope=lambda _, session, __: SessionScope(
                 session, cast(OwnerClient, object()), cast(UsageClient, Ledger())
             ),
