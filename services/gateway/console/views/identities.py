@@ -107,7 +107,7 @@ class IdentityViews:
             )
         except ServiceError as exc:
             return await self.show_methods(context, error=exc)
-        return redirect(_METHODS)
+        return self._pages.confirm(context, "The identity has been unlinked.", _METHODS)
 
     async def _link(self, context: RequestContext, answer: AuthorizationAnswer) -> Response:
         if context.session_scope is None:
@@ -118,7 +118,7 @@ class IdentityViews:
             await self._client.link(context.token, answer, address=context.address)
         except ServiceError as exc:
             return await self.show_methods(context, error=exc)
-        return redirect(_METHODS)
+        return self._pages.confirm(context, "The identity has been linked.", _METHODS)
 
     def _log_in_page(self, context: RequestContext, message: str, target: str, *, status: int) -> Response:
         # 401 is reserved for HTTP authentication and requires a `www-authenticate` header.

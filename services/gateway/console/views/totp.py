@@ -114,7 +114,7 @@ class TOTPViews:
         await self._client.disable(
             context.token, context.secret("password"), context.text("code"), address=context.address
         )
-        return redirect(_METHODS)
+        return self._pages.confirm(context, "The second factor has been turned off.", _METHODS)
 
     async def _replace_recovery_codes(self, context: RequestContext) -> Response:
         codes = await self._client.replace_recovery_codes(
