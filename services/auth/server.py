@@ -29,7 +29,6 @@ from services.auth.identities.manager import IdentityManager
 from services.auth.identities.provider import IdentityProvider
 from services.auth.identities.rpc import IdentityService
 from services.auth.identities.store import SQLIdentityStore
-from services.auth.identities.wiring import open_providers
 from services.auth.keys.manager import KeyManager
 from services.auth.keys.pepper import Pepper
 from services.auth.keys.rpc import KeyService
@@ -230,9 +229,18 @@ async def build(settings: AuthSettings, stack: AsyncExitStack) -> Parts:
         clock,
         mail,
         passwords,
-        await open_providers(settings, clock, stack),
+        await _open_providers(settings, clock, stack),
         settings,
     )
+
+
+async def _open_providers(settings: AuthSettings, clock: Clock, stack: AsyncExitStack) -> Sequence[IdentityProvider]:
+    if not settings.has_identity_providers:
+        return ()
+    # The HTTP client and the OAuth library take much of the memory and of the start of auth.
+    from services.auth.identities.wiring import open_providers
+
+    return await open_providers(settings, clock, stack)
 
 
 async def _open_mail(

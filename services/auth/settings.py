@@ -171,6 +171,11 @@ class AuthSettings(ServiceSettings):
             raise ValueError("must be a list of domains such as example.com,example.org") from exc
 
     @property
+    def has_identity_providers(self) -> bool:
+        """Whether users may log in with an identity provider."""
+        return bool(self.oidc_issuer or self.github_client_id)
+
+    @property
     def admission(self) -> Admission:
         """Rules for sign-up."""
         domains = frozenset(filter(None, self.sign_up_domains.split(",")))

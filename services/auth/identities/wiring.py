@@ -18,8 +18,6 @@ _LABELS = {"accounts.google.com": "Google", "login.microsoftonline.com": "Micros
 
 async def open_providers(settings: AuthSettings, clock: Clock, stack: AsyncExitStack) -> Sequence[IdentityProvider]:
     """Return the configured providers, with an HTTP client that lives as long as `stack`."""
-    if not (settings.oidc_issuer or settings.github_client_id):
-        return ()
     http, providers = await stack.enter_async_context(open_http()), list[IdentityProvider]()
     if settings.oidc_issuer:
         label = settings.oidc_label or _label(settings.oidc_issuer)

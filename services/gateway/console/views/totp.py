@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 from urllib.parse import parse_qsl, urlencode
 
-import segno
 from markupsafe import Markup
 from starlette.responses import Response
 
@@ -123,6 +122,8 @@ class TOTPViews:
         return self._show_codes(context, codes)
 
     def _show_secret(self, context: RequestContext, secret: TOTPSecret, *, error: str) -> Response:
+        import segno  # Loaded on use: few owners see this page.
+
         code = segno.make(secret.url, micro=False)
         picture = Markup(code.svg_inline(light="#fff", svgclass=None, lineclass=None, omitsize=True))
         return self._pages.show(
