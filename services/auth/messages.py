@@ -213,6 +213,17 @@ def session_id(text: str) -> str:
     return text
 
 
+def identity_id(text: str) -> str:
+    """Return an identity id.
+
+    Raises:
+        InvalidRequest: The text is not an identity id.
+    """
+    if not is_id(text, Kind.IDENTITY):
+        raise InvalidRequest("Not an identity id. Identity ids look like idn_01J….", reason="invalid_identity_id")
+    return text
+
+
 def key_id(text: str) -> KeyId:
     """Return a key id. The check is needed because databases do not accept every text.
 

@@ -1,9 +1,11 @@
 """Wiring and startup of the auth service."""
 
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -22,6 +24,11 @@ from services.auth.accounts.webhook_signatures import WebhookVerifier
 from services.auth.callers import AdminToken
 from services.auth.db.records import SQLAuditLog, unavailable
 from services.auth.housekeeping import purge_periodically
+from services.auth.identities.authorization import Authorizations
+from services.auth.identities.manager import IdentityManager
+from services.auth.identities.provider import IdentityProvider
+from services.auth.identities.rpc import IdentityService
+from services.auth.identities.store import SQLIdentityStore
 from services.auth.keys.manager import KeyManager
 from services.auth.keys.pepper import Pepper
 from services.auth.keys.rpc import KeyService
@@ -43,6 +50,11 @@ from services.auth.sessions.rpc import SessionService
 from services.auth.sessions.store import SQLExpiredRows, SQLRateLimitStore, SQLSessionStore
 from services.auth.sessions.token_store import SQLOneTimeTokenStore
 from services.auth.settings import AuthSettings
+from services.auth.totp.manager import TOTPManager
+from services.auth.totp.pending import PendingLogIns
+from services.auth.totp.rpc import TOTPService
+from services.auth.totp.store import SQLTOTPStore
+from services.auth.totp.vault import Vault
 from services.auth.watch.feed import ChangeFeed
 from services.common.concurrency.priority_lock import PriorityLock
 from services.common.db import database
@@ -59,6 +71,8 @@ from stack.auth.v1 import (
     audit_pb2_grpc,
     auth_pb2,
     auth_pb2_grpc,
+    identities_pb2,
+    identities_pb2_grpc,
     keys_pb2,
     keys_pb2_grpc,
     mail_pb2,
@@ -69,6 +83,8 @@ from stack.auth.v1 import (
     plans_pb2_grpc,
     sessions_pb2,
     sessions_pb2_grpc,
+    totp_pb2,
+    totp_pb2_grpc,
 )
 
 _CONNECTIONS, _USER_CONNECTIONS = 5, 5
@@ -77,11 +93,29 @@ _CONNECTIONS, _USER_CONNECTIONS = 5, 5
 MIGRATIONS = Path(__file__).parent / "migrations"
 VERSION_TABLE = "auth_alembic_version"
 
-_CONTRACTS = (auth_pb2, accounts_pb2, keys_pb2, plans_pb2, audit_pb2, mail_pb2, sessions_pb2, owner_pb2)
+_CONTRACTS = (
+    auth_pb2,
+    accounts_pb2,
+    keys_pb2,
+    plans_pb2,
+    audit_pb2,
+    mail_pb2,
+    sessions_pb2,
+    owner_pb2,
+    identities_pb2,
+    totp_pb2,
+)
 _SERVICES = tuple(
     service.full_name for contract in _CONTRACTS for service in contract.DESCRIPTOR.services_by_name.values()
 )
-_GATEWAY_SERVICES = ("AuthService", "SessionService", "OwnerService", "PlanEventService")
+_GATEWAY_SERVICES = (
+    "AuthService",
+    "SessionService",
+    "OwnerService",
+    "IdentityService",
+    "TOTPService",
+    "PlanEventService",
+)
 _CALLERS = {
     # A compromised gateway cannot call the operators' services, even with their token.
     service: (identity("gateway" if service.rpartition(".")[2] in _GATEWAY_SERVICES else "stackctl"),)
@@ -107,6 +141,7 @@ class Parts:
     clock: SystemClock
     mail: "_Mail"
     passwords: Passwords
+    providers: Sequence[IdentityProvider]
     settings: AuthSettings
 
 
@@ -194,8 +229,18 @@ async def build(settings: AuthSettings, stack: AsyncExitStack) -> Parts:
         clock,
         mail,
         passwords,
+        await _open_providers(settings, clock, stack),
         settings,
     )
+
+
+async def _open_providers(settings: AuthSettings, clock: Clock, stack: AsyncExitStack) -> Sequence[IdentityProvider]:
+    if not settings.has_identity_providers:
+        return ()
+    # The HTTP client and the OAuth library take much of the memory and of the start of auth.
+    from services.auth.identities.wiring import open_providers
+
+    return await open_providers(settings, clock, stack)
 
 
 async def _open_mail(
@@ -227,6 +272,7 @@ def _add_operator_services(server: GrpcServer, components: Parts, admin_token: A
         AccountService(
             accounts,
             SQLOneTimeTokenStore(transactions),
+            SQLTOTPStore(transactions),
             templates=components.mail.templates,
             feed=components.feed,
             pepper=components.pepper,
@@ -281,12 +327,21 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
         admission=settings.admission,
         sign_ups_per_address_max=settings.sign_ups_per_address_max,
     )
+    totp = TOTPManager(
+        SQLTOTPStore(components.user_transactions),
+        vault=Vault(components.pepper, accepted=bootstrap_secrets.accepted_peppers(settings)),
+        rate_limiter=rate_limiter,
+        clock=clock,
+        issuer=urlsplit(settings.console_url).hostname or "console",
+    )
     log_in = LogIn(
         accounts,
         sessions,
         passwords=components.passwords,
         rate_limiter=rate_limiter,
         devices=Devices(components.pepper),
+        totp=totp,
+        pending=PendingLogIns(components.pepper, clock),
         mailer=components.mail.mailer,
         clock=clock,
         log_ins_per_address_max=settings.log_ins_per_address_max,
@@ -301,6 +356,17 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
     owner = OwnerService(stores, log_in, components.key_verifier, feed=components.feed, bounds=settings.bounds)
     sessions_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(registration, log_in, sessions), server.grpc)
     owner_pb2_grpc.add_OwnerServiceServicer_to_server(owner, server.grpc)
+    identities = IdentityManager(
+        components.providers,
+        SQLIdentityStore(components.user_transactions),
+        accounts,
+        registration=registration,
+        log_in=log_in,
+        authorizations=Authorizations(components.pepper, clock),
+        clock=clock,
+    )
+    totp_pb2_grpc.add_TOTPServiceServicer_to_server(TOTPService(totp, log_in, sessions), server.grpc)
+    identities_pb2_grpc.add_IdentityServiceServicer_to_server(IdentityService(identities, sessions), server.grpc)
 
 
 def _key_manager(components: Parts) -> KeyManager:

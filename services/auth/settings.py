@@ -1,6 +1,8 @@
 """Settings of the auth service."""
 
-from pydantic import Field, SecretStr, field_validator
+from typing import Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from services.auth.accounts.addresses import domain_of, normalized_email
@@ -9,7 +11,7 @@ from services.auth.accounts.webhook_signatures import parse_secrets
 from services.auth.keys.model import Bounds
 from services.common.db.database import DatabaseURL, is_sqlite
 from services.common.errors import InvalidRequest
-from services.common.runtime.address_settings import HTTPURL, HostAndPort, Listen
+from services.common.runtime.address_settings import HTTPURL, HostAndPort, Listen, SecureURL, SecureURLOrNone
 from services.common.runtime.settings import ServiceSettings
 from services.common.url_credentials import with_credentials
 
@@ -96,6 +98,31 @@ class AuthSettings(ServiceSettings):
     sign_ups_per_address_max: int = Field(default=20, ge=1)
     """Maximum sign-ups and e-mail requests from one network address (/64 for IPv6) in an hour."""
 
+    oidc_issuer: SecureURLOrNone = ""
+    """Issuer of the OpenID Connect provider with which users may log in, such as `https://accounts.google.com`. Empty
+    offers none."""
+
+    oidc_client_id: str = ""
+    """Id under which this service is registered at the OpenID Connect provider."""
+
+    oidc_client_secret: SecretStr | None = None
+    """Secret of this service at the OpenID Connect provider."""
+
+    oidc_label: str = Field(default="", max_length=40)
+    """Name of the OpenID Connect provider to show to users. Empty shows a well-known name, or its host."""
+
+    github_client_id: str = ""
+    """Client id of the OAuth app at GitHub with which users may log in. Empty does not offer GitHub."""
+
+    github_client_secret: SecretStr | None = None
+    """Client secret of the OAuth app at GitHub."""
+
+    github_url: SecureURL = "https://github.com"
+    """URL of GitHub, or of a GitHub Enterprise Server."""
+
+    github_api_url: SecureURL = "https://api.github.com"
+    """URL of GitHub's API. That of a GitHub Enterprise Server is `https://host/api/v3`."""
+
     @field_validator(
         "database_url",
         "key_pepper",
@@ -103,6 +130,8 @@ class AuthSettings(ServiceSettings):
         "admin_token",
         "smtp_url",
         "plan_webhook_secrets",
+        "oidc_client_secret",
+        "github_client_secret",
         mode="before",
     )
     @classmethod
@@ -122,6 +151,15 @@ class AuthSettings(ServiceSettings):
         """Keys for the signatures of plan events; empty disables them."""
         return parse_secrets(self.plan_webhook_secrets.get_secret_value()) if self.plan_webhook_secrets else ()
 
+    @model_validator(mode="after")
+    def _require_credentials(self) -> Self:
+        """Reject an identity provider without the credentials of this service."""
+        if self.oidc_issuer and not (self.oidc_client_id and self.oidc_client_secret):
+            raise ValueError("AUTH_OIDC_ISSUER is set; set AUTH_OIDC_CLIENT_ID and AUTH_OIDC_CLIENT_SECRET too")
+        if self.github_client_id and not self.github_client_secret:
+            raise ValueError("AUTH_GITHUB_CLIENT_ID is set; set AUTH_GITHUB_CLIENT_SECRET too")
+        return self
+
     @field_validator("sign_up_domains")
     @classmethod
     def _normalize_domains(cls, value: str) -> str:
@@ -131,6 +169,11 @@ class AuthSettings(ServiceSettings):
             return ",".join(domain_of(normalized_email(f"a@{name}")) for name in names if name)
         except InvalidRequest as exc:
             raise ValueError("must be a list of domains such as example.com,example.org") from exc
+
+    @property
+    def has_identity_providers(self) -> bool:
+        """Whether users may log in with an identity provider."""
+        return bool(self.oidc_issuer or self.github_client_id)
 
     @property
     def admission(self) -> Admission:

@@ -18,9 +18,11 @@ class Kind(StrEnum):
     ACCOUNT = "acc"
     AUDIT_EVENT = "aud"
     EMAIL = "eml"
+    IDENTITY = "idn"
     KEY = "key"
     REQUEST = "req"
     SESSION = "ses"
+    TOTP = "otp"
     WEBHOOK = "whk"
 
 

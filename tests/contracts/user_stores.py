@@ -10,6 +10,7 @@ from services.auth.accounts.model import Account, AccountStore, NewAccount, Proo
 from services.auth.accounts.plan_events import PlanEvent, PlanEventStatus, PlanEventStore
 from services.auth.accounts.plans import Plan, PlanStore
 from services.auth.audit import Actor, AuditLog
+from services.auth.identities.model import IdentityStore
 from services.auth.keys.minting import mint
 from services.auth.keys.model import Bounds, KeyId, KeyStore
 from services.auth.keys.pepper import Pepper
@@ -19,6 +20,7 @@ from services.auth.sessions.manager import SessionManager
 from services.auth.sessions.model import OpenSession, SessionStore
 from services.auth.sessions.one_time_tokens import OneTimeTokenStore, Purpose, mint_token
 from services.auth.sessions.rate_limiter import RateLimiter, RateLimitRule, RateLimitStore
+from services.auth.totp.model import TOTPStore
 from services.common.errors import (
     FailedPrecondition,
     InvalidRequest,
@@ -65,6 +67,8 @@ class World:
     plan_events: PlanEventStore
     mail: MailQueue
     audit: AuditLog
+    identities: IdentityStore
+    totp: TOTPStore
     clock: ManualClock
 
     @property

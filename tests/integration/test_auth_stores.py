@@ -21,6 +21,7 @@ from services.auth.accounts.plan_store import SQLPlanStore
 from services.auth.accounts.store import SQLAccountStore
 from services.auth.db.records import SQLAuditLog, unavailable
 from services.auth.db.tables import api_keys, former_accounts, key_revision, metadata, throttles
+from services.auth.identities.store import SQLIdentityStore
 from services.auth.keys.model import NewKey
 from services.auth.keys.pepper import Pepper
 from services.auth.keys.store import SQLKeyStore
@@ -28,12 +29,14 @@ from services.auth.mail.store import SQLMailQueue
 from services.auth.server import MIGRATIONS, VERSION_TABLE
 from services.auth.sessions.store import SQLExpiredRows, SQLRateLimitStore, SQLSessionStore
 from services.auth.sessions.token_store import SQLOneTimeTokenStore
+from services.auth.totp.store import SQLTOTPStore
 from services.auth.watch.feed import Change
 from services.common.concurrency.priority_lock import PriorityLock
 from services.common.db import database
 from services.common.db.transactions import Transactions
 from services.common.errors import Unavailable
 from tests.backends import fresh_database, run_apart
+from tests.contracts.identity_stores import IdentityStoreContract
 from tests.contracts.key_store import NOW, OPERATOR, PEPPER, KeyStoreContract, Stores, new_key
 from tests.contracts.user_stores import ManualClock, UserStoreContract, World
 
@@ -69,14 +72,14 @@ class TestStoresOnPostgres(KeyStoreContract):
             yield stores
 
 
-class TestUserStoresOnSQLite(UserStoreContract):
+class TestUserStoresOnSQLite(UserStoreContract, IdentityStoreContract):
     @pytest.fixture
     async def world(self, tmp_path: Path) -> AsyncIterator[World]:
         async with opened_world(f"sqlite:///{tmp_path}/auth.db") as world:
             yield world
 
 
-class TestUserStoresOnPostgres(UserStoreContract):
+class TestUserStoresOnPostgres(UserStoreContract, IdentityStoreContract):
     @pytest.fixture
     async def world(self, postgres_copy: str) -> AsyncIterator[World]:
         async with opened_world(postgres_copy) as world:
@@ -283,6 +286,8 @@ async def opened_world(url: str) -> AsyncIterator[World]:
             SQLPlanEventStore(transactions),
             SQLMailQueue(transactions),
             SQLAuditLog(transactions),
+            SQLIdentityStore(transactions),
+            SQLTOTPStore(transactions),
             ManualClock(),
         )
 

@@ -19,7 +19,7 @@ for name in sys.argv[1:]:
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS")))
 """
 _SUPERVISOR = ("services.local.__main__", "services.local.supervisor.run")
-_NEVER = frozenset({"openai", "aiohttp", "alembic", "asyncpg", "tools"})
+_NEVER = frozenset({"openai", "aiohttp", "alembic", "asyncpg", "tools", "authlib", "joserfc", "segno"})
 """Loaded on use, or not at all."""
 _STORES = frozenset({"sqlalchemy", "sqlite3"})
 _HTTP = frozenset({"starlette", "uvicorn", "jinja2"})

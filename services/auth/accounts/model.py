@@ -7,6 +7,7 @@ from typing import NewType, Protocol
 
 from services.auth.accounts.addresses import normalized_email
 from services.auth.audit import Actor
+from services.auth.identities.provider import ProviderIdentity
 from services.auth.mail.queue import QueuedEmail
 from services.common.ids import Kind, is_id, new_id
 
@@ -41,7 +42,7 @@ class Credentials:
 
     account: Account
     password_hash: str | None = field(repr=False)
-    """None means that the account has no password, so log-in is not possible."""
+    """None means that the account has no password, so that its owner can only log in with an identity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,10 @@ class Proof:
     password_hash: str | None = field(default=None, repr=False)
     """The stored hash that the password matched. It must be unchanged; None skips this check. Hashes are salted, so
     setting the same password again also changes the hash."""
+    identity_id: str = ""
+    """Id of the identity with which the owner logged in, which must still be linked; empty skips this check."""
+    totp_id: str = ""
+    """Id of the TOTP enrolment whose code was checked; empty for an account without TOTP. Checked for a new session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,8 @@ class NewAccount:
     """Whether to reject the account if the mailbox already has one."""
     queued_email: QueuedEmail | None = None
     """Verification e-mail to queue in the same transaction; None queues none."""
+    identity: ProviderIdentity | None = None
+    """Identity to link in the same transaction; None links none."""
 
 
 class AccountStore(Protocol):
@@ -89,7 +96,7 @@ class AccountStore(Protocol):
         """Store a new account and return it. It continues the counts of a deleted account of its mailbox.
 
         Raises:
-            AlreadyExists: The e-mail address, or the mailbox, already has an account.
+            AlreadyExists: The e-mail address, the mailbox or the identity already has an account.
             InvalidRequest: The invitation is invalid.
         """
 
@@ -119,6 +126,8 @@ class AccountStore(Protocol):
 
     async def reset_password(self, digest: str, password_hash: str, *, by: Actor, at: datetime) -> Account:
         """Redeem a token, replace the password, verify the e-mail and end all sessions; return the account.
+
+        If the e-mail was not verified before, also unlink all identities: someone else may have created the account.
 
         Raises:
             InvalidRequest: The token is invalid.

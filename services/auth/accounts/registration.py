@@ -13,6 +13,7 @@ from services.auth.accounts.model import FREE_PLAN, Account, AccountStore, NewAc
 from services.auth.accounts.passwords import Passwords
 from services.auth.accounts.plans import Plan, PlanStore
 from services.auth.audit import UNAUTHENTICATED, Actor
+from services.auth.identities.provider import ProviderIdentity
 from services.auth.keys.pepper import Pepper
 from services.auth.mail.mailer import Mailer
 from services.auth.mail.queue import Topic, new_email
@@ -128,20 +129,40 @@ class Registration:
             AlreadyExists: The e-mail or its mailbox already has an account; only if mail is not configured.
             Throttled: There were too many attempts.
         """
+        new, client = await self._admit(email, invite, by), address_prefix(by.address)
+        await self._mailer.check_deliverable(new.account.email)
+        password_hash = await self._passwords.hash(password, client=client)
+        new = replace(new, password_hash=password_hash)
+        if self.has_mail:
+            await self._sign_up_by_mail(new, by, client)
+            return None
+        account = await self._stores.accounts.add(new, by=by)
+        return Proof(account.id, password_hash=password_hash)
+
+    async def sign_up_with_identity(self, identity: ProviderIdentity, *, invite: str, by: Actor) -> None:
+        """Create an account without a password for an identity whose provider states its e-mail as verified.
+
+        The account's e-mail is not verified by this, so that no further identity is linked to the account by its
+        address.
+
+        Raises:
+            PermissionDenied: The sign-up policy does not allow this sign-up.
+            InvalidRequest: The e-mail or the invitation is invalid.
+            AlreadyExists: The e-mail, its mailbox or the identity already has an account.
+            Throttled: There were too many attempts.
+        """
+        new = await self._admit(identity.email, invite, by)
+        await self._stores.accounts.add(replace(new, identity=identity), by=by)
+
+    async def _admit(self, email: str, invite: str, by: Actor) -> NewAccount:
+        """Apply the policy and the rate limit of sign-ups, and return the account to store."""
         invite_digest = self._check_policy(invite)
         account = open_account(email, now=utc_now(self._clock))
         if invite_digest is None:
             self._admission.check(account.email)
         client = address_prefix(by.address)
         await self._rate_limiter.check(self._by_address, client, client=client)
-        await self._mailer.check_deliverable(account.email)
-        password_hash = await self._passwords.hash(password, client=client)
-        new = NewAccount(account, password_hash, invite_digest, is_one_per_mailbox=self._is_one_per_mailbox(invite))
-        if self.has_mail:
-            await self._sign_up_by_mail(new, by, client)
-            return None
-        account = await self._stores.accounts.add(new, by=by)
-        return Proof(account.id, password_hash=password_hash)
+        return NewAccount(account, invite=invite_digest, is_one_per_mailbox=self._is_one_per_mailbox(invite))
 
     def _is_one_per_mailbox(self, invite: str) -> bool:
         return self._admission.is_one_per_mailbox and not invite.strip()

@@ -11,6 +11,7 @@ from services.auth.keys.pepper import Pepper
 from services.auth.limits import WEIGHT_DEFAULT
 from services.auth.mail.templates import EmailTemplates
 from services.auth.sessions.one_time_tokens import MintedToken, OneTimeTokenStore, Purpose, mint_token
+from services.auth.totp.model import TOTPStore
 from services.auth.watch.feed import ChangeFeed
 from services.common.errors import FailedPrecondition
 from services.common.ids import Kind
@@ -33,6 +34,7 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
         self,
         store: AccountStore,
         tokens: OneTimeTokenStore,
+        totp: TOTPStore,
         *,
         templates: EmailTemplates,
         feed: ChangeFeed,
@@ -42,6 +44,7 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
     ) -> None:
         self._store = store
         self._tokens = tokens
+        self._totp = totp
         self._templates = templates
         self._feed = feed
         self._pepper = pepper
@@ -110,6 +113,15 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
             url=self._templates.url("reset", minted.text),
             expires_at=messages.timestamp(minted.kept.expires_at),
         )
+
+    async def ResetTOTP(
+        self, request: accounts_pb2.ResetTOTPRequest, context: Context
+    ) -> accounts_pb2.ResetTOTPResponse:
+        """Remove the second factor of an account whose owner lost it."""
+        operator = self._admin_token.require(context)
+        account = await self._store.get(checked_reference(request.account))
+        await self._totp.reset(account.id, by=operator, at=utc_now(self._clock))
+        return accounts_pb2.ResetTOTPResponse(account=messages.account(account))
 
     async def CreateInvite(
         self, request: accounts_pb2.CreateInviteRequest, context: Context

@@ -21,11 +21,13 @@ from services.auth.db.records import (
     unavailable,
 )
 from services.auth.db.tables import accounts, api_keys, one_time_tokens, sessions
+from services.auth.identities.rows import add_identity, remove_identities
 from services.auth.mail.store import enqueue, forget_emails
 from services.auth.sessions.one_time_tokens import Purpose
 from services.auth.sessions.proofs import check_proof, lock_account
 from services.auth.sessions.store import end_sessions
 from services.auth.sessions.token_store import redeem
+from services.auth.totp.rows import remove_totp
 from services.common.db.transactions import Transactions, deadline
 from services.common.errors import AlreadyExists, NotFound
 
@@ -83,6 +85,8 @@ class SQLAccountStore:
                 target=account.id,
                 details={"plan": plan},
             )
+            if new.identity is not None:
+                await add_identity(connection, account.id, new.identity, by=by, at=account.created_at)
             if new.queued_email is not None:
                 await enqueue(connection, new.queued_email)
             return await _read(connection, account.id)
@@ -164,6 +168,8 @@ class SQLAccountStore:
         """Redeem a token and replace the password. See `AccountStore.reset_password`."""
         async with self._transactions.writing() as connection:
             token = await redeem(connection, digest, Purpose.RESET_PASSWORD, now=at)
+            if (await _read(connection, token.account_id)).email_verified_at is None:
+                await remove_identities(connection, token.account_id, by=by, at=at)
             await _replace_password(connection, token.account_id, password_hash)
             await end_sessions(connection, token.account_id, true(), reason="password_reset", by=by, at=at)
             await _mark_verified(connection, token.account_id, "account.password_reset", by, at)
@@ -182,6 +188,8 @@ class SQLAccountStore:
                 await connection.rollback()
                 return account
             await end_sessions(connection, account_id, true(), reason="account_deleted", by=by, at=at)
+            await remove_identities(connection, account_id, by=by, at=at)
+            await remove_totp(connection, account_id, "totp.disabled", by=by, at=at)
             await forget_emails(connection, account_id, account.email)
             await self._former_accounts.add(connection, account.email, account.quota_account_id or account.id, at=at)
             await _erase(connection, account_id, at)

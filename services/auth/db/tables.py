@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    UniqueConstraint,
     false,
     text,
 )
@@ -107,6 +108,42 @@ sessions = Table(
     Column("last_used_at", UTCDateTime, nullable=False),
     Column("expires_at", UTCDateTime, nullable=False, index=True),
     Column("address", String(64), nullable=False),
+)
+
+# Identities at identity providers, with which owners log in.
+identities = Table(
+    "identities",
+    metadata,
+    Column("id", String(30), primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("provider", String(20), nullable=False),
+    Column("issuer", String(1_024), nullable=False),
+    Column("subject", String(255), nullable=False),
+    # Address that the provider stated when the identity was linked, for the owner to recognise it; empty if none.
+    Column("email", String(254), nullable=False),
+    Column("created_at", UTCDateTime, nullable=False),
+    UniqueConstraint("issuer", "subject", name="one_account"),
+)
+
+# TOTP secrets, encrypted under the pepper. One that is not enabled yet has no effect.
+totp_secrets = Table(
+    "totp_secrets",
+    metadata,
+    Column("account_id", ForeignKey("accounts.id"), primary_key=True),
+    Column("id", String(30), nullable=False, unique=True),
+    Column("sealed", String(200), nullable=False),
+    Column("created_at", UTCDateTime, nullable=False),
+    Column("enabled_at", UTCDateTime, nullable=True),
+    # Latest time step whose code was used. Codes of it and of earlier steps are refused.
+    Column("last_step", BigInteger, nullable=False),
+)
+
+# Unused recovery codes, as HMACs under the pepper.
+recovery_codes = Table(
+    "recovery_codes",
+    metadata,
+    Column("digest", String(64), primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False, index=True),
 )
 
 one_time_tokens = Table(

@@ -58,7 +58,7 @@ class SessionStore(Protocol):
         """Store a session with an audit event, and end the one with the digest `replaces`; empty ends none.
 
         Raises:
-            Unauthenticated: The account was deleted.
+            Unauthenticated: The account was deleted, or has TOTP and the proof contains none.
             PermissionDenied: The password of the proof was changed in the meantime.
         """
 

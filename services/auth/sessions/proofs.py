@@ -7,8 +7,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth.accounts.model import Proof
 from services.auth.accounts.passwords import password_wrong
-from services.auth.db.tables import accounts, sessions
+from services.auth.db.tables import accounts, identities, sessions, totp_secrets
+from services.auth.identities.authorization import identity_rejected
 from services.auth.sessions.model import session_ended
+from services.auth.totp.pending import log_in_expired
 from services.common.errors import NotFound
 
 
@@ -29,7 +31,7 @@ async def check_proof(connection: AsyncConnection, proof: Proof) -> None:
 
     Raises:
         Unauthenticated: The session has ended, or the account was deleted.
-        PermissionDenied: The password was changed.
+        PermissionDenied: The password was changed, or the identity was unlinked.
     """
     account = await lock_account(connection, proof.account_id)
     if account is None:
@@ -38,6 +40,22 @@ async def check_proof(connection: AsyncConnection, proof: Proof) -> None:
         raise session_ended()
     if proof.password_hash is not None and account.password_hash != proof.password_hash:
         raise password_wrong()
+    if proof.identity_id and not await _is_linked(connection, proof):
+        raise identity_rejected()
+
+
+async def check_second_factor(connection: AsyncConnection, proof: Proof) -> None:
+    """Check that a code was checked if the account has TOTP, after `check_proof` has locked the account.
+
+    Every new session passes this check, so that no path to a session can leave the second factor out.
+
+    Raises:
+        Unauthenticated: No code was checked, or TOTP was enabled, replaced or disabled in the meantime.
+    """
+    table = totp_secrets.c
+    enabled = select(table.id).where(table.account_id == proof.account_id, table.enabled_at.is_not(None))
+    if (await connection.scalar(enabled) or "") != proof.totp_id:
+        raise log_in_expired()
 
 
 async def lock_existing(connection: AsyncConnection, account_id: str) -> Row[Any]:
@@ -57,3 +75,8 @@ async def lock_existing(connection: AsyncConnection, account_id: str) -> Row[Any
 async def _is_open(connection: AsyncConnection, proof: Proof) -> bool:
     mine = (sessions.c.id == proof.session_id) & (sessions.c.account_id == proof.account_id)
     return await connection.scalar(select(sessions.c.id).where(mine)) is not None
+
+
+async def _is_linked(connection: AsyncConnection, proof: Proof) -> bool:
+    linked = (identities.c.id == proof.identity_id) & (identities.c.account_id == proof.account_id)
+    return await connection.scalar(select(identities.c.id).where(linked)) is not None

@@ -5,6 +5,7 @@ from services.auth.accounts.registration import Registration, SignUpPolicy
 from services.auth.callers import user_actor
 from services.auth.sessions.log_in import LogIn
 from services.auth.sessions.manager import SessionManager
+from services.auth.totp.pending import PendingLogIn
 from services.common.rpc.types import Context
 from stack.auth.v1 import sessions_pb2, sessions_pb2_grpc
 
@@ -52,6 +53,8 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
             device_token=request.device_token,
             by=user_actor(context),
         )
+        if isinstance(logged_in, PendingLogIn):
+            return sessions_pb2.LogInResponse(pending_token=logged_in.token)
         return sessions_pb2.LogInResponse(session=messages.open_session(logged_in))
 
     async def LogOut(self, request: sessions_pb2.LogOutRequest, context: Context) -> sessions_pb2.LogOutResponse:

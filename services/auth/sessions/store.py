@@ -12,7 +12,7 @@ from services.auth.audit import Actor
 from services.auth.db.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, record_all, unavailable
 from services.auth.db.tables import accounts, former_accounts, one_time_tokens, plan_events, sessions, throttles
 from services.auth.sessions.model import NewSession, Session
-from services.auth.sessions.proofs import check_proof, lock_account
+from services.auth.sessions.proofs import check_proof, check_second_factor, lock_account
 from services.auth.sessions.rate_limiter import Tries
 from services.common.db.dialects import insert_of
 from services.common.db.transactions import Transactions, deadline
@@ -58,6 +58,7 @@ class SQLSessionStore:
         async with self._transactions.writing() as connection:
             await _end_replaced(connection, proof, replaces, by=by, at=session.created_at)
             await check_proof(connection, proof)
+            await check_second_factor(connection, proof)
             await connection.execute(insert(sessions).values(values))
             await record(
                 connection,

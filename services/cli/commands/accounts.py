@@ -111,6 +111,16 @@ def reset_password(backends: Backends, account: str, *, as_json: bool) -> None:
     _show_link(_call(backends, lambda stub: stub.CreatePasswordReset, request), as_json=as_json)
 
 
+@accounts.command("reset-totp")
+@click.argument("account")
+@output.as_json_option
+@click.pass_obj
+def reset_totp(backends: Backends, account: str, *, as_json: bool) -> None:
+    """Remove the second factor of an owner who lost it. Make sure that it is the owner who asks."""
+    request = accounts_pb2.ResetTOTPRequest(account=account)
+    _show(_call(backends, lambda stub: stub.ResetTOTP, request).account, as_json=as_json)
+
+
 @accounts.command()
 @click.option("--plan", default="free", show_default=True, help="Plan of the account created with the invitation.")
 @output.as_json_option

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 
 from services.common.errors import StartError
 
@@ -76,6 +77,15 @@ def parse_host(text: str) -> str:
     if not re.fullmatch(r"[\w.-]+", host) or re.fullmatch(r"[\d.]+", host):
         raise ValueError("expected an IP address or a name, such as 127.0.0.1, :: or localhost")
     return host
+
+
+def is_loopback_url(url: str) -> bool:
+    """Return whether only this machine can connect to the host of a URL, as for `Address.is_loopback`."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return False
+    return Address(host, 0).is_loopback
 
 
 def reachable(listen: str) -> str:

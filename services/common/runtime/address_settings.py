@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
-from services.common.runtime.address import parse_address, parse_host
+from services.common.runtime.address import is_loopback_url, parse_address, parse_host
 
 _UNIX = "unix:"
 _UNIX_BYTES_MAX = 107
@@ -55,3 +55,19 @@ def _check_url(text: str) -> str:
 
 HTTPURL = Annotated[str, AfterValidator(_check_url)]
 """A setting that is the URL of an HTTP server."""
+
+
+def _check_secure_url(text: str) -> str:
+    parts = urlsplit(_check_url(text))
+    if parts.scheme != "https" and not is_loopback_url(text):
+        raise ValueError("expected https://host; http:// is for addresses of this machine only")
+    if parts.query or parts.fragment or "@" in parts.netloc:
+        raise ValueError("expected a URL without credentials, query and fragment")
+    return text
+
+
+SecureURL = Annotated[str, AfterValidator(_check_secure_url)]
+"""A setting that is the URL of an HTTPS server, or of an HTTP server on this machine."""
+
+SecureURLOrNone = Annotated[str, AfterValidator(lambda text: text and _check_secure_url(text))]
+"""A setting of the form of `SecureURL`. Empty means not set."""

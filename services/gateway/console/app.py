@@ -19,20 +19,25 @@ from services.gateway.apis.routes import API, on_http_exception
 from services.gateway.apis.surfaces import error_response
 from services.gateway.console.assets import Assets
 from services.gateway.console.facts import Facts
+from services.gateway.console.identity_ports import IdentityClient
 from services.gateway.console.page import Pages
 from services.gateway.console.ports import Session, SessionClient
+from services.gateway.console.providers import ProviderCache
 from services.gateway.console.request_context import NotLoggedIn, RequestContext, SessionScope, context_of
 from services.gateway.console.security.concurrency import ConsoleConcurrency
 from services.gateway.console.security.forms import CSRF_FIELD, CSRF_HEADER, BufferedForms
 from services.gateway.console.security.headers import SecurityHeaders
 from services.gateway.console.security.origins import Origin
+from services.gateway.console.totp_ports import TOTPClient
 from services.gateway.console.views.account import AccountViews
 from services.gateway.console.views.auth import AuthViews
+from services.gateway.console.views.identities import IdentityViews
 from services.gateway.console.views.key import KeyPage
 from services.gateway.console.views.keys import KeyViews
 from services.gateway.console.views.models import ModelsPage
 from services.gateway.console.views.plan import PlanViews
 from services.gateway.console.views.playground import Playground
+from services.gateway.console.views.totp import TOTPViews
 from services.gateway.console.views.usage import UsageViews
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.http.errors import http_error
@@ -58,6 +63,8 @@ class Console:
     session_client: SessionClient
     facts: Facts
     prices: Prices
+    identity_client: IdentityClient
+    totp_client: TOTPClient
     open_scope: OpenScope
     api: API
     responses: ResponseStore
@@ -92,12 +99,15 @@ def _routes(console: Console) -> Sequence[BaseRoute]:
     key = KeyPage(pages, console.facts)
     account, playground = AccountViews(pages, console.responses), Playground(pages, console.api, console.facts)
     views = _ViewRoutes(console, auth_views)
+    identities = _identity_views(console)
     return [
         views.public("/", auth_views.landing, needs_auth=False),
         views.public("/docs", auth_views.docs, needs_auth=False),
         views.public("/docs/models", ModelsPage(pages, console.facts, console.prices).index, needs_auth=False),
-        views.public("/signup", auth_views.sign_up_form, on_form=auth_views.sign_up),
-        views.public("/login", auth_views.log_in_form, on_form=auth_views.log_in),
+        views.public("/signup", identities.with_buttons(auth_views.sign_up_form), on_form=auth_views.sign_up),
+        views.public("/login", identities.with_buttons(auth_views.log_in_form), on_form=auth_views.log_in),
+        *_totp_routes(views, TOTPViews(pages, console.totp_client, show_methods=identities.show_methods)),
+        *_identity_routes(views, identities),
         views.public("/verify", auth_views.verify_form, on_form=auth_views.verify),
         views.public("/verify/send", None, on_form=auth_views.send_verification),
         views.public("/forgot", auth_views.forgot_form, on_form=auth_views.forgot),
@@ -125,6 +135,34 @@ def _routes(console: Console) -> Sequence[BaseRoute]:
         views.private("/account/password", None, on_form=account.change_password, page="/account"),
         views.private("/account/sessions/{id}/end", None, on_form=account.end_session, page="/account"),
         views.private("/account/delete", None, on_form=account.delete, page="/account"),
+    ]
+
+
+def _identity_views(console: Console) -> IdentityViews:
+    providers = ProviderCache(console.identity_client, console.clock)
+    console.pages.add_global("providers", providers.known)
+    return IdentityViews(console.pages, console.identity_client, console.totp_client, providers)
+
+
+def _identity_routes(views: "_ViewRoutes", identities: IdentityViews) -> Sequence[BaseRoute]:
+    methods = "/account/log-in"
+    return [
+        views.public("/login/{provider}", identities.start),
+        views.public("/login/{provider}/callback", identities.callback),
+        views.private(methods, identities.methods),
+        views.private(f"{methods}/identities/{{id}}/unlink", None, on_form=identities.unlink, page=methods),
+        views.private(f"{methods}/{{provider}}/link", None, on_form=identities.start_link, page=methods),
+    ]
+
+
+def _totp_routes(views: "_ViewRoutes", totp: TOTPViews) -> Sequence[BaseRoute]:
+    methods = "/account/log-in"
+    return [
+        views.public("/login/code", totp.code_form, on_form=totp.code),
+        views.private(f"{methods}/totp/enrol", None, on_form=totp.enrol, page=methods),
+        views.private(f"{methods}/totp/enable", None, on_form=totp.enable, page=methods),
+        views.private(f"{methods}/totp/disable", None, on_form=totp.disable, page=methods),
+        views.private(f"{methods}/totp/recovery-codes", None, on_form=totp.replace_recovery_codes, page=methods),
     ]
 
 

@@ -49,7 +49,11 @@ class Pages:
             "label": label,
         }
         self._templates.filters["readable_email"] = readable_email
-        self._templates.globals |= {"asset": assets.url, "site": site, "facts": facts}
+        self._templates.globals |= {"asset": assets.url, "site": site, "facts": facts, "providers": tuple}
+
+    def add_global(self, name: str, value: object) -> None:
+        """Make a value available to all templates."""
+        self._templates.globals[name] = value
 
     def now(self) -> float:
         """Return the current time in Unix seconds."""

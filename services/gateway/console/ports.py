@@ -56,6 +56,13 @@ class OpenSession:
 
 
 @dataclass(frozen=True, slots=True)
+class PendingLogIn:
+    """A log-in that needs a code of the second factor. It is no session."""
+
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Reset:
     """Result of a password reset."""
 
@@ -223,8 +230,8 @@ class SessionClient(Protocol):
 
     async def log_in(
         self, email: str, password: str, *, replaced_token: str, device_token: str, address: str
-    ) -> OpenSession:
-        """Create a session."""
+    ) -> OpenSession | PendingLogIn:
+        """Create a session, or a pending log-in if the account has a second factor."""
 
     async def log_out(self, token: str, *, address: str) -> None:
         """End a session."""

@@ -143,6 +143,14 @@ class RequestContext:
         if token:
             self._cookies[Cookie.DEVICE] = (token, _DEVICE_SECONDS)
 
+    def cookie(self, cookie: Cookie) -> str:
+        """Return the value of a cookie that the browser sent; empty if there is none."""
+        return read_cookie(self.request, cookie, self.origins.current)
+
+    def set_cookie(self, cookie: Cookie, value: str, *, seconds: int) -> None:
+        """Set a cookie; 0 seconds delete it."""
+        self._cookies[cookie] = (value, seconds)
+
     def clear_session(self) -> None:
         """Delete the session cookie."""
         self._cookies[Cookie.SESSION] = ("", 0)

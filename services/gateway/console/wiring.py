@@ -11,7 +11,9 @@ from services.gateway.clients.channels import Channels
 from services.gateway.console.app import Console, build_console
 from services.gateway.console.assets import Assets
 from services.gateway.console.clients.auth import GrpcOwnerClient, GrpcSessionClient
+from services.gateway.console.clients.identities import GrpcIdentityClient
 from services.gateway.console.clients.models import GrpcModelsClient
+from services.gateway.console.clients.totp import GrpcTOTPClient
 from services.gateway.console.clients.usage import GrpcUsage
 from services.gateway.console.facts import Facts
 from services.gateway.console.page import STATIC, Pages
@@ -69,6 +71,8 @@ def open_console(
             session_client=session_client,
             facts=facts,
             prices=read_prices(settings.prices_file),
+            identity_client=GrpcIdentityClient(channels.auth, timeout_seconds=_AUTH_SECONDS_MAX),
+            totp_client=GrpcTOTPClient(channels.auth, timeout_seconds=_AUTH_SECONDS_MAX),
             open_scope=open_scope,
             api=api,
             responses=responses,

@@ -207,6 +207,14 @@ def test_deleting_an_account_asks_for_confirmation(stackctl: Stackctl) -> None:
     assert asked(stackctl, "accounts", "show", "kept@example.com")["email"] == "kept@example.com"
 
 
+def test_the_second_factor_of_an_account_is_reset(stackctl: Stackctl) -> None:
+    """Also where there is none, so that the command can be repeated."""
+    asked(stackctl, "accounts", "create", "--email", "lost@example.com")
+
+    assert asked(stackctl, "accounts", "reset-totp", "lost@example.com")["email"] == "lost@example.com"
+    assert stackctl("accounts", "reset-totp", "unknown@example.com").exit_code == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "page"),
     [(("accounts", "reset-password", "link@example.com"), "/reset?"), (("accounts", "invite"), "/signup?")],

@@ -66,6 +66,11 @@ class AccountServiceStub:
                 request_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.CreatePasswordResetRequest.SerializeToString,
                 response_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.CreatePasswordResetResponse.FromString,
                 _registered_method=True)
+        self.ResetTOTP = channel.unary_unary(
+                '/stack.auth.v1.AccountService/ResetTOTP',
+                request_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.ResetTOTPRequest.SerializeToString,
+                response_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.ResetTOTPResponse.FromString,
+                _registered_method=True)
         self.CreateInvite = channel.unary_unary(
                 '/stack.auth.v1.AccountService/CreateInvite',
                 request_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.CreateInviteRequest.SerializeToString,
@@ -125,6 +130,14 @@ class AccountServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResetTOTP(self, request, context):
+        """ResetTOTP removes the TOTP secret and the recovery codes of an account whose owner lost them. Does nothing if it has
+        none. NOT_FOUND if the account does not exist or was deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateInvite(self, request, context):
         """CreateInvite returns a token with which one person can sign up if sign-up requires an invitation.
         """
@@ -164,6 +177,11 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     servicer.CreatePasswordReset,
                     request_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.CreatePasswordResetRequest.FromString,
                     response_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.CreatePasswordResetResponse.SerializeToString,
+            ),
+            'ResetTOTP': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetTOTP,
+                    request_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.ResetTOTPRequest.FromString,
+                    response_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.ResetTOTPResponse.SerializeToString,
             ),
             'CreateInvite': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateInvite,
@@ -335,6 +353,33 @@ class AccountService:
             '/stack.auth.v1.AccountService/CreatePasswordReset',
             stack_dot_auth_dot_v1_dot_accounts__pb2.CreatePasswordResetRequest.SerializeToString,
             stack_dot_auth_dot_v1_dot_accounts__pb2.CreatePasswordResetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetTOTP(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.auth.v1.AccountService/ResetTOTP',
+            stack_dot_auth_dot_v1_dot_accounts__pb2.ResetTOTPRequest.SerializeToString,
+            stack_dot_auth_dot_v1_dot_accounts__pb2.ResetTOTPResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,10 @@ class AccountServiceStub:
     """CreatePasswordReset returns a token with which the owner can set a password, for operators to pass on if mail is
     not configured. NOT_FOUND if the account does not exist.
     """
+    ResetTOTP: _aio.UnaryUnaryMultiCallable[_accounts_pb2.ResetTOTPRequest, _accounts_pb2.ResetTOTPResponse]
+    """ResetTOTP removes the TOTP secret and the recovery codes of an account whose owner lost them. Does nothing if it has
+    none. NOT_FOUND if the account does not exist or was deleted.
+    """
     CreateInvite: _aio.UnaryUnaryMultiCallable[_accounts_pb2.CreateInviteRequest, _accounts_pb2.CreateInviteResponse]
     """CreateInvite returns a token with which one person can sign up if sign-up requires an invitation."""
 
@@ -102,6 +106,16 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_accounts_pb2.CreatePasswordResetResponse]:
         """CreatePasswordReset returns a token with which the owner can set a password, for operators to pass on if mail is
         not configured. NOT_FOUND if the account does not exist.
+        """
+
+    @_abc_1.abstractmethod
+    def ResetTOTP(
+        self,
+        request: _accounts_pb2.ResetTOTPRequest,
+        context: _aio.ServicerContext[_accounts_pb2.ResetTOTPRequest, _abc.Awaitable[_accounts_pb2.ResetTOTPResponse]],
+    ) -> _abc.Awaitable[_accounts_pb2.ResetTOTPResponse]:
+        """ResetTOTP removes the TOTP secret and the recovery codes of an account whose owner lost them. Does nothing if it has
+        none. NOT_FOUND if the account does not exist or was deleted.
         """
 
     @_abc_1.abstractmethod

@@ -277,23 +277,27 @@ Global___LogInRequest: _TypeAlias = LogInRequest  # noqa: Y015
 
 @_typing.final
 class LogInResponse(_message.Message):
-    """LogInResponse contains the new session."""
+    """LogInResponse contains the new session, or the pending log-in of an account with TOTP."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_FIELD_NUMBER: _builtins.int
+    PENDING_TOKEN_FIELD_NUMBER: _builtins.int
+    pending_token: _builtins.str
+    """Token for TOTPService.CompleteLogIn, valid for five minutes; empty if there is a session."""
     @_builtins.property
     def session(self) -> Global___OpenSession:
-        """The session."""
+        """The session; absent if a code is needed."""
 
     def __init__(
         self,
         *,
         session: Global___OpenSession | None = ...,
+        pending_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pending_token", b"pending_token", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

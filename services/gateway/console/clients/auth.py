@@ -21,6 +21,7 @@ from services.gateway.console.ports import (
     KeySettings,
     NewKey,
     OpenSession,
+    PendingLogIn,
     Plan,
     Plans,
     Reset,
@@ -63,25 +64,27 @@ class GrpcSessionClient:
         """Create an account."""
         request = sessions_pb2.SignUpRequest(email=email, password=password, invite=invite)
         with _auth_errors():
-            answer = await self._stub.SignUp(request, metadata=_from(address), timeout=self._timeout_seconds)
-        return _open_session(answer.session) if answer.HasField("session") else None
+            answer = await self._stub.SignUp(request, metadata=from_address(address), timeout=self._timeout_seconds)
+        return open_session_of(answer.session) if answer.HasField("session") else None
 
     async def log_in(
         self, email: str, password: str, *, replaced_token: str, device_token: str, address: str
-    ) -> OpenSession:
-        """Create a session."""
+    ) -> OpenSession | PendingLogIn:
+        """Create a session or a pending log-in."""
         request = sessions_pb2.LogInRequest(
             email=email, password=password, replaced_token=replaced_token, device_token=device_token
         )
         with _auth_errors():
-            answer = await self._stub.LogIn(request, metadata=_from(address), timeout=self._timeout_seconds)
-        return _open_session(answer.session)
+            answer = await self._stub.LogIn(request, metadata=from_address(address), timeout=self._timeout_seconds)
+        if answer.pending_token:
+            return PendingLogIn(answer.pending_token)
+        return open_session_of(answer.session)
 
     async def log_out(self, token: str, *, address: str) -> None:
         """End a session."""
         request = sessions_pb2.LogOutRequest(token=token)
         with _auth_errors():
-            await self._stub.LogOut(request, metadata=_from(address), timeout=self._timeout_seconds)
+            await self._stub.LogOut(request, metadata=from_address(address), timeout=self._timeout_seconds)
 
     async def session(self, token: str) -> Session | None:
         """Return the session of a token, or None if it has ended."""
@@ -97,26 +100,30 @@ class GrpcSessionClient:
         """Verify an e-mail address and return it."""
         request = sessions_pb2.VerifyEmailRequest(token=token)
         with _auth_errors():
-            answer = await self._stub.VerifyEmail(request, metadata=_from(address), timeout=self._timeout_seconds)
+            answer = await self._stub.VerifyEmail(
+                request, metadata=from_address(address), timeout=self._timeout_seconds
+            )
         return answer.email
 
     async def send_verification(self, email: str, *, address: str) -> None:
         """Send another verification e-mail."""
         request = sessions_pb2.SendVerificationRequest(email=email)
         with _auth_errors():
-            await self._stub.SendVerification(request, metadata=_from(address), timeout=self._timeout_seconds)
+            await self._stub.SendVerification(request, metadata=from_address(address), timeout=self._timeout_seconds)
 
     async def send_password_reset(self, email: str, *, address: str) -> None:
         """Send an e-mail with a password reset token."""
         request = sessions_pb2.SendPasswordResetRequest(email=email)
         with _auth_errors():
-            await self._stub.SendPasswordReset(request, metadata=_from(address), timeout=self._timeout_seconds)
+            await self._stub.SendPasswordReset(request, metadata=from_address(address), timeout=self._timeout_seconds)
 
     async def reset_password(self, token: str, password: str, *, address: str) -> Reset:
         """Set a new password with a password reset token."""
         request = sessions_pb2.ResetPasswordRequest(token=token, password=password)
         with _auth_errors():
-            answer = await self._stub.ResetPassword(request, metadata=_from(address), timeout=self._timeout_seconds)
+            answer = await self._stub.ResetPassword(
+                request, metadata=from_address(address), timeout=self._timeout_seconds
+            )
         return Reset(answer.email, answer.device_token)
 
 
@@ -126,7 +133,7 @@ class GrpcOwnerClient:
     def __init__(self, channel: aio.Channel, token: str, *, address: str, timeout_seconds: float) -> None:
         """Use `channel` with the token of a session. `address` is the client's address."""
         self._stub = owner_pb2_grpc.OwnerServiceStub(channel)
-        self._metadata: Metadata = (("authorization", f"Bearer {token}"), *_from(address))
+        self._metadata: Metadata = owner_metadata(token, address)
         self._timeout_seconds = timeout_seconds
 
     async def keys(self) -> Keys:
@@ -253,11 +260,18 @@ class GrpcOwnerClient:
             await self._stub.DeleteOwnAccount(request, metadata=self._metadata, timeout=self._timeout_seconds)
 
 
-def _from(address: str) -> Metadata:
+def owner_metadata(token: str, address: str = "") -> Metadata:
+    """Return the metadata of an owner's call: the token of the session, and the client's address."""
+    return (("authorization", f"Bearer {token}"), *from_address(address))
+
+
+def from_address(address: str) -> Metadata:
+    """Return the metadata with the client's address, without one that gRPC cannot carry."""
     return (("stack-client-address", address),) if address.isascii() and address.isprintable() else ()
 
 
-def _open_session(opened: sessions_pb2.OpenSession) -> OpenSession:
+def open_session_of(opened: sessions_pb2.OpenSession) -> OpenSession:
+    """Return the session of a message."""
     return OpenSession(_session(opened.session), opened.token, opened.device_token)
 
 

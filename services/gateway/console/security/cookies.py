@@ -21,6 +21,12 @@ class Cookie(StrEnum):
     """Identifies a browser at its next log-in."""
     NOTICE = "notice"
     """What the next page shows once; see `notices`."""
+    STATE = "log_in_state"
+    """Binds a log-in at an identity provider to this browser."""
+    PENDING = "pending_log_in"
+    """Token of a log-in that needs a code."""
+    RETURN = "log_in_return"
+    """What to show after a log-in at an identity provider, or after a code."""
 
 
 def cookie_name(cookie: Cookie, origin: Origin | None) -> str:

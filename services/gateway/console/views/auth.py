@@ -12,6 +12,7 @@ from services.gateway.console.page import Pages, redirect
 from services.gateway.console.ports import SessionClient
 from services.gateway.console.request_context import RequestContext, local_path
 from services.gateway.console.security.refused_clients import RefusedClients
+from services.gateway.console.views.totp import finish_log_in
 
 T = TypeVar("T")
 
@@ -100,8 +101,7 @@ class AuthViews:
             )
         except ServiceError as exc:
             return self._pages.show_error(context, "login", exc, email=email, next=target, notice="")
-        context.set_session(opened, now=self._pages.now())
-        return redirect(target)
+        return finish_log_in(context, opened, target, now=self._pages.now())
 
     async def log_out(self, context: RequestContext) -> Response:
         """`POST /logout`."""

@@ -129,6 +129,8 @@ def _app() -> ASGIApp:
             session_client=cast(SessionClient, Auth()),
             facts=facts,
             prices=Prices({}),
+            identity_client=cast(Any, object()),
+            totp_client=cast(Any, object()),
             open_scope=lambda _, session, __: SessionScope(
                 session, cast(OwnerClient, object()), cast(UsageClient, Ledger())
             ),

@@ -1,0 +1,1 @@
+"""The second factor: codes of authenticator apps (TOTP) and recovery codes."""
