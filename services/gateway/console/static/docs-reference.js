@@ -10,11 +10,9 @@ follow();
 SwaggerUIBundle({
   url: place.dataset.document,
   domNode: place,
-  deepLinking: true,
   defaultModelsExpandDepth: -1,
   docExpansion: "list",
   displayRequestDuration: true,
-  filter: false,
   tryItOutEnabled: true,
   validatorUrl: "none",
 });
