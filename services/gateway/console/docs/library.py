@@ -1,6 +1,7 @@
 """The pages of the docs with their values, cached."""
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -17,6 +18,8 @@ _CONTENT = Path(__file__).parent / "content"
 _CONTENTS_LEVEL = 2
 """Level of the headings that the contents of a page list."""
 _INDEX_TITLE = "Overview"
+_BLANK_LINES = re.compile(r"\n{4,}")
+"""What conditions without a value leave."""
 _REFERENCE = "All paths, parameters and answers."
 
 
@@ -107,7 +110,8 @@ class Library:
 
     def _render(self, values: Values) -> Edition:
         members = {name: getattr(values, name) for name in dir(values) if not name.startswith("_")}
-        texts = {name: self._templates.get_template(f"{name}.md").render(**members) for name in PAGES}
+        rendered = ((name, self._templates.get_template(f"{name}.md").render(**members)) for name in PAGES)
+        texts = {name: _BLANK_LINES.sub("\n\n", text) for name, text in rendered}
         pages = {name: Page(name, text, parse(text)) for name, text in texts.items()}
         index = msgspec.json.encode([entry for page in pages.values() for entry in page.entries])
         return Edition(values, pages, index)
