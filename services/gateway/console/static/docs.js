@@ -91,13 +91,13 @@ const show = (found, words) => {
     const name = document.createElement("b");
     const item = document.createElement("li");
     link.href = path;
-    name.textContent = heading ? `${title} › ${heading}` : title;
+    name.textContent = heading ? `${title}: ${heading}` : title;
     link.append(name, marked(text, words));
     item.append(link);
     list.append(item);
   }
   results.replaceChildren(list);
-  count.textContent = `${found.length} results`;
+  count.textContent = `${found.length} ${found.length === 1 ? "result" : "results"}`;
 };
 
 const search = async () => {
