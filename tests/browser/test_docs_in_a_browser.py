@@ -26,8 +26,9 @@ async def test_no_page_of_the_docs_has_a_fault(chromium: Browser, stack: Stack, 
     async with user_at(chromium, stack, scheme=scheme, width=width) as user:
         checker = PageChecker(user, scheme, width)
         for name in PAGES:
-            await checker.look(path_of(name), name=f"docs-{name}")
+            await user.open(path_of(name))
             assert await user.page.evaluate(_SHIFTS) == []
+            await checker.look(name=f"docs-{name}")
         await user.open("/docs/reference")
         await expect(user.page.get_by_text("/api/v1/chat", exact=True)).to_be_visible()
         await checker.look(name="docs-reference")

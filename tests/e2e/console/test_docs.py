@@ -163,14 +163,13 @@ async def test_limits_and_models_are_those_of_the_service(http: httpx.AsyncClien
 @pytest.fixture
 def acme() -> Iterator[Stack]:
     """Yield a stack with settings that differ from the defaults."""
-    environment = {
-        "GATEWAY_CONSOLE_NAME": "Acme <AI>",
-        "GATEWAY_CONSOLE_CONTACT": "help@example.com",
-        "GATEWAY_BODY_BYTES_MAX": "1048576",
-        "GATEWAY_PUBLIC_URL": "https://acme.example.com",
-        "INFERENCE_DEFAULT_MODEL": "openai/gpt-oss-120b",
-    }
-    with running_stack(**environment) as stack:
+    with running_stack(
+        GATEWAY_CONSOLE_NAME="Acme <AI>",
+        GATEWAY_CONSOLE_CONTACT="help@example.com",
+        GATEWAY_BODY_BYTES_MAX="1048576",
+        GATEWAY_PUBLIC_URL="https://acme.example.com",
+        INFERENCE_DEFAULT_MODEL="openai/gpt-oss-120b",
+    ) as stack:
         yield stack
 
 

@@ -16,12 +16,18 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
 
 from services.gateway.console.docs.outline import path_of
 
 LANGUAGES = {"sh": "curl", "python": "Python", "javascript": "JavaScript"}
 """Languages of examples, with the names of their tabs."""
 _CAPTIONS = {**LANGUAGES, "json": "JSON", "toml": "TOML", "http": "HTTP"}
+_LEXERS = {"http": "text"}
+"""Languages whose blocks are read as another one."""
+_FORMATTER = HtmlFormatter(nowrap=True)
 _PAGE_LINK = re.compile(r"([a-z-]+)\.md(#[\w-]+)?")
 _NOT_IN_IDS = re.compile(r"[^a-z0-9]+")
 
@@ -161,7 +167,15 @@ def _code(name: str, block: Token, *, is_shown: bool) -> str:
     language = _language(block)
     attributes = f'tabindex="0" role="region" aria-label="{escape(_caption(block))}, {name}" data-language="{language}"'
     hidden = "" if is_shown else " hidden"
-    return f'<pre {attributes}{hidden}><code id="{name}-{language}">{escape(block.content.rstrip())}</code></pre>'
+    return f'<pre {attributes}{hidden}><code id="{name}-{language}">{_coloured(block)}</code></pre>'
+
+
+def _coloured(block: Token) -> str:
+    """Return code as HTML with the classes of Pygments."""
+    language = _language(block)
+    lexer = get_lexer_by_name(_LEXERS.get(language, language), stripnl=False, ensurenl=False)
+    html: str = highlight(block.content.rstrip(), lexer, _FORMATTER)
+    return html.rstrip()
 
 
 def _tabs(name: str, languages: Sequence[str], shown: str) -> str:

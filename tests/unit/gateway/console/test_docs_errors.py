@@ -33,8 +33,9 @@ def _texts(node: ast.expr, constants: dict[str, str]) -> Iterator[str]:
         yield from (*_texts(node.body, constants), *_texts(node.orelse, constants))
     elif isinstance(node, ast.BoolOp):
         yield from (text for value in node.values for text in _texts(value, constants))
-    elif isinstance(node, ast.JoinedStr) and isinstance(node.values[-1], ast.Constant):
-        yield from (f"{kind}{node.values[-1].value}" for kind in _NUMBERS)
+    elif isinstance(node, ast.JoinedStr):
+        end = node.values[-1]
+        yield from (f"{kind}{text}" for kind in _NUMBERS for text in _texts(end, constants))
 
 
 def _arguments(call: ast.Call) -> Iterator[ast.expr]:

@@ -14,6 +14,8 @@ from services.common.receipts import Receipt, ReceiptUsage
 from services.common.runtime.clock import SystemClock
 from services.gateway.console.app import Console, build_console
 from services.gateway.console.assets import Assets
+from services.gateway.console.docs.values import ValueSource
+from services.gateway.console.docs.views import DocsViews
 from services.gateway.console.facts import Facts
 from services.gateway.console.page import STATIC, Pages
 from services.gateway.console.ports import (
@@ -121,14 +123,16 @@ class Reader:
 def _app() -> ASGIApp:
     clock, assets = SystemClock(), Assets(STATIC)
     facts = Facts(cast(SessionClient, Auth()), cast(ModelsClient, Auth()), clock)
+    pages = Pages(clock, assets, Site(), facts)
     return build_console(
         Console(
-            pages=Pages(clock, assets, Site(), facts),
+            pages=pages,
             assets=assets,
             clock=clock,
             session_client=cast(SessionClient, Auth()),
             facts=facts,
             prices=Prices({}),
+            docs=DocsViews(pages, ValueSource(GatewaySettings(), Site(), facts), None),
             open_scope=lambda _, session, __: SessionScope(
                 session, cast(OwnerClient, object()), cast(UsageClient, Ledger())
             ),
