@@ -31,6 +31,12 @@ _INTERPRETERS = {
 }
 _QUICK = ("quickstart", "tools", "receipts")
 """Pages whose Python examples are part of every run; starting Python with a package takes a second."""
+_TOPICS = (
+    *("Bearer sk_stk_your_api_key_here", "messages[].role", "messages[].content", "llama-3.1-8b-instant", "1,000"),
+    *("00:00 UTC", "200 ms", "invalid_request_error", "authentication_error", "rate_limit_exceeded", "internal_error"),
+    *("import requests", "await fetch(", "from openai import OpenAI", "import OpenAI from", "from groq import Groq"),
+    *("data: [DONE]", "x-ratelimit-remaining-requests", "finish_reason", "total_tokens"),
+)
 _CALL = Turn(calls=[Call("get_weather", {"city": "Paris"})])
 _SCRIPTED = {"What is the weather in Paris?": f"What is the weather in Paris? {marker(_CALL)}"}
 """Questions to which the stand-in for Groq must give the answer that the example is about."""
@@ -152,6 +158,11 @@ async def test_the_language_of_examples_is_remembered_without_javascript(http: h
     assert shown.format("Python", "python") in chosen.text
     assert shown.format("Python", "python") in later
     assert shown.format("curl", "sh") in (await http.get("/docs/quickstart?language=nonsense")).text
+
+
+async def test_the_docs_cover_every_topic_that_was_ever_documented(http: httpx.AsyncClient) -> None:
+    text = "".join([await _served(http, name) for name in PAGES])
+    assert [topic for topic in _TOPICS if topic not in text] == []
 
 
 async def test_limits_and_models_are_those_of_the_service(http: httpx.AsyncClient) -> None:

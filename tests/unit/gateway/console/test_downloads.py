@@ -31,6 +31,7 @@ from services.gateway.console.ports import (
 from services.gateway.console.request_context import SessionScope
 from services.gateway.console.site import Site
 from services.gateway.http.cors import CORSPolicy
+from services.gateway.settings import GatewaySettings
 
 _ROWS = 2_500
 _FORMULAS = ("=1+1", "+1", "-1", "@a", "\t=1", "\r=1", "\n=1", "\uff1d1", "\uff0b1", "\uff0d1", "\uff20a")
