@@ -3,7 +3,7 @@
 In addition to CommonMark and tables:
 
 - Code blocks that follow each other are one example in several languages, with a tab for each.
-- The text after a code block's language is its caption: ```sh Terminal.
+- The text after a code block's language is its caption: ```sh Terminal. Such a block stands alone.
 - A block quote is a note.
 - Links to `page.md#heading` lead to the page in HTML.
 """
@@ -75,18 +75,23 @@ def to_html(document: Document, language: str) -> str:
 
 def _with_samples(tokens: Sequence[Token]) -> Iterator[Token]:
     """Replace each run of adjacent code blocks by one token that has them as children."""
-    sample: Token | None = None
+    blocks: list[Token] = []
     count = 0
     for token in tokens:
+        continues = token.type == "fence" and bool(blocks) and _is_variant(token) and _is_variant(blocks[-1])
         if token.type != "fence":
-            sample = None
+            blocks = []
             yield token
-        elif sample is not None and sample.children is not None:
-            sample.children.append(token)
+        elif continues:
+            blocks.append(token)
         else:
-            count += 1
-            sample = Token("sample", "figure", 0, children=[token], meta={"id": f"sample-{count}"})
-            yield sample
+            blocks, count = [token], count + 1
+            yield Token("sample", "figure", 0, children=blocks, meta={"id": f"sample-{count}"})
+
+
+def _is_variant(block: Token) -> bool:
+    """Return whether a code block can be an example in one of several languages: it has no caption."""
+    return block.info in LANGUAGES
 
 
 def _transformed(token: Token) -> Token:

@@ -80,7 +80,9 @@ async def test_copied_code_is_that_of_the_markdown(name: str) -> None:
     assert shown == [one.text.rstrip() for one in examples_in(name, edition.markdown(name, base_url="https://x"))]
 
 
-def test_a_code_block_has_its_own_caption() -> None:
+def test_a_code_block_with_a_caption_stands_alone() -> None:
+    assert _html("```sh Terminal\npip\n```\n\n```python\n1\n```\n").count("<figure") == 2
+    assert _html("```sh\ncurl\n```\n\n```json\n{}\n```\n").count("<figure") == 2
     assert "<figcaption><span>Terminal</span>" in _html("```sh Terminal\nexport A=1\n```\n")
 
 
