@@ -378,7 +378,7 @@ async def test_name_logo_contact_terms_and_default_model_come_from_settings(acme
     await acme.open("/playground")
     await expect(page.get_by_label("Model", exact=True)).to_have_value("qwen/qwen3.8-27b")
     await acme.open("/docs")
-    await expect(page.get_by_text("The model. Defaults to qwen/qwen3.8-27b.")).to_be_visible()
+    await expect(page.get_by_role("row", name="Default model")).to_contain_text("qwen/qwen3.8-27b")
     assert [one for one in acme.complaints if "404" not in one] == []
 
 
@@ -514,8 +514,9 @@ async def test_a_key_of_a_used_up_account_says_so(acme: User, own_stack: Stack) 
 async def test_aliases_are_stated_in_docs_and_usage(chromium: Browser, stack: Stack) -> None:
     async with user_at(chromium, stack) as user:
         page = user.page
-        await user.open("/docs")
-        row = page.get_by_role("region", name="Models").get_by_role("row", name="llama-3.1-8b-instant")
+        await user.open("/docs/model-names")
+        aliases = page.get_by_role("region", name="Aliases, table 2")
+        row = aliases.get_by_role("row", name="llama-3.1-8b-instant")
         await expect(row).to_contain_text("openai/gpt-oss-20b")
         await user.sign_up()
         secret = await user.create_key()

@@ -18,6 +18,7 @@ from services.common.runtime.clock import Clock
 from services.gateway.apis.routes import API, on_http_exception
 from services.gateway.apis.surfaces import error_response
 from services.gateway.console.assets import Assets
+from services.gateway.console.docs.views import DocsViews
 from services.gateway.console.facts import Facts
 from services.gateway.console.identity_ports import IdentityClient
 from services.gateway.console.page import Pages
@@ -65,6 +66,7 @@ class Console:
     prices: Prices
     identity_client: IdentityClient
     totp_client: TOTPClient
+    docs: DocsViews
     open_scope: OpenScope
     api: API
     responses: ResponseStore
@@ -102,7 +104,6 @@ def _routes(console: Console) -> Sequence[BaseRoute]:
     identities = _identity_views(console)
     return [
         views.public("/", auth_views.landing, needs_auth=False),
-        views.public("/docs", auth_views.docs, needs_auth=False),
         views.public("/docs/models", ModelsPage(pages, console.facts, console.prices).index, needs_auth=False),
         views.public("/signup", identities.with_buttons(auth_views.sign_up_form), on_form=auth_views.sign_up),
         views.public("/login", identities.with_buttons(auth_views.log_in_form), on_form=auth_views.log_in),
@@ -135,6 +136,10 @@ def _routes(console: Console) -> Sequence[BaseRoute]:
         views.private("/account/password", None, on_form=account.change_password, page="/account"),
         views.private("/account/sessions/{id}/end", None, on_form=account.end_session, page="/account"),
         views.private("/account/delete", None, on_form=account.delete, page="/account"),
+        *console.docs.files(),
+        views.public("/docs", console.docs.index, needs_auth=False),
+        views.public("/docs/reference", console.docs.reference, needs_auth=False),
+        views.public("/docs/{name}", console.docs.page, needs_auth=False),
     ]
 
 

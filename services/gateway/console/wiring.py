@@ -15,6 +15,9 @@ from services.gateway.console.clients.identities import GrpcIdentityClient
 from services.gateway.console.clients.models import GrpcModelsClient
 from services.gateway.console.clients.totp import GrpcTOTPClient
 from services.gateway.console.clients.usage import GrpcUsage
+from services.gateway.console.docs.values import ValueSource
+from services.gateway.console.docs.viewer import VIEWER_FILES
+from services.gateway.console.docs.views import DocsViews
 from services.gateway.console.facts import Facts
 from services.gateway.console.page import STATIC, Pages
 from services.gateway.console.ports import Session
@@ -59,13 +62,14 @@ def open_console(
         return SessionScope(session, owner, usage)
 
     clock, site = SystemClock(), site_of(settings)
-    assets = Assets(STATIC, {site.logo_name: site.logo} if site.logo else {})
+    assets = Assets(STATIC, VIEWER_FILES | ({site.logo_name: site.logo} if site.logo else {}))
     session_client = GrpcSessionClient(channels.auth, timeout_seconds=_AUTH_SECONDS_MAX)
     models_client = GrpcModelsClient(channels.inference, timeout_seconds=_USAGE_SECONDS_MAX)
     facts = Facts(session_client, models_client, clock)
+    pages, public = Pages(clock, assets, site, facts), parse_origin(settings.public_url)
     return build_console(
         Console(
-            pages=Pages(clock, assets, site, facts),
+            pages=pages,
             assets=assets,
             clock=clock,
             session_client=session_client,
@@ -73,13 +77,14 @@ def open_console(
             prices=read_prices(settings.prices_file),
             identity_client=GrpcIdentityClient(channels.auth, timeout_seconds=_AUTH_SECONDS_MAX),
             totp_client=GrpcTOTPClient(channels.auth, timeout_seconds=_AUTH_SECONDS_MAX),
+            docs=DocsViews(pages, ValueSource(settings, site, facts), public),
             open_scope=open_scope,
             api=api,
             responses=responses,
             cors=cors,
             hsts_seconds=settings.hsts_seconds,
             upgrade=settings.upgrade,
-            public=parse_origin(settings.public_url),
+            public=public,
         )
     )
 

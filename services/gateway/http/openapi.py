@@ -68,6 +68,18 @@ _IDEMPOTENT_REPLAYED = {
     "its API key does not deduplicate retries, or the operator does not support it.",
 }
 _REFERENCE = "#/components/schemas/{name}"
+_TAGS = {
+    "chat": "Chat completions",
+    "responses": "Responses",
+    "messages": "Messages",
+    "completions": "Legacy completions",
+    "models": "Models",
+    "key": "Keys and limits",
+    "limits": "Keys and limits",
+    "usage": "Usage and receipts",
+    "webhooks": "Webhooks",
+}
+"""Groups of operations, by the first part of their path below `/api/v1`."""
 _STORAGE = (
     "By default responses are not stored: the answer has `store: false`, and `previous_response_id` and references to "
     "items are refused. If the operator stores responses, a response is stored unless the request has `store: false`. "
@@ -97,7 +109,8 @@ def document(limits: ChatLimits = DEFAULT_LIMITS) -> bytes:
                 "description": "An OpenAI-compatible chat API. Every path is also served under `/v1` and `/openai/v1`.",
             },
             "security": [{"key": []}],
-            "paths": _paths(),
+            "tags": [{"name": name} for name in dict.fromkeys(_TAGS.values())],
+            "paths": _tagged(_paths()),
             "components": {
                 "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "`sk_stk_…`"}},
                 "schemas": {
@@ -155,6 +168,14 @@ def _limited_properties(limits: ChatLimits) -> Schema:
 
 def _description(policy: ParameterPolicy, why: str) -> Schema:
     return {} if policy is ParameterPolicy.PASSED else {"description": f"{policy.value.capitalize()}: {why}."}
+
+
+def _tagged(paths: dict[str, Any]) -> dict[str, Any]:
+    """Return the paths with the group of each operation."""
+    return {
+        path: {method: {**operation, "tags": [_TAGS[path.split("/")[3]]]} for method, operation in operations.items()}
+        for path, operations in paths.items()
+    }
 
 
 def _paths() -> dict[str, Any]:

@@ -179,7 +179,7 @@ async def test_public_pages_open_and_show_the_host_of_the_request(browser: Brows
     assert page.status_code == (404 if path == "/nowhere" else 200)
     assert page.text.startswith("<!doctype html>")
     if path == "/docs":
-        assert f"curl {browser.origin}/api/v1/chat" in page.text
+        assert f"{browser.origin}/api/v1/chat" in page.text
 
 
 async def test_api_clients_get_json_for_unknown_paths(browser: Browser) -> None:

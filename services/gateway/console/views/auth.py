@@ -1,4 +1,4 @@
-"""Public pages: landing page, docs, sign-up, log-in, log-out, and the pages of e-mail links."""
+"""Public pages: landing page, sign-up, log-in, log-out, and the pages of e-mail links."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -35,10 +35,6 @@ class AuthViews:
     async def landing(self, context: RequestContext) -> Response:
         """`GET /`."""
         return self._pages.show(context, "landing")
-
-    async def docs(self, context: RequestContext) -> Response:
-        """`GET /docs`."""
-        return self._pages.show(context, "docs")
 
     async def sign_up_form(self, context: RequestContext) -> Response:
         """`GET /signup`, with the token of an invitation in the query if there is one."""

@@ -63,3 +63,32 @@ async def test_a_browser_that_has_the_content_gets_304(folder: Path) -> None:
 async def test_a_missing_file_is_a_404(folder: Path, name: str) -> None:
     async with _client(Assets(folder)) as client:
         assert (await client.get(f"/static/{name}")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("accepted", "coding"),
+    [("gzip, br", "gzip"), ("br;q=1, gzip;q=0.5", "gzip"), ("identity", None), ("gzip;q=0", None), ("", None)],
+)
+async def test_a_large_file_is_compressed_for_clients_that_accept_it(
+    folder: Path, accepted: str, coding: str | None
+) -> None:
+    (folder / "large.js").write_text("let a = 1;\n" * 20_000)
+    async with _client(Assets(folder)) as client:
+        for _ in range(2):
+            answer = await client.get("/static/large.js", headers={"accept-encoding": accepted})
+            assert answer.headers.get("content-encoding") == coding
+            assert answer.text == "let a = 1;\n" * 20_000
+            assert answer.headers["vary"] == "accept-encoding"
+        same = {"accept-encoding": accepted, "if-none-match": answer.headers["etag"]}
+        assert (await client.get("/static/large.js", headers=same)).status_code == 304
+        assert "content-encoding" not in (await client.get("/static/console.css", headers=same)).headers
+
+
+async def test_a_compressed_file_has_another_etag(folder: Path) -> None:
+    (folder / "large.js").write_text("let a = 1;\n" * 20_000)
+    async with _client(Assets(folder)) as client:
+        etags = [
+            (await client.get("/static/large.js", headers={"accept-encoding": one})).headers["etag"]
+            for one in ("gzip", "identity")
+        ]
+    assert etags[0] != etags[1]

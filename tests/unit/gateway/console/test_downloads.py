@@ -14,6 +14,8 @@ from services.common.receipts import Receipt, ReceiptUsage
 from services.common.runtime.clock import SystemClock
 from services.gateway.console.app import Console, build_console
 from services.gateway.console.assets import Assets
+from services.gateway.console.docs.values import ValueSource
+from services.gateway.console.docs.views import DocsViews
 from services.gateway.console.facts import Facts
 from services.gateway.console.page import STATIC, Pages
 from services.gateway.console.ports import (
@@ -29,6 +31,7 @@ from services.gateway.console.ports import (
 from services.gateway.console.request_context import SessionScope
 from services.gateway.console.site import Site
 from services.gateway.http.cors import CORSPolicy
+from services.gateway.settings import GatewaySettings
 
 _ROWS = 2_500
 _FORMULAS = ("=1+1", "+1", "-1", "@a", "\t=1", "\r=1", "\n=1", "\uff1d1", "\uff0b1", "\uff0d1", "\uff20a")
@@ -121,9 +124,10 @@ class Reader:
 def _app() -> ASGIApp:
     clock, assets = SystemClock(), Assets(STATIC)
     facts = Facts(cast(SessionClient, Auth()), cast(ModelsClient, Auth()), clock)
+    pages = Pages(clock, assets, Site(), facts)
     return build_console(
         Console(
-            pages=Pages(clock, assets, Site(), facts),
+            pages=pages,
             assets=assets,
             clock=clock,
             session_client=cast(SessionClient, Auth()),
@@ -131,6 +135,7 @@ def _app() -> ASGIApp:
             prices=Prices({}),
             identity_client=cast(Any, object()),
             totp_client=cast(Any, object()),
+            docs=DocsViews(pages, ValueSource(GatewaySettings(), Site(), facts), None),
             open_scope=lambda _, session, __: SessionScope(
                 session, cast(OwnerClient, object()), cast(UsageClient, Ledger())
             ),
