@@ -40,7 +40,8 @@ async def test_events_are_sent_as_they_arrive(stack: Stack, key: Key) -> None:
     async with aiohttp.ClientSession() as session, session.post(url, headers=key.headers, json=body) as response:
         arrivals = [loop.time() async for line in response.content if line.startswith(b"data:")]
     gaps = [later - earlier for earlier, later in itertools.pairwise(arrivals)]
-    assert sum(gap > 0.05 for gap in gaps) >= 4, f"events came in a lump: {gaps}"
+    # Five tokens are sent 100 ms apart. On a busy machine, one may arrive late, next to the one after it.
+    assert sum(gap > 0.05 for gap in gaps) >= 3, f"events came in a lump: {gaps}"
 
 
 @pytest.mark.parametrize(

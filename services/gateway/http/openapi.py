@@ -173,9 +173,13 @@ def _description(policy: ParameterPolicy, why: str) -> Schema:
 def _tagged(paths: dict[str, Any]) -> dict[str, Any]:
     """Return the paths with the group of each operation."""
     return {
-        path: {method: {**operation, "tags": [_TAGS[path.split("/")[3]]]} for method, operation in operations.items()}
+        path: {method: {**operation, "tags": [_tag(path)]} for method, operation in operations.items()}
         for path, operations in paths.items()
     }
+
+
+def _tag(path: str) -> str:
+    return _TAGS[path.removeprefix("/api/v1/").partition("/")[0]] if path.startswith("/api/v1/") else _TAGS["usage"]
 
 
 def _paths() -> dict[str, Any]:
