@@ -179,6 +179,8 @@ class Connection(asyncio.Protocol):
         """Fail a response that is not complete."""
         self._is_open = False
         self._end(ConnectionLost, exc)
+        # Break the reference cycle, which would keep unread bytes until a garbage collection.
+        del self._parser, self.on_body
         self._on_lost(self)
 
     def _fail(self, failure: type[HTTPClientError]) -> None:
