@@ -57,11 +57,11 @@ def main() -> None:
 
 async def _measure(name: str, url: str, options: argparse.Namespace) -> float:
     """Print the timings of a database, and return the delay at the 99th percentile in milliseconds."""
-    async with _opened(url) as engine:
+    async with opened(url) as engine:
         with database.open_writer(url) as writer:
             store = SQLLedgerStore(engine, writer)
             for _ in range(0, options.rows, _FILL):
-                await store.insert([_row(timedelta(days=random.randint(100, 400))) for _ in range(_FILL)])
+                await store.insert([ledger_row(timedelta(days=random.randint(100, 400))) for _ in range(_FILL)])
             took: dict[bool, list[float]] = {False: [], True: []}
             removed = metrics.LEDGER_ROWS_REMOVED._value.get()
             for number in range(2 * options.turns):
@@ -83,7 +83,7 @@ async def _commit(store: SQLLedgerStore, seconds: float, rate: float) -> list[fl
     start = time.perf_counter()
     for number in range(int(seconds * rate)):
         await asyncio.sleep(max(0.0, start + number / rate - time.perf_counter()))
-        rows = [_row(timedelta()) for _ in range(_GROUP)]
+        rows = [ledger_row(timedelta()) for _ in range(_GROUP)]
         began = time.perf_counter()
         await store.insert(rows)
         took.append((time.perf_counter() - began) * 1000)
@@ -94,7 +94,8 @@ def _at(times: list[float], share: float) -> float:
     return sorted(times)[int(len(times) * share)]
 
 
-def _row(age: timedelta) -> LedgerRow:
+def ledger_row(age: timedelta) -> LedgerRow:
+    """Return the row of a request of this age."""
     at = _NOW - age
     account = random.randrange(_ACCOUNTS)
     return replace(
@@ -130,7 +131,8 @@ _TEMPLATE = LedgerRow(
 
 
 @asynccontextmanager
-async def _opened(url: str) -> AsyncIterator[AsyncEngine]:
+async def opened(url: str) -> AsyncIterator[AsyncEngine]:
+    """Open a migrated ledger for the block."""
     if not database.is_sqlite(url):
         await database.migrate(url, migrations=MIGRATIONS, version_table=VERSION_TABLE)
     async with database.open_database(url, migrations=MIGRATIONS, version_table=VERSION_TABLE) as engine:

@@ -17,6 +17,8 @@ _POLL_SECONDS = 0.01
 _PROBE_SECONDS = 1.0
 _CHECKED_SECONDS = 6.0
 """Slightly longer than the longest dependency check."""
+_DEPENDENCIES = frozenset({"groq", "redis"})
+"""The gateway learns them from inference and quota, of which one may answer before the other."""
 _BYTES_MAX = 16 * 1024 * 1024
 
 
@@ -68,7 +70,7 @@ async def problems(url: str) -> list[str]:
     while time.monotonic() < deadline:
         if body := await http_get(url, timeout=_PROBE_SECONDS):
             dependencies = json.loads(body)["dependencies"]
-        if dependencies and all(one["state"] != "unknown" for one in dependencies.values()):
+        if {name for name, one in dependencies.items() if one["state"] != "unknown"} >= _DEPENDENCIES:
             break
         await asyncio.sleep(_POLL_SECONDS)
     return [one["message"] for one in dependencies.values() if one["state"] in ("rejected", "unreachable")]
