@@ -25,7 +25,7 @@ from services.common.runtime.address import Address
 from services.common.runtime.clock import SystemClock
 from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
-from services.gateway.apis import routes
+from services.gateway.apis import routes, tokenizers
 from services.gateway.apis.estimates import Estimator
 from services.gateway.apis.model_aliases import model_aliases
 from services.gateway.apis.model_facts import ModelFactsCache
@@ -135,6 +135,7 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
     Raises:
         StartError: The prices or the address cannot be used.
     """
+    tokenizers.load(settings.tokenizers)
     async with AsyncExitStack() as stack:
         stack.enter_context(metrics.served(settings.metrics_listen))
         channels = await open_channels(settings, stack)

@@ -1,5 +1,6 @@
 """The services work with every accepted setting: at their bounds, numbers serve every page and request."""
 
+import json
 import secrets
 from collections.abc import Iterator
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from services.auth.settings import AuthSettings
 from services.common.runtime.settings import ServiceSettings
+from services.gateway.apis.tokenizers import FAMILIES, QUICKTOK
 from services.gateway.settings import GatewaySettings
 from services.inference.settings import InferenceSettings
 from services.quota.settings import QuotaSettings
@@ -39,7 +41,7 @@ def stack_at_its_bounds() -> Iterator[Stack]:
     """Yield a stack of one process whose numbers are at their maximum."""
     environment: dict[str, Any] = _at_their_bounds()
     assert {"AUTH_SESSION_SECONDS", "AUTH_ACTIVE_KEYS_MAX", "QUOTA_CLOCK_OFFSET_SECONDS"} <= set(environment)
-    with running_stack(workers=1, **environment) as running:
+    with running_stack(workers=1, **environment, GATEWAY_TOKENIZERS=json.dumps(FAMILIES)) as running:
         yield running
 
 
@@ -51,5 +53,9 @@ async def test_settings_at_their_upper_bounds_serve_every_page_and_request(stack
         for stream in (False, True):
             body = say("hi", stream=stream)
             assert (await browser.client.post("/api/v1/chat", headers=headers, json=body)).status_code == 200
+        body = {"model": "openai/gpt-oss-20b", "messages": [{"role": "user", "content": "hello world " * 100}]}
+        counted = await browser.client.post("/api/v1/messages/count_tokens", headers=headers, json=body)
         answers = {path: await browser.client.get(path, headers=headers) for path in _PAGES}
     assert {path: answer.status_code for path, answer in answers.items()} == dict.fromkeys(_PAGES, 200)
+    tokens = counted.json()["input_tokens"]
+    assert tokens < 300 if QUICKTOK else tokens > 400, "without a tokenizer, a token is three bytes"

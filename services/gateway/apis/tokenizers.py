@@ -1,12 +1,11 @@
-"""Tokens of a text: counted by the model's tokenizer if its vocabulary is installed, otherwise estimated.
+"""Tokens of a text: counted by the model's tokenizer if its vocabulary is loaded, otherwise estimated.
 
-The package `quicktok` (extra `tokenizers`) has the vocabularies. It does not use the network. Loading an encoding takes
-0.4 s and 60 MB of memory, so each is loaded when it is first needed: by a request to count tokens, or by the first chat
-of a key with a limit of tokens or cost. Later counts take 25 µs per KB.
+The package `quicktok` (extra `tokenizers`) has the vocabularies, and does not use the network. Loading one takes
+0.4 s, in which no other thread runs, and 60 MB of memory. Later counts take 25 µs per KB.
 """
 
+from collections.abc import Iterable
 from importlib import import_module
-from threading import Lock
 from typing import Any
 
 
@@ -19,11 +18,14 @@ def _package() -> Any:
 
 
 QUICKTOK = _package()
-_ENCODINGS = (
-    ("openai/gpt-oss", "o200k_harmony"),
+_VOCABULARIES = {
+    "openai/gpt-oss": "o200k_harmony",
     # Later versions of Qwen have larger vocabularies, and so slightly fewer tokens.
-    ("qwen/qwen3", "qwen3"),
-)
+    "qwen/qwen3": "qwen3",
+}
+"""Vocabulary of models by the beginning of their names."""
+FAMILIES = tuple(_VOCABULARIES)
+"""Beginnings of the names of the models that have a tokenizer."""
 _EXACT_CHARACTERS_MAX = 1_000_000
 """Longer texts exceed every context window, and are estimated: counting them would delay other requests."""
 _BYTES_PER_TOKEN = 3
@@ -37,21 +39,22 @@ def text_tokens(model: str, text: str) -> int:
 
 
 def exact_tokens(model: str, text: str) -> int | None:
-    """Return the number of tokens of a text; None without a tokenizer of the model, and for very long texts."""
-    name = next((encoding for prefix, encoding in _ENCODINGS if model.startswith(prefix)), None)
-    if name is None or QUICKTOK is None or len(text) > _EXACT_CHARACTERS_MAX:
+    """Return the number of tokens of a text; None without a loaded tokenizer, and for very long texts."""
+    tokenizer = next((one for family, one in _loaded.items() if model.startswith(family)), None)
+    if tokenizer is None or len(text) > _EXACT_CHARACTERS_MAX:
         return None
-    tokens: int = _encoding(name).count(text)
+    tokens: int = tokenizer.count(text)
     return tokens
 
 
 _loaded: dict[str, Any] = {}
-_loading = Lock()
+"""Tokenizers by family of models."""
 
 
-def _encoding(name: str) -> Any:
-    """Return an encoding. Concurrent first uses load it once."""
-    with _loading:
-        if name not in _loaded:
-            _loaded[name] = QUICKTOK.get_encoding(name)
-    return _loaded[name]
+def load(families: Iterable[str]) -> None:
+    """Load the tokenizers of families of models, if the package is installed.
+
+    Call it before requests are served, which would wait for it.
+    """
+    if QUICKTOK is not None:
+        _loaded.update({family: QUICKTOK.get_encoding(_VOCABULARIES[family]) for family in families})

@@ -79,6 +79,7 @@ def test_an_alias_of_messages_may_stand_for_an_alias_of_the_list(context: Contex
 @pytest.mark.skipif(tokenizers.QUICKTOK is None, reason="quicktok has no wheel for this Python")
 @pytest.mark.parametrize("alias", ["my-oss", "claude-oss"])
 def test_the_tokenizer_is_the_models(context: Context, alias: str) -> None:
+    tokenizers.load(tokenizers.FAMILIES)
     content = "The quick brown fox jumps over the lazy dog. " * 20
     counted = [
         count_tokens(json.dumps({"model": name, "messages": [{"role": "user", "content": content}]}).encode(), context)
