@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
-from sqlalchemy import event, text
+from sqlalchemy import AdaptedConnection, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -217,7 +217,17 @@ async def _is_behind_pooler(engine: AsyncEngine) -> bool:
 def _sqlite_engine(url: URL, connections: int = 5) -> AsyncEngine:
     engine = create_async_engine(url, hide_parameters=True, pool_size=connections)
     event.listen(engine.sync_engine, "connect", _set_pragmas)
+    event.listen(engine.sync_engine, "invalidate", _interrupt)
     return engine
+
+
+def _interrupt(connection: AdaptedConnection, *_: object) -> None:
+    """End the query of a connection that is closed because its query was cancelled.
+
+    Otherwise the query would run to its end. If the event loop stopped before that, SQLite's driver would wait for ever
+    for its thread, which would have ended.
+    """
+    connection.run_async(lambda driver: driver.interrupt())
 
 
 def _connect(file: str) -> sqlite3.Connection:
