@@ -200,11 +200,11 @@ class Stack:
 
 
 @contextmanager
-def stack_alone(*, workers: int = 1, **environment: str) -> Iterator[tuple[Stack, Mock]]:
+def stack_alone(*, workers: int = 1, limits: Sequence[str] = (), **environment: str) -> Iterator[tuple[Stack, Mock]]:
     """Run the product in front of a mock for the block; `environment` has additional settings."""
     with tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as name:
         mock = Mock(Path(name))
-        stack = Stack(Path(name), groq_base_url=mock.base_url, workers=workers, tree=None, **environment)
+        stack = Stack(Path(name), groq_base_url=mock.base_url, workers=workers, tree=None, limits=limits, **environment)
         mock.start()
         try:
             stack.start()
