@@ -33,8 +33,6 @@ _EXCLUDED_MAX = 1_000
 """Maximum number of excluded requests in one call to the ledger."""
 _DAY_SECONDS = 86_400
 _KEEP_DAYS = 3
-_MONTHS_SECONDS = 3_600.0
-"""Pause between comparisons of months."""
 DISCREPANCIES_MAX = 1_000
 """Maximum number of discrepancies in a report. Every key differs after Redis lost its data."""
 _LOGGED_MAX = 100
@@ -201,7 +199,6 @@ class Sweeper:
         self._overdue = OverdueHolds(clock.monotonic, hold_seconds=hold_seconds)
         self._sweep_seconds = sweep_seconds
         self._reconcile_seconds = reconcile_seconds
-        self._months_compared_at = -math.inf
 
     async def run(self) -> None:
         """Sweep and reconcile until cancelled. A failed round is retried after the pause."""
@@ -260,9 +257,6 @@ class Sweeper:
     async def reconcile(self) -> int:
         """Raise counters that are below the ledger and return what was added to counters of requests.
 
-        Months are compared once an hour, and when a counter of a day was below the ledger: a sum over a month reads
-        many rows, and a Redis that lost charges of a month lost some of a day too.
-
         Raises:
             ServiceError: The store or the ledger cannot be reached.
         """
@@ -274,43 +268,41 @@ class Sweeper:
         if self._clock.is_steady:
             await self._store.delete_days(int(now // _DAY_SECONDS) - _KEEP_DAYS)
         raised, restored = await self._reconcile(Window.DAY, reserved_before)
-        if raised or self._are_months_due():
-            await self._reconcile(Window.MONTH, reserved_before)
-            self._months_compared_at = self._clock.monotonic()
+        await self._reconcile(Window.MONTH, reserved_before)
         if raised:
             COUNTERS_REPAIRED.inc(restored)
             _log.warning("Restored charges that Redis had lost.", extra={"charges": restored})
         return restored
 
-    def _are_months_due(self) -> bool:
-        return self._clock.monotonic() - self._months_compared_at >= _MONTHS_SECONDS
-
     async def _reconcile(self, window: Window, reserved_before: float) -> tuple[int, int]:
         """Return the number of counters that were raised, and what was added to those of requests."""
         raised = restored = 0
         async for batch in self._store.entries(window):
-            if window is Window.MONTH:
-                raised += await self._reconcile_months(batch, reserved_before)
-                continue
-            counts = await self._count_charged([one.counter for one in batch], reserved_before)
+            counts = await self._counts_to_compare(window, [one.counter for one in batch], reserved_before)
             for entries, count in zip(batch, counts, strict=True):
                 if count > entries.charged and (added := await self._repair_counter(entries, count, reserved_before)):
                     raised += 1
                     restored += added if entries.counter.unit is Unit.REQUESTS else 0
         return raised, restored
 
-    async def _reconcile_months(self, batch: Sequence[DayEntries], reserved_before: float) -> int:
-        """Raise counters of months, each by itself: a sum that takes too long must not stop the others."""
-        raised = 0
-        for entries in batch:
-            try:
-                (count,) = await self._count_charged([entries.counter], reserved_before)
-            except ServiceError as exc:
-                facts = {"account": entries.counter.account_id, "reason": exc.reason}
-                _log.warning("A counter of a month could not be compared. It is retried in an hour.", extra=facts)
-                continue
-            raised += count > entries.charged and bool(await self._repair_counter(entries, count, reserved_before))
-        return raised
+    async def _counts_to_compare(
+        self, window: Window, counters: Sequence[Counter], reserved_before: float
+    ) -> Sequence[int]:
+        """Return the ledger's counts; zeros for months that take too long, as they do until roll-ups are complete.
+
+        Raises:
+            ServiceError: The ledger cannot be reached.
+        """
+        try:
+            return await self._count_charged(counters, reserved_before)
+        except ServiceError as exc:
+            if window is not Window.MONTH:
+                raise
+            _log.warning(
+                "Counters of months could not be compared. They are retried in the next round.",
+                extra={"counters": len(counters), "reason": exc.reason},
+            )
+            return [0] * len(counters)
 
     async def _repair_counter(self, entries: DayEntries, count: int, reserved_before: float) -> int:
         """Raise one counter and return the number of charges added. Errors are logged and do not stop the round."""

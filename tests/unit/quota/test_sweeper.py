@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from services.common.errors import InvalidRequest, Unavailable
-from services.common.limits import Window
+from services.common.limits import Unit, Window
 from services.common.runtime.tasks import running
 from services.common.verdict import CHARGED, RELEASED, RowVerdict, Verdict
 from services.quota.holds import Counter, Settlement
@@ -36,6 +36,7 @@ class ScriptedStore:
 
     rounds: list[list[OverdueHold] | Exception] = field(default_factory=list)
     batches: list[list[DayEntries]] = field(default_factory=list)
+    months: list[list[DayEntries]] = field(default_factory=list)
     closed: bool = True
     settled: list[Settlement] = field(default_factory=list)
     raised: list[tuple[Counter, int]] = field(default_factory=list)
@@ -65,9 +66,9 @@ class ScriptedStore:
         return [self.closed] * len(settlements)
 
     async def entries(self, window: Window) -> AsyncIterator[list[DayEntries]]:
-        """Yield the test's batches, which are of days."""
+        """Yield the test's batches."""
         self.reads += 1
-        for batch in self.batches if window is Window.DAY else []:
+        for batch in self.batches if window is Window.DAY else self.months:
             yield batch
 
     async def delete_days(self, before: int) -> None:
@@ -348,6 +349,38 @@ async def test_a_counter_that_cannot_be_repaired_does_not_block_others(caplog: p
     assert await sweeper(store, ScriptedLedger({"req_1": 1.0})).reconcile() == 2
 
     assert "A counter could not be reconciled." in caplog.text
+
+
+async def test_months_are_compared_in_every_round() -> None:
+    """Once an hour was too late for a Redis that had lost only charges of months."""
+    month = Counter("acc_1", "", 7, Unit.COST, Window.MONTH)
+    store = ScriptedStore(batches=[[entries(charged=1)]], months=[[DayEntries(month, 0, {}, 0, limit=100)]])
+    quota = sweeper(store, ScriptedLedger({"req_1": 1.0}))
+
+    assert [await quota.reconcile() for _ in range(2)] == [0, 0], "only requests of days are counted"
+
+    assert store.raised == [(month, 1)] * 2
+
+
+async def test_sums_of_months_that_take_too_long_stop_neither_days_nor_other_months(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class SlowLedger(ScriptedLedger):
+        async def count_charged(
+            self, counters: Sequence[Counter], *, reserved_before: float | None = None
+        ) -> list[int]:
+            if counters[0].account_id == "acc_heavy":
+                raise Unavailable("away", reason="deadline")
+            return await super().count_charged(counters, reserved_before=reserved_before)
+
+    heavy, light = (Counter(account, "", 7, Unit.COST, Window.MONTH) for account in ("acc_heavy", "acc_1"))
+    months = [[DayEntries(one, 0, {}, 0, limit=100)] for one in (heavy, light)]
+    store = ScriptedStore(batches=[[entries(charged=0)]], months=months)
+
+    assert await sweeper(store, SlowLedger({"req_1": 1.0})).reconcile() == 1
+
+    assert store.raised == [(COUNTER, 1), (light, 1)]
+    assert "Counters of months could not be compared" in caplog.text
 
 
 async def test_a_counter_at_or_above_its_old_rows_is_not_changed() -> None:
