@@ -21,7 +21,6 @@ _REQUESTS = 2_000
 _WARM_UP = 500
 _PARTS = {
     "admission": ("gateway", "stack_gateway_admission_seconds"),
-    "inference": ("inference", "stack_chat_duration_seconds"),
     "commit of the row": ("inference", "stack_ledger_commit_seconds"),
     "gateway, in all": ("gateway", "stack_http_request_duration_seconds"),
 }
@@ -29,10 +28,9 @@ _PARTS = {
 _HEADS = (
     "mean ms",
     "until the reservation is made",
-    "inference, until Groq's answer",
-    "of which the mock",
+    "Groq, which is the mock",
     "commit of the row",
-    "rest in gateway, inference and between them",
+    "rest of the product",
     "HTTP and the client",
     "all",
 )
@@ -56,9 +54,9 @@ def _parts(stack: Stack, direct: float) -> list[float]:
     whole = asyncio.run(_seconds(stack, _REQUESTS))
     after = _totals(stack)
     mean = {part: (after[part][0] - before[part][0]) / (after[part][1] - before[part][1]) for part in _PARTS}
-    rest = mean["gateway, in all"] - mean["admission"] - mean["inference"] - mean["commit of the row"]
+    rest = mean["gateway, in all"] - mean["admission"] - direct - mean["commit of the row"]
     outside = whole - mean["gateway, in all"]
-    found = (mean["admission"], mean["inference"], direct, mean["commit of the row"], rest, outside, whole)
+    found = (mean["admission"], direct, mean["commit of the row"], rest, outside, whole)
     return [seconds * 1000 for seconds in found]
 
 
