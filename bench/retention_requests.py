@@ -1,0 +1,118 @@
+"""`python -m bench.retention_requests`: how long requests take while old rows are removed beside them.
+
+Turns with and without retention alternate, each with a stack of one process that has been started for it. The run exits
+with 1 if retention makes the 99th percentile of a request more than 10 % longer.
+"""
+
+import argparse
+import asyncio
+import random
+import sys
+import tempfile
+from contextlib import ExitStack
+from datetime import date, timedelta
+from pathlib import Path
+from statistics import median
+
+from sqlalchemy import text
+
+from bench import open_loop
+from bench.contenders.stack import ALL_LIMITS, stack_alone
+from bench.percentiles import percentile
+from bench.progress import say
+from bench.retention import ledger_row, opened
+from bench.tables import number, table
+from services.common.db import database
+from services.inference.ledger.store import SQLLedgerStore
+from tests.backends import fresh_database, running_postgres
+
+_RATIO_MAX = 1.1
+_FILL = 500
+_WARM_UP_SECONDS = 2
+_HEADS = ("database, retention", "requests", "p50 ms", "p99 ms", "lowest and highest p99 of a turn")
+
+
+def main() -> None:
+    """Measure both databases and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=200_000, help="old rows")
+    parser.add_argument("--turns", type=int, default=8, help="turns with retention, and as many without")
+    parser.add_argument("--seconds", type=int, default=10, help="length of a turn")
+    parser.add_argument("--rate", type=int, default=100, help="requests per second")
+    options = parser.parse_args()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="retention-")))
+        server = stack.enter_context(running_postgres())
+        urls = {"SQLite": f"sqlite:///{folder}/inference.db", "Postgres": stack.enter_context(fresh_database(server))}
+        found = {name: _measure(name, url, options) for name, url in urls.items()}
+    rows = [row for turns in found.values() for row in turns.rows()]
+    print("\n".join(table(_HEADS, rows)))
+    if slow := [f"{turns.name} {turns.ratio:.2f}" for turns in found.values() if turns.ratio > _RATIO_MAX]:
+        sys.exit(f"Retention makes the p99 of a request longer, times: {', '.join(slow)}.")
+
+
+class _Turns:
+    """Durations of requests in milliseconds, of the turns without and with retention."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._took: dict[bool, list[tuple[float, ...]]] = {False: [], True: []}
+
+    def add(self, took: tuple[float, ...], *, is_on: bool) -> None:
+        """Add a turn."""
+        self._took[is_on].append(took)
+
+    @property
+    def ratio(self) -> float:
+        """Median p99 of the turns with retention divided by that of the turns without."""
+        return median(self._p99s(is_on=True)) / median(self._p99s(is_on=False))
+
+    def rows(self) -> list[list[str]]:
+        """Return the rows of the table."""
+        return [self._row(is_on=is_on) for is_on in self._took]
+
+    def _row(self, *, is_on: bool) -> list[str]:
+        turns, p99s = self._took[is_on], self._p99s(is_on=is_on)
+        p50 = median(percentile(turn, 0.5) for turn in turns)
+        count = sum(map(len, turns))
+        spread = f"{number(min(p99s))} to {number(max(p99s))}"
+        return [f"{self.name}, {'on' if is_on else 'off'}", f"{count:,}", number(p50), number(median(p99s)), spread]
+
+    def _p99s(self, *, is_on: bool) -> list[float]:
+        return [percentile(turn, 0.99) for turn in self._took[is_on]]
+
+
+def _measure(name: str, url: str, options: argparse.Namespace) -> _Turns:
+    asyncio.run(_fill(url, options.rows))
+    turns = _Turns(name)
+    for turn in range(2 * options.turns):
+        is_on = bool(turn % 2)
+        settings = {"INFERENCE_DATABASE_URL": url, "INFERENCE_LEDGER_RETENTION_DAYS": "90" if is_on else "0"}
+        with stack_alone(limits=ALL_LIMITS, **settings) as (stack, _):
+            open_loop.run(stack, rate=options.rate, requests=options.rate * _WARM_UP_SECONDS)
+            took = open_loop.run(stack, rate=options.rate, requests=options.rate * options.seconds)
+        turns.add(took.latencies_ms, is_on=is_on)
+        say(f"{name}, {'with' if is_on else 'without'} retention: p99 {percentile(took.latencies_ms, 0.99):.2f} ms")
+    say(f"{name}: {options.rows - asyncio.run(_old_rows(url)):,} rows were removed")
+    return turns
+
+
+async def _fill(url: str, count: int) -> None:
+    """Create a ledger with old rows."""
+    async with opened(url) as engine:
+        with database.open_writer(url) as writer:
+            store = SQLLedgerStore(engine, writer)
+            for _ in range(0, count, _FILL):
+                await store.insert([ledger_row(timedelta(days=random.randint(100, 400))) for _ in range(_FILL)])
+
+
+async def _old_rows(url: str) -> int:
+    """Return the number of rows that retention may still remove."""
+    first_day = (date.today() - timedelta(days=90)).isoformat()
+    query = text("SELECT count(*) FROM usage_ledger WHERE day < :first_day")
+    async with opened(url) as engine, engine.connect() as connection:
+        return int(await connection.scalar(query, {"first_day": first_day}) or 0)
+
+
+if __name__ == "__main__":
+    main()
