@@ -87,8 +87,9 @@ def _measure(name: str, url: str, options: argparse.Namespace) -> _Turns:
     turns = _Turns(name)
     for turn in range(2 * options.turns):
         is_on = bool(turn % 2)
-        settings = {"INFERENCE_DATABASE_URL": url, "INFERENCE_LEDGER_RETENTION_DAYS": "90" if is_on else "0"}
-        with stack_alone(limits=ALL_LIMITS, **settings) as (stack, _):
+        days = "90" if is_on else "0"
+        running = stack_alone(limits=ALL_LIMITS, INFERENCE_DATABASE_URL=url, INFERENCE_LEDGER_RETENTION_DAYS=days)
+        with running as (stack, _):
             open_loop.run(stack, rate=options.rate, requests=options.rate * _WARM_UP_SECONDS)
             took = open_loop.run(stack, rate=options.rate, requests=options.rate * options.seconds)
         turns.add(took.latencies_ms, is_on=is_on)
