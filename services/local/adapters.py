@@ -34,6 +34,7 @@ from services.gateway.requests.idempotency_types import Claim, ClaimState, Idemp
 from services.gateway.requests.types import (
     Chat,
     Completion,
+    CountedKey,
     Departure,
     Hold,
     JSONObject,
@@ -88,7 +89,9 @@ class LocalAuthClient:
         async with _deadline(self._timeout_seconds, "auth_unavailable"):
             verification = await self._key_verifier.authenticate(api_key)
         if isinstance(verification.outcome, Denial):
-            return Authentication(None, verification.outcome.value, verification.revision)
+            key = verification.denied_key
+            denied = None if key is None else CountedKey(key.id, key.quota_account_id or key.account_id)
+            return Authentication(None, verification.outcome.value, verification.revision, denied)
         return Authentication(_principal(verification.outcome), "", verification.revision)
 
     async def watch(self, after_revision: int | None) -> AsyncIterator[WatchEvent]:
