@@ -1,18 +1,16 @@
 """Conversion of refused requests between protobuf and domain objects."""
 
-import re
 from collections.abc import Sequence
 
 from services.common.errors import InvalidRequest
 from services.common.timestamps import timestamp
 from services.quota.checks import check_id, check_size
 from services.quota.holds import KeyRef
-from services.quota.refusals import OTHER, SECONDS_MAX, Refusal, RefusedRequests
+from services.quota.refusals import SECONDS_MAX, Refusal, RefusedRequests
 from stack.quota.v1 import quota_pb2
 
 _KEYS_MAX = 100
 _COUNT_MAX = 10**12
-_CODE = re.compile(r"[a-z0-9_]{0,64}")
 
 
 def refused_requests(item: quota_pb2.RefusedRequests) -> RefusedRequests:
@@ -29,8 +27,7 @@ def refused_requests(item: quota_pb2.RefusedRequests) -> RefusedRequests:
         raise InvalidRequest(f"count: expected 1 to {_COUNT_MAX:,}, got {item.count:,}")
     if not 0 <= item.seconds_ago <= SECONDS_MAX:
         raise InvalidRequest(f"seconds_ago: expected 0 to {SECONDS_MAX:,}, got {item.seconds_ago:,}")
-    code = item.code if _CODE.fullmatch(item.code) else OTHER
-    return RefusedRequests(KeyRef(item.account_id, item.key_id), item.status, code, item.count, item.seconds_ago)
+    return RefusedRequests(KeyRef(item.account_id, item.key_id), item.status, item.code, item.count, item.seconds_ago)
 
 
 def keys_of(request: quota_pb2.ListRefusalsRequest) -> list[KeyRef]:
@@ -58,6 +55,4 @@ def _refusal(refusal: Refusal) -> quota_pb2.Refusal:
     hours = [
         quota_pb2.RefusalHour(begins_at=timestamp(begins_at), count=count) for begins_at, count in refusal.hours.items()
     ]
-    return quota_pb2.Refusal(
-        status=refusal.status, code=refusal.code, last_at=timestamp(refusal.last_at), hours=hours
-    )
+    return quota_pb2.Refusal(status=refusal.status, code=refusal.code, last_at=timestamp(refusal.last_at), hours=hours)

@@ -173,7 +173,7 @@ async def _quota(
     if adapter == "local":
         yield LocalQuotaBatches(domain, timeout_seconds=timeout_seconds)
         return
-    service = QuotaService(domain, cast(Any, None), cast(Any, None))
+    service = QuotaService(domain, cast(Any, None), cast(Any, None), cast(Any, None))
     async with _serving(lambda server: quota_pb2_grpc.add_QuotaServiceServicer_to_server(service, server)) as channel:
         if adapter == "grpc":
             yield GrpcQuotaBatches(channel, timeout_seconds=timeout_seconds)

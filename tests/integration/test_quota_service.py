@@ -20,6 +20,7 @@ from services.common.rpc.types import Context
 from services.quota.days import day_number, iso_date
 from services.quota.holds import Holds
 from services.quota.ledger_client import GrpcLedger
+from services.quota.redis.refusal_store import RedisRefusalStore
 from services.quota.redis.store import RedisHoldStore, connect
 from services.quota.redis.sweep_store import RedisSweepStore
 from services.quota.rpc import QuotaService
@@ -122,7 +123,7 @@ async def quota(valkey_url: str) -> AsyncIterator[Quota]:
             sweep_seconds=60,
             reconcile_seconds=60,
         )
-        service = QuotaService(Holds(store, counts), sweeper, client.state)
+        service = QuotaService(Holds(store, counts), sweeper, client.state, RedisRefusalStore(client))
         target, _ = await _served(
             stack, lambda server: quota_pb2_grpc.add_QuotaServiceServicer_to_server(service, server)
         )

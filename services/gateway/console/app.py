@@ -15,7 +15,8 @@ from starlette.types import ASGIApp
 from services.common.errors import ServiceError
 from services.common.prices import Prices
 from services.common.runtime.clock import Clock
-from services.gateway.apis.routes import API, on_http_exception
+from services.gateway.apis.error_handlers import on_http_exception
+from services.gateway.apis.routes import API
 from services.gateway.apis.surfaces import error_response
 from services.gateway.console.assets import Assets
 from services.gateway.console.docs.views import DocsViews

@@ -2,17 +2,19 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from services.quota.holds import KeyRef
 from services.quota.redis.connections import Client
 from services.quota.redis.scripts import LIST_REFUSALS, RECORD_REFUSALS, Step, refusals_of, run_each
-from services.quota.refusals import SECONDS_MAX, Refusal, RefusedRequests
+from services.quota.refusals import OTHER, SECONDS_MAX, Refusal, RefusedRequests
 
 _DAY_SECONDS, _HOUR_SECONDS = 86_400, 3_600
 _DAYS = SECONDS_MAX // _DAY_SECONDS + 1
 """Days that contain a part of the last `SECONDS_MAX`."""
 _FIELDS_MAX = 200
 """Fields of a hash before further reasons and hours are counted as `other`: up to 25 fields more."""
+_CODE = re.compile(r"[a-z0-9_]{0,64}")
 _HOUR = re.compile(rb"(\d{1,2}):(\d{1,3}):([a-z0-9_]{0,64})")
 _LAST = re.compile(rb"last:(\d{1,3}):([a-z0-9_]{0,64})")
 _Reason = tuple[int, str]
@@ -31,7 +33,8 @@ class RedisRefusalStore:
         groups: dict[KeyRef, list[str | int]] = {}
         for one in refusals:
             arguments = groups.setdefault(one.key, [_FIELDS_MAX, _DAYS * _DAY_SECONDS])
-            arguments += (f"{one.status}:{one.code}", one.count, one.seconds_ago)
+            code = one.code if _CODE.fullmatch(one.code) else OTHER
+            arguments += (f"{one.status}:{code}", one.count, one.seconds_ago)
         steps = [Step(RECORD_REFUSALS, (refusals_of(key),), tuple(arguments)) for key, arguments in groups.items()]
         await run_each(self._client, steps)
 
@@ -41,13 +44,11 @@ class RedisRefusalStore:
         return [[] if answer is None else _refusals(answer) for answer in await run_each(self._client, steps)]
 
 
-def _refusals(answer: Sequence[int | Sequence[bytes]]) -> list[Refusal]:
+def _refusals(answer: Sequence[Any]) -> list[Refusal]:
     now, *days = answer
-    assert isinstance(now, int), "the script returns the time first"
     hours: dict[_Reason, dict[int, int]] = {}
     last: dict[_Reason, int] = {}
     for day, fields in zip(days[::2], days[1::2], strict=True):
-        assert isinstance(day, int) and not isinstance(fields, int), "days and fields alternate"
         for reason, hour, count in _hours(fields):
             if (begins_at := day * _DAY_SECONDS + hour * _HOUR_SECONDS) > now - SECONDS_MAX:
                 hours.setdefault(reason, {})[begins_at] = count
