@@ -34,17 +34,16 @@ def _drawing(label: str, hours: Hours, name: str, width: int) -> str:
 
 def _column(hour: int, counts: Mapping[str, int], left: float, step: float, highest: int) -> Sequence[str]:
     total = sum(counts.values())
-    names = ", ".join(f"{name}: {count:,}" for name, count in sorted(counts.items())) or "none"
-    title = f"<title>{escape(f'{_clock(hour)} UTC. {names}')}</title>"
-    hit = f'<rect class="hit" x="{left:.1f}" y="0" width="{step:.1f}" height="{_BASE}"/>'
     if not total:
-        return ["<g>", title, hit, "</g>"]
+        return []
+    names = ", ".join(f"{name}: {count:,}" for name, count in sorted(counts.items()))
     height = max(2.0, (_BASE - _TOP) * total / highest)
-    column = (
-        f'<rect class="series-0" x="{left + step * 0.15:.1f}" y="{_BASE - height:.1f}" '
-        f'width="{step * 0.7:.1f}" height="{height:.1f}" rx="1.5"/>'
-    )
-    return ["<g>", title, hit, column, "</g>"]
+    return [
+        f"<g><title>{escape(f'{_clock(hour)} UTC. {names}')}</title>",
+        f'<rect class="hit" x="{left:.1f}" y="0" width="{step:.1f}" height="{_BASE}"/>',
+        f'<rect class="series-0" x="{left + step * 0.15:.1f}" y="{_BASE - height:.1f}" ',
+        f'width="{step * 0.7:.1f}" height="{height:.1f}" rx="1.5"/></g>',
+    ]
 
 
 def _clock(hour: int) -> str:
