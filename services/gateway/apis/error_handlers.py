@@ -51,7 +51,7 @@ class ErrorHandlers:
     async def on_http_exception(self, request: Request, exc: Exception) -> Response:
         """Return OpenAI's response to an unknown path, a wrong method or an unreadable body."""
         assert isinstance(exc, HTTPException)
-        error = _http_error(request, exc)
+        error = _error_of(request, exc)
         if exc.status_code in _AUTHENTICATED:
             self._count(request, error)
         return error_response(request, error)
@@ -66,7 +66,7 @@ class ErrorHandlers:
 async def on_http_exception(request: Request, exc: Exception) -> Response:
     """Return OpenAI's response to a request outside the API."""
     assert isinstance(exc, HTTPException)
-    return error_response(request, _http_error(request, exc))
+    return error_response(request, _error_of(request, exc))
 
 
 async def on_disconnect(request: Request, exc: Exception) -> Response:
@@ -81,7 +81,7 @@ async def on_disconnect(request: Request, exc: Exception) -> Response:
     )
 
 
-def _http_error(request: Request, exc: HTTPException) -> HTTPError:
+def _error_of(request: Request, exc: HTTPException) -> HTTPError:
     method, path, headers = request.method, redacted(request.scope["path"]), exc.headers or {}
     if exc.status_code == 405:
         message = f"Method {method} is not allowed for {path}; use {headers.get('Allow', 'another')}."

@@ -47,8 +47,8 @@ class RefusedSection:
     """The last 24 hours, for wide and for narrow screens."""
     in_week: int
     in_day: int
-    names_keys: bool
-    """Whether there are several keys, so that rows name theirs."""
+    keys: int
+    """Number of keys. Rows name theirs if there are several."""
     left_out: int
     """Number of keys that are not included."""
 
@@ -77,7 +77,7 @@ class RefusedRequests:
             [Markup(svg) for svg in hour_chart("Refused requests", by_hour(refusals, now=now))],
             sum(row.sum.in_week for row in rows),
             sum(row.sum.in_day for row in rows),
-            len(keys) > 1,
+            len(keys),
             len(keys) - len(included),
         )
 

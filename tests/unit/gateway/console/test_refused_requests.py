@@ -117,7 +117,7 @@ async def test_rows_are_explained() -> None:
         "of_groq": "The request was refused.",
         "other": "There were more kinds of errors on one day than are counted separately.",
     }
-    assert (section.in_day, section.in_week, section.names_keys, section.left_out) == (7, 7, False, 0)
+    assert (section.in_day, section.in_week, section.keys, section.left_out) == (7, 7, 1, 0)
 
 
 async def test_an_outage_is_unknown_and_not_zero() -> None:
@@ -129,5 +129,5 @@ async def test_an_outage_is_unknown_and_not_zero() -> None:
 async def test_of_very_many_keys_the_oldest_are_left_out(keys: int, left_out: int) -> None:
     client = _Client(_refusal(f"key_{keys}", h0=1))
     section = await _read(client, keys)
-    assert (section.left_out, section.names_keys) == (left_out, True)
+    assert (section.left_out, section.keys) == (left_out, keys)
     assert (client.asked[0], client.asked[-1]) == (f"key_{left_out + 1}", f"key_{keys}")
