@@ -515,7 +515,7 @@ def _outcome(item: ReserveItem, outcome: Held | Denied | holds.CounterUnavailabl
 
 def _refused_requests(one: RefusedRequests) -> quota_refusals.RefusedRequests:
     key = KeyRef(one.key.quota_account_id, one.key.key_id)
-    return quota_refusals.RefusedRequests(key, one.status, one.code, one.count, int(one.seconds_ago))
+    return quota_refusals.RefusedRequests(key, one.status, one.code, one.count, int(one.age_seconds))
 
 
 def _limit_status(status: LimitStatus) -> RateLimit:

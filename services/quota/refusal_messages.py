@@ -25,9 +25,9 @@ def refused_requests(item: quota_pb2.RefusedRequests) -> RefusedRequests:
         raise InvalidRequest(f"status: expected 400 to 599, got {item.status}")
     if not 1 <= item.count <= _COUNT_MAX:
         raise InvalidRequest(f"count: expected 1 to {_COUNT_MAX:,}, got {item.count:,}")
-    if not 0 <= item.seconds_ago <= SECONDS_MAX:
-        raise InvalidRequest(f"seconds_ago: expected 0 to {SECONDS_MAX:,}, got {item.seconds_ago:,}")
-    return RefusedRequests(KeyRef(item.account_id, item.key_id), item.status, item.code, item.count, item.seconds_ago)
+    if not 0 <= item.age_seconds <= SECONDS_MAX:
+        raise InvalidRequest(f"age_seconds: expected 0 to {SECONDS_MAX:,}, got {item.age_seconds:,}")
+    return RefusedRequests(KeyRef(item.account_id, item.key_id), item.status, item.code, item.count, item.age_seconds)
 
 
 def keys_of(request: quota_pb2.ListRefusalsRequest) -> list[KeyRef]:
@@ -52,7 +52,5 @@ def key_refusals(refusals: Sequence[Refusal]) -> quota_pb2.KeyRefusals:
 
 
 def _refusal(refusal: Refusal) -> quota_pb2.Refusal:
-    hours = [
-        quota_pb2.RefusalHour(begins_at=timestamp(begins_at), count=count) for begins_at, count in refusal.hours.items()
-    ]
+    hours = [quota_pb2.RefusalHour(hour=timestamp(hour), count=count) for hour, count in refusal.hours.items()]
     return quota_pb2.Refusal(status=refusal.status, code=refusal.code, last_at=timestamp(refusal.last_at), hours=hours)

@@ -25,7 +25,7 @@ class RefusedRequests:
     code: str
     """`error.code`; empty if the error has none."""
     count: int
-    seconds_ago: int
+    age_seconds: int
     """Time since the last of them."""
 
 

@@ -21,10 +21,10 @@ class RefusalWorld:
 
 
 def refused(
-    count: int = 1, *, key: KeyRef = KEY, status: int = 400, code: str = "invalid_type", seconds_ago: int = 0
+    count: int = 1, *, key: KeyRef = KEY, status: int = 400, code: str = "invalid_type", age_seconds: int = 0
 ) -> RefusedRequests:
     """Return a number of refused requests."""
-    return RefusedRequests(key, status, code, count, seconds_ago)
+    return RefusedRequests(key, status, code, count, age_seconds)
 
 
 def total(refusals: Sequence[Refusal]) -> int:
@@ -37,7 +37,7 @@ class RefusalStoreContract:
 
     async def test_numbers_are_added_up_by_status_code_and_hour(self, world: RefusalWorld) -> None:
         now = await world.now()
-        await world.store.record([refused(2), refused(3), refused(4, seconds_ago=2 * _HOUR_SECONDS)])
+        await world.store.record([refused(2), refused(3), refused(4, age_seconds=2 * _HOUR_SECONDS)])
         await world.store.record([refused(5), refused(1, status=429, code="rate_limit_exceeded")])
         (found,) = await world.store.list([KEY])
         by_code = {(one.status, one.code): one for one in found}
@@ -50,14 +50,14 @@ class RefusalStoreContract:
 
     async def test_the_time_of_the_last_request_is_the_latest(self, world: RefusalWorld) -> None:
         now = await world.now()
-        await world.store.record([refused(seconds_ago=100)])
-        await world.store.record([refused(seconds_ago=5_000)])
+        await world.store.record([refused(age_seconds=100)])
+        await world.store.record([refused(age_seconds=5_000)])
         ((found,),) = await world.store.list([KEY])
         assert now - 100 <= found.last_at <= await world.now() - 100
 
     async def test_seven_days_are_listed(self, world: RefusalWorld) -> None:
         ages = [0, 86_400, 6 * 86_400 + 80_000, SECONDS_MAX]
-        await world.store.record([refused(10**n, seconds_ago=age) for n, age in enumerate(ages)])
+        await world.store.record([refused(10**n, age_seconds=age) for n, age in enumerate(ages)])
         (found,) = await world.store.list([KEY])
         assert total(found) == 111, "the hour of what is seven days old began earlier"
 

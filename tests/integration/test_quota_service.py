@@ -341,7 +341,7 @@ async def test_refused_requests_are_recorded_and_listed(quota: Quota) -> None:
 
     ((one,), (other,)) = (first.refusals, second.refusals)
     assert (one.status, one.code, [hour.count for hour in one.hours]) == (400, "invalid_type", [3])
-    assert one.hours[0].begins_at.seconds <= one.last_at.seconds < one.hours[0].begins_at.seconds + 3_600
+    assert one.hours[0].hour.seconds <= one.last_at.seconds < one.hours[0].hour.seconds + 3_600
     assert (other.status, other.code, [hour.count for hour in other.hours]) == (429, "", [1])
     assert not third.refusals
 
@@ -355,8 +355,8 @@ async def test_refused_requests_are_recorded_and_listed(quota: Quota) -> None:
         ({"status": 600}, "status"),
         ({"count": 0}, "count"),
         ({"count": 2**62}, "count"),
-        ({"seconds_ago": -1}, "seconds_ago"),
-        ({"seconds_ago": 8 * 86_400}, "seconds_ago"),
+        ({"age_seconds": -1}, "age_seconds"),
+        ({"age_seconds": 8 * 86_400}, "age_seconds"),
     ],
 )
 async def test_an_invalid_number_of_refused_requests_is_rejected_with_its_field(

@@ -50,7 +50,7 @@ class TestRedisRefusalStore(RefusalStoreContract):
 
 async def test_a_day_of_a_key_has_a_bounded_size_and_expires(client: Any, store: RedisRefusalStore) -> None:
     for hour in range(24):
-        await store.record([refused(code=f"code_{n}", seconds_ago=3_600 * hour) for n in range(300)])
+        await store.record([refused(code=f"code_{n}", age_seconds=3_600 * hour) for n in range(300)])
     names = await client.keys("*")
     assert 1 <= len(names) <= 2
     for name in names:
@@ -78,7 +78,7 @@ async def test_an_entry_of_another_type_affects_no_other_key(client: Any, store:
 
 
 async def test_the_sweeper_leaves_them_alone(client: Any, store: RedisRefusalStore) -> None:
-    await store.record([refused(3), refused(3, seconds_ago=3 * _DAY_SECONDS)])
+    await store.record([refused(3), refused(3, age_seconds=3 * _DAY_SECONDS)])
     sweep_store = RedisSweepStore(client, RedisHoldStore(client, hold_seconds=60))
     await sweep_store.delete_days(int((await client.time())[0]) // _DAY_SECONDS)
     (found,) = await store.list([KEY])

@@ -29,7 +29,7 @@ class _Record:
     async def record(self, refused: Sequence[RefusedRequests]) -> None:
         if self.error:
             raise self.error
-        assert all(one.count > 0 and one.seconds_ago >= 0 for one in refused)
+        assert all(one.count > 0 and one.age_seconds >= 0 for one in refused)
         self.recorded += sum(one.count for one in refused)
 
 

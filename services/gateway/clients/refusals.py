@@ -31,5 +31,5 @@ def _refused_requests(one: RefusedRequests) -> quota_pb2.RefusedRequests:
         status=one.status,
         code=one.code,
         count=one.count,
-        seconds_ago=int(one.seconds_ago),
+        age_seconds=int(one.age_seconds),
     )

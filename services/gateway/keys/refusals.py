@@ -38,7 +38,7 @@ class RefusedRequests:
     code: str
     """`error.code`; empty if the error has none."""
     count: int
-    seconds_ago: float
+    age_seconds: float
     """Time since the last of them."""
 
 

@@ -4,7 +4,7 @@
 --
 -- KEYS[1]  quota:{bucket}:refusals:account_id:key_id  prefix of the key's hashes; the day is appended here
 -- ARGV     maximum number of fields, lifetime of a hash in seconds, then for each number: status and code
---          (`429:rate_limit_exceeded`), count, seconds since the last of the requests
+--          (`429:rate_limit_exceeded`), count, age of the last of the requests in seconds
 -- Returns  1
 
 local fields_max, lifetime = tonumber(ARGV[1]), ARGV[2]

@@ -34,7 +34,7 @@ class RedisRefusalStore:
         for one in refusals:
             arguments = groups.setdefault(one.key, [_FIELDS_MAX, _DAYS * _DAY_SECONDS])
             code = one.code if _CODE.fullmatch(one.code) else OTHER
-            arguments += (f"{one.status}:{code}", one.count, one.seconds_ago)
+            arguments += (f"{one.status}:{code}", one.count, one.age_seconds)
         steps = [Step(RECORD_REFUSALS, (refusals_of(key),), tuple(arguments)) for key, arguments in groups.items()]
         await run_each(self._client, steps)
 

@@ -72,7 +72,7 @@ async def running(counted: Refusals, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
 
 
 def _dropped() -> float:
-    return REFUSALS_DROPPED._value.get()
+    return float(REFUSALS_DROPPED._value.get())
 
 
 async def _until(record: ScriptedRecord, total: int) -> None:
@@ -108,7 +108,7 @@ async def test_refusals_of_an_outage_keep_their_time(
         counted.count(_KEY, _INVALID)
         clock.seconds += 3_600
     await counted.drain(timeout_seconds=1)
-    assert [one.seconds_ago for one in record.calls[0]] == [10_800, 7_200, 3_600]
+    assert [one.age_seconds for one in record.calls[0]] == [10_800, 7_200, 3_600]
 
 
 async def test_they_are_sent_in_the_background_and_again_after_an_outage(

@@ -765,7 +765,7 @@ class RefusedRequests(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
-    SECONDS_AGO_FIELD_NUMBER: _builtins.int
+    AGE_SECONDS_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """Public id of the key."""
     account_id: _builtins.str
@@ -778,7 +778,7 @@ class RefusedRequests(_message.Message):
     """
     count: _builtins.int
     """How many requests, at least 1."""
-    seconds_ago: _builtins.int
+    age_seconds: _builtins.int
     """Time since the last of them. It determines the hour, by Redis' clock."""
     def __init__(
         self,
@@ -788,11 +788,11 @@ class RefusedRequests(_message.Message):
         status: _builtins.int = ...,
         code: _builtins.str = ...,
         count: _builtins.int = ...,
-        seconds_ago: _builtins.int = ...,
+        age_seconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "code", b"code", "count", b"count", "key_id", b"key_id", "seconds_ago", b"seconds_ago", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "age_seconds", b"age_seconds", "code", b"code", "count", b"count", "key_id", b"key_id", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -939,23 +939,23 @@ class RefusalHour(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    BEGINS_AT_FIELD_NUMBER: _builtins.int
+    HOUR_FIELD_NUMBER: _builtins.int
     COUNT_FIELD_NUMBER: _builtins.int
     count: _builtins.int
     """How many requests."""
     @_builtins.property
-    def begins_at(self) -> _timestamp_pb2.Timestamp:
+    def hour(self) -> _timestamp_pb2.Timestamp:
         """Start of the hour."""
 
     def __init__(
         self,
         *,
-        begins_at: _timestamp_pb2.Timestamp | None = ...,
+        hour: _timestamp_pb2.Timestamp | None = ...,
         count: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["begins_at", b"begins_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["hour", b"hour"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begins_at", b"begins_at", "count", b"count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "hour", b"hour"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -37,5 +37,5 @@ class GrpcRefusalClient:
 
 def _refusals(key_id: str, key: quota_pb2.KeyRefusals) -> Iterator[Refusal]:
     for one in key.refusals:
-        hours = {hour.begins_at.seconds: hour.count for hour in one.hours}
+        hours = {each.hour.seconds: each.count for each in one.hours}
         yield Refusal(key_id, one.status, one.code, unix_seconds(one.last_at), hours)

@@ -1,6 +1,7 @@
 """Refused requests are summed up, drawn by hour and explained by the page of error codes."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -59,7 +60,7 @@ def test_a_chart_of_nothing_has_no_columns() -> None:
     assert all("<title>" not in svg for svg in hour_chart("Refused requests", by_hour([], now=_NOW)))
 
 
-async def _codes() -> Any:
+async def _codes() -> Mapping[str, ErrorCode]:
     facts = cast(Facts, SimpleNamespace(refresh=_nothing, sign_up=None, models=None))
     values = await ValueSource(GatewaySettings(), Site(), facts).read()
     return (await Library().edition(values)).error_codes
@@ -97,14 +98,11 @@ class _Client:
 
 
 async def _read(client: _Client, keys: int = 1) -> Any:
-    async def codes() -> dict[str, ErrorCode]:
-        return await _codes()
-
     clock = ManualClock()
     clock.seconds = _NOW
     context = cast(Any, SimpleNamespace(scope=SimpleNamespace(refusals=client)))
     owned = [cast(Any, SimpleNamespace(id=f"key_{number}")) for number in range(1, keys + 1)]
-    return await RefusedRequests(codes, clock).read(context, owned)
+    return await RefusedRequests(_codes, clock).read(context, owned)
 
 
 async def test_rows_are_explained() -> None:
