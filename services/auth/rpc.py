@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 
 from services.auth import messages
-from services.auth.keys.model import Denial
+from services.auth.keys.model import Denial, Key
 from services.auth.keys.verifier import KeyVerifier
 from services.auth.watch.feed import ChangeEvent, ChangeFeed
 from services.common.rpc.types import Context
@@ -30,7 +30,7 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
         """Return the principal of an API key, or why the key is denied."""
         verification = await self._key_verifier.authenticate(request.api_key)
         if isinstance(verification.outcome, Denial):
-            denial = auth_pb2.Denial(reason=_REASONS[verification.outcome])
+            denial = _denial(verification.outcome, verification.denied_key)
             return auth_pb2.AuthenticateResponse(denial=denial, revision=verification.revision)
         return auth_pb2.AuthenticateResponse(
             principal=messages.principal(verification.outcome), revision=verification.revision
@@ -43,6 +43,13 @@ class AuthService(auth_pb2_grpc.AuthServiceServicer):
         after_revision = request.after_revision if request.HasField("after_revision") else None
         async for event in self._feed.watch(after_revision):
             yield _watch_event(event)
+
+
+def _denial(denial: Denial, key: Key | None) -> auth_pb2.Denial:
+    if key is None:
+        return auth_pb2.Denial(reason=_REASONS[denial])
+    account_id = key.quota_account_id or key.account_id
+    return auth_pb2.Denial(reason=_REASONS[denial], key_id=key.id, quota_account_id=account_id)
 
 
 def _watch_event(event: ChangeEvent) -> auth_pb2.WatchKeysResponse:

@@ -31,6 +31,10 @@ REJECTED = Counter(
 )
 KEY_LOOK_UPS = Counter("stack_key_look_ups_total", "Look-ups of API keys, by source of the result.", ["source"])
 KEY_WATCH_UP = Gauge("stack_key_watch_up", "1 while the watch for key changes in auth is connected, else 0.")
+REFUSALS_DROPPED = Counter(
+    "stack_gateway_refusals_dropped_total",
+    "Refused requests that are missing in the numbers of their keys, because quota could not be reached for long.",
+)
 ABANDONED = Gauge(
     "stack_gateway_requests_abandoned",
     "Requests without a client or a verdict that wait for their ledger row to settle their hold.",

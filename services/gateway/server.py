@@ -26,6 +26,7 @@ from services.common.runtime.clock import SystemClock
 from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
 from services.gateway.apis import routes, tokenizers
+from services.gateway.apis.error_handlers import UNCOUNTED, ErrorHandlers, ExceptionHandlers
 from services.gateway.apis.estimates import Estimator
 from services.gateway.apis.model_aliases import model_aliases
 from services.gateway.apis.model_facts import ModelFactsCache
@@ -45,6 +46,7 @@ from services.gateway.clients.dependencies import InferenceDependencies, QuotaDe
 from services.gateway.clients.idempotency import GrpcIdempotencyStore
 from services.gateway.clients.ledger import GrpcCounters, GrpcLedger
 from services.gateway.clients.plan_events import GrpcPlanEvents
+from services.gateway.clients.refusals import GrpcRefusalRecord
 from services.gateway.clients.responses import GrpcResponseStore
 from services.gateway.clients.signed_receipts import GrpcReceiptSigner
 from services.gateway.clients.usage_webhooks import GrpcUsageWebhooks
@@ -64,6 +66,7 @@ from services.gateway.http_server.rejections import Rejections
 from services.gateway.http_server.shared import Shared
 from services.gateway.keys.auth_cache import AuthCache
 from services.gateway.keys.auth_client import AuthClient
+from services.gateway.keys.refusals import RefusalRecord, Refusals
 from services.gateway.keys.revocation import RevocationRegistry
 from services.gateway.requests.handler import RequestHandler
 from services.gateway.requests.idempotency import IdempotentRequests
@@ -76,6 +79,7 @@ from services.gateway.settings import GatewaySettings
 
 _log = logging.getLogger(__name__)
 _SETTLEMENT_SECONDS = 3.0
+_REFUSALS_SECONDS = 0.5
 RECEIPT_SECONDS_MAX = 2.0
 PLAN_EVENT_SECONDS_MAX = 5.0
 WEBHOOK_SECONDS_MAX = 5.0
@@ -122,6 +126,7 @@ class Ports:
     usage_webhooks: UsageWebhooks
     responses: ResponseStore
     idempotency: IdempotencyStore
+    refusals: RefusalRecord
     dependencies: Sequence[Source]
 
 
@@ -161,7 +166,9 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
             ports.responses,
             body_bytes_max=settings.body_bytes_max,
         )
-        api = API(handler, authenticator, ports.inference, revocations, surfaces, settings.chat_limits)
+        refusals = Refusals(ports.refusals, SystemClock())
+        await stack.enter_async_context(running(restarting(refusals.run)))
+        api = API(handler, authenticator, ports.inference, revocations, surfaces, settings.chat_limits, refusals.count)
         cors = CORSPolicy(settings.cors_origins)
         requests = RequestsInFlight()
         console = None
@@ -180,10 +187,12 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
             trusted_proxies=settings.trusted_proxies,
             console=console,
             requests=requests,
+            handlers=ErrorHandlers(authenticator.known_key, refusals.count).handlers,
         )
         await _listen(app, readiness, cors, requests, settings)
         await idempotent.drain(timeout_seconds=min(_SETTLEMENT_SECONDS, settings.grace_seconds))
         await settlements.drain(timeout_seconds=min(_SETTLEMENT_SECONDS, settings.grace_seconds))
+        await refusals.drain(timeout_seconds=min(_REFUSALS_SECONDS, settings.grace_seconds))
 
 
 async def _grpc_ports(channels: Channels, settings: GatewaySettings, stack: AsyncExitStack) -> Ports:
@@ -206,6 +215,7 @@ async def _grpc_ports(channels: Channels, settings: GatewaySettings, stack: Asyn
         usage_webhooks=GrpcUsageWebhooks(channels.inference, timeout_seconds=WEBHOOK_SECONDS_MAX),
         responses=GrpcResponseStore(channels.inference, timeout_seconds=STORE_SECONDS_MAX),
         idempotency=GrpcIdempotencyStore(channels.inference, timeout_seconds=STORE_SECONDS_MAX),
+        refusals=GrpcRefusalRecord(channels.quota, timeout_seconds=quota_seconds),
         dependencies=(InferenceDependencies(channels.inference), QuotaDependencies(channels.quota)),
     )
 
@@ -257,6 +267,7 @@ def build_app(
     trusted_proxies: Sequence[str] = (),
     console: ASGIApp | None = None,
     requests: RequestsInFlight,
+    handlers: ExceptionHandlers = UNCOUNTED,
 ) -> Starlette:
     """Return the ASGI application.
 
@@ -273,6 +284,7 @@ def build_app(
         trusted_proxies: Addresses and networks of proxies whose forwarded headers are used.
         console: The application for all paths outside the API; None answers them with 404.
         requests: The registry of requests in flight, for their cancellation at shutdown.
+        handlers: The exception handlers.
     """
     app = Starlette(
         routes=[
@@ -310,7 +322,7 @@ def build_app(
             cors.middleware(render_error),
             Middleware(CompleteResponses, requests=requests, render_error=render_error),
         ],
-        exception_handlers=routes.HANDLERS,
+        exception_handlers=handlers,
     )
     app.router.redirect_slashes = False
     return app

@@ -30,10 +30,12 @@ from services.gateway.clients.ledger import PAGE_ROWS, SCAN_ROWS, day_usage, rec
 from services.gateway.clients.usage_webhooks import usage_webhook_of
 from services.gateway.dependencies import Dependency
 from services.gateway.keys.auth_client import Authentication, WatchEvent
+from services.gateway.keys.refusals import RefusedRequests
 from services.gateway.requests.idempotency_types import Claim, ClaimState, IdempotencyKey
 from services.gateway.requests.types import (
     Chat,
     Completion,
+    CountedKey,
     Departure,
     Hold,
     JSONObject,
@@ -54,6 +56,7 @@ from services.inference.translate import usage_record, usage_summary
 from services.inference.webhooks.rpc import to_proto
 from services.inference.webhooks.service import Webhooks
 from services.quota import holds
+from services.quota import refusals as quota_refusals
 from services.quota.days import day_number, iso_date
 from services.quota.holds import (
     Counter,
@@ -68,6 +71,7 @@ from services.quota.holds import (
 )
 from services.quota.overdue_holds import OverdueHold
 from services.quota.redis.state import RedisState
+from services.quota.refusals import RefusalStore
 
 _log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
@@ -88,7 +92,9 @@ class LocalAuthClient:
         async with _deadline(self._timeout_seconds, "auth_unavailable"):
             verification = await self._key_verifier.authenticate(api_key)
         if isinstance(verification.outcome, Denial):
-            return Authentication(None, verification.outcome.value, verification.revision)
+            key = verification.denied_key
+            denied = None if key is None else CountedKey(key.id, key.quota_account_id or key.account_id)
+            return Authentication(None, verification.outcome.value, verification.revision, denied)
         return Authentication(_principal(verification.outcome), "", verification.revision)
 
     async def watch(self, after_revision: int | None) -> AsyncIterator[WatchEvent]:
@@ -118,6 +124,20 @@ class LocalQuotaBatches:
         async with _deadline(self._timeout_seconds, "quota_unavailable"):
             closed = await self._holds.settle([_settlement(item) for item in items])
         return [not_settled() if flag is None else None for flag in closed]
+
+
+class LocalRefusalRecord:
+    """The gateway's `RefusalRecord`."""
+
+    def __init__(self, store: RefusalStore, *, timeout_seconds: float) -> None:
+        """Record in `store` within `timeout_seconds`."""
+        self._store = store
+        self._timeout_seconds = timeout_seconds
+
+    async def record(self, refusals: Sequence[RefusedRequests]) -> None:
+        """Add numbers; see `RefusalRecord.record`."""
+        async with _deadline(self._timeout_seconds, "quota_unavailable"):
+            await self._store.record([_refused_requests(one) for one in refusals])
 
 
 class LocalCounters:
@@ -491,6 +511,11 @@ def _outcome(item: ReserveItem, outcome: Held | Denied | holds.CounterUnavailabl
         held=held,
         tokens=tokens,
     )
+
+
+def _refused_requests(one: RefusedRequests) -> quota_refusals.RefusedRequests:
+    key = KeyRef(one.key.quota_account_id, one.key.key_id)
+    return quota_refusals.RefusedRequests(key, one.status, one.code, one.count, int(one.age_seconds))
 
 
 def _limit_status(status: LimitStatus) -> RateLimit:

@@ -27,6 +27,9 @@ All Redis keys of an account carry the hash tag of its bucket, so a script touch
                                              of them
     quota:{17}:holds                         sorted set: the time at which each hold of the bucket is overdue, for the
                                              sweeper
+    quota:{17}:refusals:acc_01…:key_01…:20780   hash of a key's refused requests on a day, with the fields
+        13:429:rate_limit_exceeded           how many in the hour from 13:00, by status and `error.code`
+        last:429:rate_limit_exceeded         Unix time of the last one
 
 Days are in days since 1970-01-01; 20758 is the first day of the month. The part of a counter after the colon is its
 unit.

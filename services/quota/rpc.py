@@ -1,6 +1,5 @@
 """gRPC servicer of the quota service. Converts between protobuf and domain objects."""
 
-import re
 from collections.abc import AsyncIterator, Sequence
 from functools import lru_cache
 from operator import attrgetter
@@ -13,6 +12,8 @@ from services.common.rpc.multiplex.server import MultiplexServer, Put
 from services.common.rpc.types import Context
 from services.common.rpc.verdict import amounts_from_proto, verdict_from_proto
 from services.common.timestamps import timestamp
+from services.quota import refusal_messages
+from services.quota.checks import check_id, check_size
 from services.quota.days import day_number, iso_date
 from services.quota.holds import (
     CounterUnavailable,
@@ -26,12 +27,11 @@ from services.quota.holds import (
     Settlement,
 )
 from services.quota.redis.state import RedisState, State
+from services.quota.refusals import RefusalStore
 from services.quota.sweeper import Discrepancy, DiscrepancyKind, Sweeper
 from stack.common.v1 import limits_pb2
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
-_ITEMS_MAX = 1_000
-_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _KINDS = {
     DiscrepancyKind.COUNTER_ABOVE_LEDGER: quota_pb2.DISCREPANCY_KIND_COUNTER_ABOVE_LEDGER,
     DiscrepancyKind.COUNTER_BELOW_LEDGER: quota_pb2.DISCREPANCY_KIND_COUNTER_BELOW_LEDGER,
@@ -59,12 +59,13 @@ _METHODS = {
 
 
 class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
-    """Implements Reserve, Settle, GetStatus, Verify and GetDependencies."""
+    """Implements all RPCs of quota."""
 
-    def __init__(self, holds: Holds, sweeper: Sweeper, redis: RedisState) -> None:
+    def __init__(self, holds: Holds, sweeper: Sweeper, redis: RedisState, refusals: RefusalStore) -> None:
         self._holds = holds
         self._sweeper = sweeper
         self._redis = redis
+        self._refusals = refusals
         self._accounts: dict[str, str] = {}
         """Account of each key, for settlements by gateways of the previous version, which name only the key."""
         self._multiplexed = MultiplexServer(
@@ -102,14 +103,14 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
         return await self._settle(request)
 
     async def _reserve(self, request: quota_pb2.ReserveRequest) -> quota_pb2.ReserveResponse:
-        _check_size(len(request.reservations), "reservations")
+        check_size(len(request.reservations), "reservations")
         reservations = [_reservation(item) for item in request.reservations]
         self._remember_accounts(reservations)
         outcomes = await self._holds.reserve(reservations)
         return quota_pb2.ReserveResponse(results=[_result(outcome) for outcome in outcomes])
 
     async def _settle(self, request: quota_pb2.SettleRequest) -> quota_pb2.SettleResponse:
-        _check_size(len(request.settlements), "settlements")
+        check_size(len(request.settlements), "settlements")
         items = [_settlement(item, self._accounts.get(item.key_id, "")) for item in request.settlements]
         known = [item for item in items if item.account_id]
         closed = iter(await self._holds.settle(known) if known else ())
@@ -119,7 +120,7 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
 
     async def GetStatus(self, request: quota_pb2.GetStatusRequest, context: Context) -> quota_pb2.GetStatusResponse:
         """Return today's counters of keys."""
-        _check_size(len(request.key_ids), "key_ids")
+        check_size(len(request.key_ids), "key_ids")
         account_ids = request.account_ids or [""] * len(request.key_ids)
         if len(account_ids) != len(request.key_ids):
             raise InvalidRequest("account_ids: expected one for each key, or none")
@@ -131,6 +132,21 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
         """Return the counts of all limits of a key and its account."""
         statuses = await self._holds.limits(_reservation(request.reservation))
         return quota_pb2.GetLimitsResponse(statuses=[_limit_status(status) for status in statuses])
+
+    async def RecordRefusals(
+        self, request: quota_pb2.RecordRefusalsRequest, context: Context
+    ) -> quota_pb2.RecordRefusalsResponse:
+        """Add to the numbers of refused requests of keys."""
+        check_size(len(request.refusals), "refusals")
+        await self._refusals.record([refusal_messages.refused_requests(one) for one in request.refusals])
+        return quota_pb2.RecordRefusalsResponse()
+
+    async def ListRefusals(
+        self, request: quota_pb2.ListRefusalsRequest, context: Context
+    ) -> quota_pb2.ListRefusalsResponse:
+        """Return the numbers of refused requests of keys."""
+        found = await self._refusals.list(refusal_messages.keys_of(request))
+        return quota_pb2.ListRefusalsResponse(keys=[refusal_messages.key_refusals(one) for one in found])
 
     async def Verify(self, request: quota_pb2.VerifyRequest, context: Context) -> quota_pb2.VerifyResponse:
         """Compare counters and holds with the ledger."""
@@ -156,14 +172,9 @@ class QuotaService(quota_pb2_grpc.QuotaServiceServicer):
             del self._accounts[next(iter(self._accounts))]
 
 
-def _check_size(count: int, field: str) -> None:
-    if not 1 <= count <= _ITEMS_MAX:
-        raise InvalidRequest(f"{field}: expected 1 to {_ITEMS_MAX:,} items, got {count:,}")
-
-
 def _reservation(item: quota_pb2.Reservation) -> Reservation:
     for field in ("request_id", "key_id", "account_id"):
-        _check_id(getattr(item, field), field)
+        check_id(getattr(item, field), field)
     if item.limit < 0:
         raise InvalidRequest(f"limit: expected 0 or more, got {item.limit}")
     account_limit, others = _further_limits(tuple(map(_limit_values, item.limits))) if item.limits else (None, ())
@@ -197,10 +208,10 @@ def _estimate(item: quota_pb2.Estimate) -> Estimate:
 
 
 def _settlement(item: quota_pb2.Settlement, known_account_id: str) -> Settlement:
-    _check_id(item.request_id, "request_id")
-    _check_id(item.key_id, "key_id")
+    check_id(item.request_id, "request_id")
+    check_id(item.key_id, "key_id")
     if item.account_id:
-        _check_id(item.account_id, "account_id")
+        check_id(item.account_id, "account_id")
     verdict = verdict_from_proto(item.verdict)
     if verdict is None:
         raise InvalidRequest("verdict: expected charged or released")
@@ -210,15 +221,6 @@ def _settlement(item: quota_pb2.Settlement, known_account_id: str) -> Settlement
         raise InvalidRequest(f"day: expected YYYY-MM-DD, got {item.day!r}") from exc
     amounts = amounts_from_proto(item.amounts) if item.HasField("amounts") else None
     return Settlement(item.request_id, item.account_id or known_account_id, day, verdict, amounts)
-
-
-def _check_id(text: str, field: str) -> None:
-    # The store joins ids with spaces and colons, and the sweeper could never close a hold whose id the ledger rejects.
-    # `charged` and `limit` are fields of the previous version's layout.
-    if not _ID.fullmatch(text) or text in ("charged", "limit"):
-        raise InvalidRequest(
-            f"{field}: expected an id of 1 to 64 characters from A-Z, a-z, 0-9, _, - and ., got {text!r}"
-        )
 
 
 def _result(outcome: Held | Denied | CounterUnavailable) -> quota_pb2.ReserveResult:

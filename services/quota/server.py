@@ -13,9 +13,11 @@ from services.common.telemetry import metrics
 from services.quota.holds import Holds, Ledger
 from services.quota.ledger_client import GrpcLedger
 from services.quota.redis.clock import RedisClock
+from services.quota.redis.refusal_store import RedisRefusalStore
 from services.quota.redis.state import RedisState
 from services.quota.redis.store import RedisHoldStore, connect
 from services.quota.redis.sweep_store import RedisSweepStore
+from services.quota.refusals import RefusalStore
 from services.quota.rpc import QuotaService
 from services.quota.settings import QuotaSettings
 from services.quota.sweeper import Sweeper, SweepLedger
@@ -35,6 +37,7 @@ class Parts:
     holds: Holds
     sweeper: Sweeper
     redis: RedisState
+    refusals: RefusalStore
 
 
 async def serve(settings: QuotaSettings, parts: Parts | None = None) -> None:
@@ -57,7 +60,7 @@ async def serve(settings: QuotaSettings, parts: Parts | None = None) -> None:
                 ledger=GrpcLedger(channel, timeout_seconds=settings.ledger_timeout_seconds),
                 sweep_ledger=GrpcLedger(channel, timeout_seconds=SWEEP_LEDGER_SECONDS),
             )
-        service = QuotaService(parts.holds, parts.sweeper, parts.redis)
+        service = QuotaService(parts.holds, parts.sweeper, parts.redis, parts.refusals)
         quota_pb2_grpc.add_QuotaServiceServicer_to_server(service, server.grpc)
         await server.run([_SERVICE], on_drain=service.drain)
 
@@ -90,4 +93,4 @@ async def build(settings: QuotaSettings, stack: AsyncExitStack, *, ledger: Ledge
         reconcile_seconds=settings.reconcile_seconds,
     )
     await stack.enter_async_context(running(restarting(sweeper.run)))
-    return Parts(Holds(store, ledger), sweeper, client.state)
+    return Parts(Holds(store, ledger), sweeper, client.state, RedisRefusalStore(client))

@@ -65,6 +65,7 @@ async def test_a_revoked_key_is_denied_as_soon_as_the_revocation_is_answered(cli
     answer = await client.authenticate(created.secret)
 
     assert answer.denial.reason == auth_pb2.DENIAL_REASON_REVOKED
+    assert (answer.denial.key_id, answer.denial.quota_account_id) == (created.key.id, created.key.account_id)
     assert answer.revision > before
     assert await client.revoke(created.key.id) == revoked
 
@@ -73,7 +74,7 @@ async def test_a_revoked_key_is_denied_as_soon_as_the_revocation_is_answered(cli
 async def test_text_that_is_no_key_is_unknown(client: AuthClient, secret: str) -> None:
     answer = await client.authenticate(secret)
 
-    assert answer.denial.reason == auth_pb2.DENIAL_REASON_UNKNOWN
+    assert answer.denial == auth_pb2.Denial(reason=auth_pb2.DENIAL_REASON_UNKNOWN), "there is no key to name"
 
 
 async def test_a_keys_limit_can_be_set_and_reset_to_the_plans(client: AuthClient) -> None:

@@ -43,13 +43,24 @@ from services.gateway.clients.inference import GrpcInference
 from services.gateway.clients.inference import multiplex_client as inference_client
 from services.gateway.clients.quota import GrpcQuotaBatches
 from services.gateway.clients.quota import multiplex_client as quota_client
+from services.gateway.clients.refusals import GrpcRefusalRecord
 from services.gateway.clients.responses import GrpcResponseStore
 from services.gateway.clients.signed_receipts import GrpcReceiptSigner
 from services.gateway.clients.usage_webhooks import GrpcUsageWebhooks
 from services.gateway.keys.auth_client import AuthClient, Authentication, WatchEvent
+from services.gateway.keys.refusals import RefusalRecord, RefusedRequests
 from services.gateway.requests.idempotency_types import Claim, ClaimState, IdempotencyKey, IdempotencyStore
 from services.gateway.requests.ports import Inference, ResponseStore
-from services.gateway.requests.types import Chat, Departure, Hold, JSONObject, LimitReached, Principal, RateLimit
+from services.gateway.requests.types import (
+    Chat,
+    CountedKey,
+    Departure,
+    Hold,
+    JSONObject,
+    LimitReached,
+    Principal,
+    RateLimit,
+)
 from services.inference.catalogue import Catalogue
 from services.inference.chat import CallContext, ChatCall, Outcome
 from services.inference.idempotency import model
@@ -71,15 +82,18 @@ from services.local.adapters import (
     LocalInference,
     LocalQuotaBatches,
     LocalReceiptSigner,
+    LocalRefusalRecord,
     LocalResponseStore,
     LocalUsageWebhooks,
 )
+from services.quota import refusals as quota_refusals
 from services.quota.holds import (
     CounterUnavailable,
     DayStatus,
     Denied,
     Held,
     Holds,
+    KeyRef,
     LimitStatus,
     Reservation,
     Settlement,
@@ -173,7 +187,7 @@ async def _quota(
     if adapter == "local":
         yield LocalQuotaBatches(domain, timeout_seconds=timeout_seconds)
         return
-    service = QuotaService(domain, cast(Any, None), cast(Any, None))
+    service = QuotaService(domain, cast(Any, None), cast(Any, None), cast(Any, None))
     async with _serving(lambda server: quota_pb2_grpc.add_QuotaServiceServicer_to_server(service, server)) as channel:
         if adapter == "grpc":
             yield GrpcQuotaBatches(channel, timeout_seconds=timeout_seconds)
@@ -572,21 +586,78 @@ async def test_models_are_listed_for_the_patterns_of_a_key(adapter: str) -> None
     assert {name: model[name] for name in _MORE} == _MORE
 
 
+# --- refused requests
+
+
+@dataclass
+class ScriptedRefusalStore:
+    """Stands in for `RefusalStore`: records what is recorded, raises the error of a test, or never returns."""
+
+    error: Exception | None = None
+    hangs: bool = False
+    seen: list[quota_refusals.RefusedRequests] = field(default_factory=list)
+
+    async def record(self, refusals: Sequence[quota_refusals.RefusedRequests]) -> None:
+        self.seen += refusals
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.error:
+            raise self.error
+
+
+@asynccontextmanager
+async def _refusal_record(
+    adapter: str, store: ScriptedRefusalStore, *, timeout_seconds: float = _SECONDS
+) -> AsyncIterator[RefusalRecord]:
+    if adapter == "local":
+        yield LocalRefusalRecord(cast(Any, store), timeout_seconds=timeout_seconds)
+        return
+    nothing = cast(Any, None)
+    service = QuotaService(nothing, nothing, nothing, cast(Any, store))
+    async with _serving(lambda server: quota_pb2_grpc.add_QuotaServiceServicer_to_server(service, server)) as channel:
+        yield GrpcRefusalRecord(channel, timeout_seconds=timeout_seconds)
+
+
+_REFUSED = RefusedRequests(CountedKey("key_1", "acc_old"), 429, "rate_limit_exceeded", 3, 7.9)
+
+
+@ADAPTERS
+async def test_refused_requests_are_recorded_under_the_account_that_quota_counts(adapter: str) -> None:
+    store = ScriptedRefusalStore()
+    async with _refusal_record(adapter, store) as record:
+        await record.record([_REFUSED])
+    assert store.seen == [quota_refusals.RefusedRequests(KeyRef("acc_old", "key_1"), 429, "rate_limit_exceeded", 3, 7)]
+
+
+@ADAPTERS
+@pytest.mark.parametrize(
+    "store", [ScriptedRefusalStore(hangs=True), ScriptedRefusalStore(Unavailable("away", reason="quota_unavailable"))]
+)
+async def test_a_quota_that_does_not_record_refused_requests_is_unavailable(
+    adapter: str, store: ScriptedRefusalStore
+) -> None:
+    async with _refusal_record(adapter, store, timeout_seconds=_DEADLINE_SECONDS) as record:
+        with pytest.raises(Unavailable) as raised:
+            await _soon(record.record([_REFUSED]))
+    assert raised.value.reason == "quota_unavailable"
+
+
 # --- auth
 
 
 class ScriptedVerifier:
     """Stands in for `KeyVerifier`."""
 
-    def __init__(self, outcome: Key | Denial | Exception | None) -> None:
+    def __init__(self, outcome: Key | Denial | Exception | None, denied_key: Key | None = None) -> None:
         self._outcome = outcome
+        self._denied_key = denied_key
 
     async def authenticate(self, secret: str) -> Verification:
         if self._outcome is None:
             await asyncio.Event().wait()
         if isinstance(self._outcome, Exception):
             raise self._outcome
-        return Verification(cast(Any, self._outcome), 7)
+        return Verification(cast(Any, self._outcome), 7, self._denied_key)
 
 
 class ScriptedFeed:
@@ -646,6 +717,14 @@ async def test_a_key_is_authenticated_with_all_of_its_permissions(adapter: str) 
 async def test_a_denial_arrives_with_its_reason(adapter: str, denial: Denial) -> None:
     async with _auth(adapter, ScriptedVerifier(denial)) as auth:
         assert await auth.authenticate("sk_stk_1") == Authentication(None, denial.value, 7)
+
+
+@ADAPTERS
+@pytest.mark.parametrize(("continues", "counted"), [(None, "acc_1"), ("acc_old", "acc_old")])
+async def test_a_denial_names_the_key_as_quota_counts_it(adapter: str, continues: str | None, counted: str) -> None:
+    key = _key(quota_account_id=continues)
+    async with _auth(adapter, ScriptedVerifier(Denial.REVOKED, key)) as auth:
+        assert await auth.authenticate("sk_stk_1") == Authentication(None, "revoked", 7, CountedKey("key_1", counted))
 
 
 @ADAPTERS

@@ -20,6 +20,7 @@ from services.common.rpc.types import Context
 from services.quota.days import day_number, iso_date
 from services.quota.holds import Holds
 from services.quota.ledger_client import GrpcLedger
+from services.quota.redis.refusal_store import RedisRefusalStore
 from services.quota.redis.store import RedisHoldStore, connect
 from services.quota.redis.sweep_store import RedisSweepStore
 from services.quota.rpc import QuotaService
@@ -122,7 +123,7 @@ async def quota(valkey_url: str) -> AsyncIterator[Quota]:
             sweep_seconds=60,
             reconcile_seconds=60,
         )
-        service = QuotaService(Holds(store, counts), sweeper, client.state)
+        service = QuotaService(Holds(store, counts), sweeper, client.state, RedisRefusalStore(client))
         target, _ = await _served(
             stack, lambda server: quota_pb2_grpc.add_QuotaServiceServicer_to_server(service, server)
         )
@@ -323,3 +324,71 @@ async def test_the_status_of_a_key_without_its_account_is_the_ledgers(quota: Quo
         await quota.stub.GetStatus(quota_pb2.GetStatusRequest(key_ids=["key_1"], account_ids=["a", "b"]))
 
     assert [(one.charged, one.held) for one in response.statuses] == [(5, 0)]
+
+
+def refused_requests(**changes: Any) -> quota_pb2.RefusedRequests:
+    """Return a number of refused requests."""
+    fields: dict[str, Any] = {"key_id": "key_1", "account_id": "acc_1", "status": 400, "code": "invalid_type"}
+    return quota_pb2.RefusedRequests(**{**fields, "count": 1, **changes})
+
+
+async def test_refused_requests_are_recorded_and_listed(quota: Quota) -> None:
+    refusals = [refused_requests(), refused_requests(count=2), refused_requests(status=429, code="", key_id="key_2")]
+    await quota.stub.RecordRefusals(quota_pb2.RecordRefusalsRequest(refusals=refusals), timeout=10)
+
+    request = quota_pb2.ListRefusalsRequest(key_ids=["key_1", "key_2", "key_3"], account_ids=["acc_1"] * 3)
+    first, second, third = (await quota.stub.ListRefusals(request, timeout=10)).keys
+
+    ((one,), (other,)) = (first.refusals, second.refusals)
+    assert (one.status, one.code, [hour.count for hour in one.hours]) == (400, "invalid_type", [3])
+    assert one.hours[0].hour.seconds <= one.last_at.seconds < one.hours[0].hour.seconds + 3_600
+    assert (other.status, other.code, [hour.count for hour in other.hours]) == (429, "", [1])
+    assert not third.refusals
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"key_id": "key 1"}, "key_id"),
+        ({"account_id": ""}, "account_id"),
+        ({"status": 200}, "status"),
+        ({"status": 600}, "status"),
+        ({"count": 0}, "count"),
+        ({"count": 2**62}, "count"),
+        ({"age_seconds": -1}, "age_seconds"),
+        ({"age_seconds": 8 * 86_400}, "age_seconds"),
+    ],
+)
+async def test_an_invalid_number_of_refused_requests_is_rejected_with_its_field(
+    quota: Quota, changes: dict[str, Any], field: str
+) -> None:
+    request = quota_pb2.RecordRefusalsRequest(refusals=[refused_requests(), refused_requests(**changes)])
+    with pytest.raises(InvalidRequest, match=rf"^{field}: "), rpc_errors(unavailable_reason="quota_unavailable"):
+        await quota.stub.RecordRefusals(request, timeout=10)
+    listed = quota_pb2.ListRefusalsRequest(key_ids=["key_1"], account_ids=["acc_1"])
+    assert not (await quota.stub.ListRefusals(listed, timeout=10)).keys[0].refusals
+
+
+@pytest.mark.parametrize("count", [0, 1_001])
+async def test_a_call_with_too_few_or_too_many_refused_requests_is_rejected(quota: Quota, count: int) -> None:
+    request = quota_pb2.RecordRefusalsRequest(refusals=[refused_requests()] * count)
+    with pytest.raises(InvalidRequest, match=r"^refusals: "), rpc_errors(unavailable_reason="quota_unavailable"):
+        await quota.stub.RecordRefusals(request, timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("key_ids", "account_ids", "field"),
+    [
+        ([], [], "key_ids"),
+        (["key_1"] * 101, ["acc_1"] * 101, "key_ids"),
+        (["key_1"], [], "account_ids"),
+        (["key:1"], ["acc_1"], "key_ids"),
+        (["key_1"], ["acc*"], "account_ids"),
+    ],
+)
+async def test_a_list_of_refused_requests_names_keys_and_accounts(
+    quota: Quota, key_ids: list[str], account_ids: list[str], field: str
+) -> None:
+    request = quota_pb2.ListRefusalsRequest(key_ids=key_ids, account_ids=account_ids)
+    with pytest.raises(InvalidRequest, match=rf"^{field}: "), rpc_errors(unavailable_reason="quota_unavailable"):
+        await quota.stub.ListRefusals(request, timeout=10)

@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.asyncio.cluster import RedisCluster
 from redis.crc import key_slot
 
 from services.common.errors import Unavailable
 from services.common.verdict import Verdict
 from services.quota.holds import Counter, Denied, Held, HoldStore, InitialCounts, KeyRef, Reservation, Settlement
+from services.quota.redis.refusal_store import RedisRefusalStore
 from services.quota.redis.scripts import entries_of
 from services.quota.redis.state import State
 from services.quota.redis.store import RedisHoldStore, connect
 from services.quota.redis.sweep_store import RedisSweepStore
 from services.quota.sweeper import DiscrepancyKind
 from tests.contracts.hold_store import HoldStoreContract, World
+from tests.contracts.refusal_store import RefusalStoreContract, RefusalWorld
 from tests.contracts.sweep_store import SweepStoreContract, SweepWorld
 from tests.properties.hold_world import DAY_SECONDS, NOON, opened_ledger, sweeper_of
 from tests.valkey_backend import ClusterNode, cluster, cluster_nodes, running_cluster
@@ -112,6 +115,20 @@ class TestSweepStoreOnACluster(SweepStoreContract):
             for seconds, at in ((60, NOON), (0, NOON), (0, NOON + DAY_SECONDS))
         )
         return SweepWorld(client, RedisSweepStore(client, young), young, late, tomorrow)
+
+
+class TestRedisClusterRefusalStore(RefusalStoreContract):
+    """The contract of refused requests on a cluster."""
+
+    @pytest.fixture
+    def world(self, client: Any) -> RefusalWorld:
+        """A store on the empty cluster."""
+
+        async def now() -> int:
+            times = await client.time(target_nodes=RedisCluster.PRIMARIES)
+            return min(int(seconds) for seconds, _ in times.values())
+
+        return RefusalWorld(RedisRefusalStore(client), now)
 
 
 def test_the_keys_are_spread_over_all_nodes(cluster: list[ClusterNode]) -> None:

@@ -144,6 +144,8 @@ class Verification:
     outcome: Key | Denial
     revision: int
     """Never newer than the data read; 0 if the store was not read."""
+    denied_key: Key | None = None
+    """The key that is denied; None if there is none."""
 
 
 class KeyStore(Protocol):

@@ -45,7 +45,8 @@ class KeyVerifier:
         found = await self._store.find(*digests)
         if found.key is not None and found.pepper_id in self._accepted:
             await self._move(found.key.id, digest=digests[0])
-        return Verification(self._outcome(found.key), found.revision)
+        outcome = self._outcome(found.key)
+        return Verification(outcome, found.revision, found.key if isinstance(outcome, Denial) else None)
 
     def _digests(self, secret: str) -> list[str]:
         """Return the digests under all peppers, for one lookup.

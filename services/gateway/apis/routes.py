@@ -1,11 +1,10 @@
-"""The HTTP API: its endpoints and exception handlers."""
+"""The HTTP API: its endpoints."""
 
 import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -13,12 +12,13 @@ from services.common.errors import ErrorDetails, NotFound, ServiceError
 from services.common.runtime.clock import SystemClock
 from services.common.telemetry import tracing
 from services.gateway.apis.chat_completions.limits import ChatLimits
+from services.gateway.apis.error_handlers import CountRefusal
 from services.gateway.apis.messages import count_tokens
 from services.gateway.apis.messages.count_limiter import CountLimiter
 from services.gateway.apis.messages.model_list import model_info, model_list
-from services.gateway.apis.surfaces import Surfaces, error_response, is_anthropics
+from services.gateway.apis.surfaces import Surfaces, is_anthropics
 from services.gateway.http.bearer import bearer_token, client_address
-from services.gateway.http.errors import HTTPError, http_error
+from services.gateway.http.errors import http_error
 from services.gateway.http.middleware import REQUEST_ID
 from services.gateway.http.openapi import document
 from services.gateway.http.redaction import redacted
@@ -33,7 +33,6 @@ from services.gateway.requests.types import JSONObject, Principal
 _encode = msgspec.json.Encoder().encode
 NOT_OFFERED = ("/api/v1/embeddings", "/api/v1/moderations", "/api/v1/images/{operation:path}")
 _CLIENT_CLOSED_REQUEST = 499
-_CODES = {408: "request_timeout", 415: "unsupported_content_encoding"}
 
 
 class Endpoint:
@@ -64,6 +63,7 @@ class API:
         revocations: RevocationRegistry,
         surfaces: Surfaces,
         limits: ChatLimits,
+        count_refusal: CountRefusal,
     ) -> None:
         """Create the endpoints.
 
@@ -74,6 +74,7 @@ class API:
             revocations: Ends streams of revoked keys.
             surfaces: The surfaces of chat requests.
             limits: Limits of a chat request.
+            count_refusal: Counts refused requests of the playground.
         """
         self._handler = handler
         self._authenticator = authenticator
@@ -81,6 +82,7 @@ class API:
         self._revocations = revocations
         self._limits = limits
         self._surfaces = surfaces
+        self._count_refusal = count_refusal
         self._counts = CountLimiter(SystemClock())
 
     async def chat(self, request: Request) -> Response:
@@ -138,7 +140,11 @@ class API:
             ServiceError: The request is rejected before a slot is reserved.
         """
         caller = SessionCaller(principal, session_id, check, self._revocations)
-        return await self._handler.handle(request, caller, self._surfaces.chat)
+        try:
+            return await self._handler.handle(request, caller, self._surfaces.chat)
+        except ServiceError as exc:
+            self._count_refusal(principal.counted_key, http_error(exc, now=time.time()))
+            raise
 
     async def openapi(self, request: Request) -> Response:
         """`GET /api/v1/openapi.json`: return the OpenAPI document. Requires no key."""
@@ -179,41 +185,3 @@ class API:
 async def healthz(request: Request) -> Response:
     """`GET /healthz`: return 200 while the process runs."""
     return json_response(b'{"status":"ok"}')
-
-
-async def on_service_error(request: Request, exc: Exception) -> Response:
-    """Return the response to an error that occurred before a slot was reserved."""
-    assert isinstance(exc, ServiceError)
-    return error_response(request, http_error(exc, now=time.time()))
-
-
-async def on_http_exception(request: Request, exc: Exception) -> Response:
-    """Return OpenAI's response to an unknown path, a wrong method or an unreadable body."""
-    assert isinstance(exc, HTTPException)
-    method, path = request.method, redacted(request.scope["path"])
-    if exc.status_code == 405:
-        message = f"Method {method} is not allowed for {path}; use {(exc.headers or {}).get('Allow', 'another')}."
-        error = HTTPError(405, message, "invalid_request_error", code="method_not_allowed", headers=exc.headers or {})
-    elif exc.status_code in _CODES:
-        code = _CODES[exc.status_code]
-        error = HTTPError(exc.status_code, exc.detail, "invalid_request_error", code=code, headers=exc.headers or {})
-    else:
-        message = f"Unknown request URL: {method} {path}. Please check the URL for typos, or see the docs at /docs."
-        error = HTTPError(404, message, "invalid_request_error", code="unknown_url")
-    return error_response(request, error)
-
-
-async def on_disconnect(request: Request, exc: Exception) -> Response:
-    """Return the response to a client that disconnected while sending its body. It is never read or charged."""
-    return error_response(
-        request,
-        HTTPError(
-            400,
-            "The request body is incomplete, because the connection was closed. Send the request again.",
-            "invalid_request_error",
-        ),
-    )
-
-
-HANDLERS = {ServiceError: on_service_error, HTTPException: on_http_exception, ClientDisconnect: on_disconnect}
-"""Exception handlers of the application."""

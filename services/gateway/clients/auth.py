@@ -7,7 +7,7 @@ from grpc import aio
 from services.common.rpc.limits import limits_from_proto
 from services.common.rpc.status import rpc_errors
 from services.gateway.keys.auth_client import Authentication, WatchEvent
-from services.gateway.requests.types import Principal
+from services.gateway.requests.types import CountedKey, Principal
 from stack.auth.v1 import auth_pb2, auth_pb2_grpc
 
 _DENIALS = {
@@ -33,7 +33,9 @@ class GrpcAuthClient:
             response = await self._stub.Authenticate(request, timeout=self._timeout_seconds)
         if response.WhichOneof("outcome") == "principal":
             return Authentication(principal_of(response.principal), "", response.revision)
-        return Authentication(None, _DENIALS.get(response.denial.reason, "unknown"), response.revision)
+        denial = response.denial
+        key = CountedKey(denial.key_id, denial.quota_account_id) if denial.key_id else None
+        return Authentication(None, _DENIALS.get(denial.reason, "unknown"), response.revision, key)
 
     async def watch(self, after_revision: int | None) -> AsyncIterator[WatchEvent]:
         """Yield changes of keys and heartbeats; see `AuthClient.watch`."""

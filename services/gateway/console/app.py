@@ -15,7 +15,8 @@ from starlette.types import ASGIApp
 from services.common.errors import ServiceError
 from services.common.prices import Prices
 from services.common.runtime.clock import Clock
-from services.gateway.apis.routes import API, on_http_exception
+from services.gateway.apis.error_handlers import on_http_exception
+from services.gateway.apis.routes import API
 from services.gateway.apis.surfaces import error_response
 from services.gateway.console.assets import Assets
 from services.gateway.console.docs.views import DocsViews
@@ -38,6 +39,7 @@ from services.gateway.console.views.keys import KeyViews
 from services.gateway.console.views.models import ModelsPage
 from services.gateway.console.views.plan import PlanViews
 from services.gateway.console.views.playground import Playground
+from services.gateway.console.views.refused_requests import RefusedRequests
 from services.gateway.console.views.totp import TOTPViews
 from services.gateway.console.views.usage import UsageViews
 from services.gateway.http.cors import CORSPolicy
@@ -93,12 +95,13 @@ def build_console(console: Console) -> ASGIApp:
 
 def _routes(console: Console) -> Sequence[BaseRoute]:
     pages = console.pages
+    refused = RefusedRequests(console.docs.error_codes, console.clock)
     auth_views, keys, usage = (
         AuthViews(pages, console.session_client, console.clock),
         KeyViews(pages, console.facts),
-        UsageViews(pages, console.facts),
+        UsageViews(pages, console.facts, refused),
     )
-    key = KeyPage(pages, console.facts)
+    key = KeyPage(pages, console.facts, refused)
     account, playground = AccountViews(pages, console.responses), Playground(pages, console.api, console.facts)
     views = _ViewRoutes(console, auth_views)
     identities = _identity_views(console)

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from services.common.address_prefix import address_prefix
 from services.gateway.console.ports import OpenSession, OwnerClient, Session, UsageClient
+from services.gateway.console.refusals import RefusalClient
 from services.gateway.console.security.cookies import Cookie, read_cookie, set_cookie
 from services.gateway.console.security.forms import check_site, check_token, form_token, read_fields
 from services.gateway.console.security.notices import open_notice, seal_notice
@@ -38,6 +39,7 @@ class SessionScope:
     session: Session
     owner: OwnerClient
     usage: UsageClient
+    refusals: RefusalClient
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from services.gateway.console.assets import Assets
 from services.gateway.console.clients.auth import GrpcOwnerClient, GrpcSessionClient
 from services.gateway.console.clients.identities import GrpcIdentityClient
 from services.gateway.console.clients.models import GrpcModelsClient
+from services.gateway.console.clients.refusals import GrpcRefusalClient
 from services.gateway.console.clients.totp import GrpcTOTPClient
 from services.gateway.console.clients.usage import GrpcUsage
 from services.gateway.console.docs.values import ValueSource
@@ -59,7 +60,8 @@ def open_console(
             quota_account_id=session.quota_account_id,
             timeout_seconds=_USAGE_SECONDS_MAX,
         )
-        return SessionScope(session, owner, usage)
+        refusals = GrpcRefusalClient(channels.quota, session.quota_account_id, timeout_seconds=_USAGE_SECONDS_MAX)
+        return SessionScope(session, owner, usage, refusals)
 
     clock, site = SystemClock(), site_of(settings)
     assets = Assets(STATIC, VIEWER_FILES | ({site.logo_name: site.logo} if site.logo else {}))

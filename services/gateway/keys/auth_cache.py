@@ -23,7 +23,7 @@ from services.gateway.keys.denials import refused
 from services.gateway.keys.negative_cache import NegativeKeyCache, UnknownKeyLimiter
 from services.gateway.keys.revocation import IdentityState, RevocationRegistry
 from services.gateway.metrics import KEY_LOOK_UPS, KEY_WATCH_UP
-from services.gateway.requests.types import Principal
+from services.gateway.requests.types import CountedKey, Principal
 
 KEY_PREFIX = "sk_stk_"
 
@@ -114,6 +114,12 @@ class AuthCache:
             raise refused(api_key, "expired")
         return principal
 
+    def known_key(self, api_key: str) -> CountedKey | None:
+        """Return which key this is, valid or denied, as far as that is cached; None if it is not known."""
+        digest = _digest(api_key)
+        cached = self._cached.get(digest)
+        return cached.principal.counted_key if cached else self._negative_cache.key(digest)
+
     async def watch_invalidations(self) -> None:
         """Apply auth's changes to the cache until cancelled. A broken watch resumes at its last revision."""
         while True:
@@ -191,7 +197,9 @@ class AuthCache:
                 answer = await self._auth_client.authenticate(api_key)
                 if answer.principal is None:
                     self._forget(digest)
-                    self._negative_cache.remember(digest, answer.denial, revision=answer.revision)
+                    self._negative_cache.remember(
+                        digest, answer.denial, revision=answer.revision, key=answer.denied_key
+                    )
                     raise refused(api_key, answer.denial)
                 if answer.revision >= max(self._min_revision, self._changed_at.get(answer.principal.key_id, 0)):
                     self._remember(digest, _Cached(answer.principal, asked_at, answer.revision))

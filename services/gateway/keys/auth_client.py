@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.gateway.requests.types import Principal
+from services.gateway.requests.types import CountedKey, Principal
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,9 +14,11 @@ class Authentication:
     principal: Principal | None
     """The principal of the key; None if it is invalid."""
     denial: str
-    """Why the key is invalid: `unknown`, `revoked` or `expired`; empty if it is valid."""
+    """Why the key is invalid: `unknown`, `revoked`, `expired` or `paused`; empty if it is valid."""
     revision: int
     """Revision of the key table that was read."""
+    denied_key: CountedKey | None = None
+    """The key that is invalid; None if it does not exist, or auth is of a version that does not send it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from services.common.address_prefix import address_prefix
 from services.common.errors import ErrorDetails, Throttled, Unauthenticated
 from services.common.runtime.clock import Clock
+from services.gateway.requests.types import CountedKey
 
 _DENIAL_SECONDS = 10.0
 _DENIALS_MAX = 10_000
@@ -27,6 +28,7 @@ class _Denial:
     reason: str
     revision: int
     ends_at: float
+    key: CountedKey | None
 
 
 class NegativeKeyCache:
@@ -36,9 +38,9 @@ class NegativeKeyCache:
         self._clock = clock
         self._denials: OrderedDict[bytes, _Denial] = OrderedDict()
 
-    def remember(self, digest: bytes, reason: str, *, revision: int) -> None:
+    def remember(self, digest: bytes, reason: str, *, revision: int, key: CountedKey | None = None) -> None:
         """Cache a denial that was read at `revision`, and evict the least recently used one if the cache is full."""
-        self._denials[digest] = _Denial(reason, revision, self._clock.monotonic() + _DENIAL_SECONDS)
+        self._denials[digest] = _Denial(reason, revision, self._clock.monotonic() + _DENIAL_SECONDS, key)
         self._denials.move_to_end(digest)
         if len(self._denials) > _DENIALS_MAX:
             self._denials.popitem(last=False)
@@ -53,6 +55,11 @@ class NegativeKeyCache:
             return None
         self._denials.move_to_end(digest)
         return denial.reason
+
+    def key(self, digest: bytes) -> CountedKey | None:
+        """Return the key of a cached denial; None if there is none, or the key does not exist."""
+        denial = self._denials.get(digest)
+        return denial.key if denial else None
 
     def forget(self, digest: bytes) -> None:
         """Remove the denial of a key, if it is cached."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from services.common.errors import Throttled
 from services.common.limits import Limit, Scope, Slot, Unit, Window
@@ -47,9 +47,22 @@ class Principal:
             object.__setattr__(self, "quota_account_id", self.account_id)
 
     @property
+    def counted_key(self) -> "CountedKey":
+        """The key, as quota counts it."""
+        return CountedKey(self.key_id, self.quota_account_id)
+
+    @property
     def is_metered(self) -> bool:
         """Whether tokens or cost are limited."""
         return any(limit.unit in _METERED for limit in self.limits)
+
+
+class CountedKey(NamedTuple):
+    """A key, as quota counts it."""
+
+    key_id: str
+    quota_account_id: str
+    """Id under which quota counts the account that owns the key."""
 
 
 @dataclass(slots=True)

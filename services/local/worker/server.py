@@ -31,6 +31,7 @@ from services.local.adapters import (
     LocalQuotaBatches,
     LocalReceipts,
     LocalReceiptSigner,
+    LocalRefusalRecord,
     LocalResponseStore,
     LocalUsageWebhooks,
 )
@@ -111,6 +112,7 @@ def _ports(
         usage_webhooks=LocalUsageWebhooks(inference.webhooks, timeout_seconds=gateway_server.WEBHOOK_SECONDS_MAX),
         responses=LocalResponseStore(inference.responses, timeout_seconds=gateway_server.STORE_SECONDS_MAX),
         idempotency=LocalIdempotencyStore(inference.idempotency, timeout_seconds=gateway_server.STORE_SECONDS_MAX),
+        refusals=LocalRefusalRecord(quota.refusals, timeout_seconds=settings.quota_timeout_seconds),
         dependencies=(LocalDependencies(inference.key_check, quota.redis),),
     )
 

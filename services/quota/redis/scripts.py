@@ -54,6 +54,7 @@ def _load(name: str) -> Script:
 
 RESERVE, SETTLE, STATUS, RECONCILE = _load("reserve"), _load("settle"), _load("status"), _load("reconcile")
 TAKE_OVER, IMPORT = _load("take_over"), _load("import")
+RECORD_REFUSALS, LIST_REFUSALS = _load("record_refusals"), _load("list_refusals")
 
 
 async def run(client: Client, steps: Sequence[Step]) -> list[Any]:
@@ -150,6 +151,11 @@ def deadlines_of(account_id: str) -> str:
 def deadlines_of_bucket(bucket: int) -> str:
     """Return the Redis key of a bucket's deadlines."""
     return f"quota:{{{bucket}}}:holds"
+
+
+def refusals_of(key: KeyRef) -> str:
+    """Return the Redis key of a key's refused requests, without the day."""
+    return f"quota:{{{_bucket(key.account_id)}}}:refusals:{key.account_id}:{key.key_id}"
 
 
 def counter_of(counter: Counter | KeyRef) -> str:

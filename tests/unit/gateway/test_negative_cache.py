@@ -1,6 +1,7 @@
 """Invalid keys are cached briefly, never beyond a change, and cannot be used to flood auth."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from services.gateway.keys import negative_cache
 from services.gateway.keys.auth_cache import AuthCache
 from services.gateway.keys.auth_client import Authentication
 from services.gateway.keys.revocation import RevocationRegistry
+from services.gateway.requests.types import CountedKey
 from tests.unit.gateway.auth_client import KEY, OTHER, PRINCIPAL, ManualClock, ScriptedAuthClient, settle, watching
 
 _HERE, _ELSEWHERE = "192.0.2.1", "192.0.2.2"
@@ -182,3 +184,31 @@ async def test_the_memory_for_keys_and_addresses_is_bounded(
         await _guess(cache, 1, f"192.0.2.{number}")
     assert len(cache._negative_cache._denials) == len(cache._unknown_key_limiter._windows) == 3
     assert not cache._unknown_key_limiter._in_progress
+
+
+async def test_a_key_is_known_while_it_is_valid_and_after_it_was_denied(
+    cache: AuthCache, auth_client: ScriptedAuthClient, clock: ManualClock
+) -> None:
+    assert cache.known_key(KEY) is None
+    await cache.authenticate(KEY)
+    assert cache.known_key(KEY) == PRINCIPAL.counted_key
+    async with watching(cache):
+        await auth_client.emit(1)
+        auth_client.answers[KEY] = Authentication(None, "revoked", 2, CountedKey("key_1", "acc_old"))
+        await auth_client.emit(2, "key_1", is_revoked=True)
+        assert cache.known_key(KEY) is None, "nothing is known between the change and the next request"
+        assert await _denial(cache, KEY) == "revoked"
+        assert cache.known_key(KEY) == CountedKey("key_1", "acc_old")
+    asked = len(auth_client.asked)
+    assert await _denial(cache, OTHER) == "unknown"
+    assert cache.known_key(OTHER) is None
+    assert len(auth_client.asked) == asked + 1, "no call is made to find out a key"
+
+
+async def test_an_expired_key_is_known(cache: AuthCache, auth_client: ScriptedAuthClient, clock: ManualClock) -> None:
+    expiring = replace(PRINCIPAL, expires_at=clock.now() + 1)
+    auth_client.answers[KEY] = Authentication(expiring, "", 1)
+    await cache.authenticate(KEY)
+    clock.seconds += 2
+    assert await _denial(cache, KEY) == "expired"
+    assert cache.known_key(KEY) == expiring.counted_key

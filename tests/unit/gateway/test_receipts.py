@@ -21,7 +21,7 @@ from services.common.rpc.channel import open_channel
 from services.common.rpc.interceptors import ServiceInterceptor
 from services.common.rpc.limits import limit_to_proto
 from services.common.rpc.types import Context
-from services.gateway.apis import routes
+from services.gateway.apis.error_handlers import UNCOUNTED
 from services.gateway.apis.receipts import Receipts
 from services.gateway.clients.ledger import GrpcCounters, GrpcLedger
 from services.gateway.requests.types import Principal
@@ -166,7 +166,7 @@ def _app(receipts: Receipts) -> Starlette:
         Route("/usage", receipts.usage),
         Route("/usage/{request_id}", receipts.receipt),
     ]
-    return Starlette(routes=paths, exception_handlers=routes.HANDLERS)
+    return Starlette(routes=paths, exception_handlers=UNCOUNTED)
 
 
 def row(**fields: Any) -> usage_pb2.UsageRecord:

@@ -26,15 +26,15 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from stack.common.v1 import limits_pb2 as stack_dot_common_dot_v1_dot_limits__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18stack/auth/v1/auth.proto\x12\rstack.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cstack/common/v1/limits.proto\"&\n\x13\x41uthenticateRequest\x12\x0f\n\x07\x61pi_key\x18\x01 \x01(\t\"\x8b\x01\n\x14\x41uthenticateResponse\x12-\n\tprincipal\x18\x01 \x01(\x0b\x32\x18.stack.auth.v1.PrincipalH\x00\x12\'\n\x06\x64\x65nial\x18\x02 \x01(\x0b\x32\x15.stack.auth.v1.DenialH\x00\x12\x10\n\x08revision\x18\x03 \x01(\x03\x42\t\n\x07outcome\"\xcd\x02\n\tPrincipal\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x61ily_limit\x18\x03 \x01(\x03\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06models\x18\x05 \x03(\t\x12 \n\x13\x61\x63\x63ount_daily_limit\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12&\n\x06limits\x18\x07 \x03(\x0b\x32\x16.stack.common.v1.Limit\x12\x0e\n\x06weight\x18\x08 \x01(\x05\x12\x18\n\x10quota_account_id\x18\t \x01(\t\x12\x10\n\x08key_name\x18\n \x01(\t\x12\x0c\n\x04plan\x18\x0b \x01(\t\x12\x1b\n\x13\x64\x65\x64uplicate_retries\x18\x0c \x01(\x08\x42\x16\n\x14_account_daily_limit\"5\n\x06\x44\x65nial\x12+\n\x06reason\x18\x01 \x01(\x0e\x32\x1b.stack.auth.v1.DenialReason\"B\n\x10WatchKeysRequest\x12\x1b\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x03H\x00\x88\x01\x01\x42\x11\n\x0f_after_revision\"k\n\x11WatchKeysResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x16\n\x0e\x63hanged_key_id\x18\x02 \x01(\t\x12\x12\n\nis_revoked\x18\x03 \x01(\x08\x12\x18\n\x10\x61ll_keys_changed\x18\x04 \x01(\x08*\x98\x01\n\x0c\x44\x65nialReason\x12\x1d\n\x19\x44\x45NIAL_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x45NIAL_REASON_UNKNOWN\x10\x01\x12\x19\n\x15\x44\x45NIAL_REASON_REVOKED\x10\x02\x12\x19\n\x15\x44\x45NIAL_REASON_EXPIRED\x10\x03\x12\x18\n\x14\x44\x45NIAL_REASON_PAUSED\x10\x04\x32\xb8\x01\n\x0b\x41uthService\x12W\n\x0c\x41uthenticate\x12\".stack.auth.v1.AuthenticateRequest\x1a#.stack.auth.v1.AuthenticateResponse\x12P\n\tWatchKeys\x12\x1f.stack.auth.v1.WatchKeysRequest\x1a .stack.auth.v1.WatchKeysResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18stack/auth/v1/auth.proto\x12\rstack.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cstack/common/v1/limits.proto\"&\n\x13\x41uthenticateRequest\x12\x0f\n\x07\x61pi_key\x18\x01 \x01(\t\"\x8b\x01\n\x14\x41uthenticateResponse\x12-\n\tprincipal\x18\x01 \x01(\x0b\x32\x18.stack.auth.v1.PrincipalH\x00\x12\'\n\x06\x64\x65nial\x18\x02 \x01(\x0b\x32\x15.stack.auth.v1.DenialH\x00\x12\x10\n\x08revision\x18\x03 \x01(\x03\x42\t\n\x07outcome\"\xcd\x02\n\tPrincipal\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\naccount_id\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x61ily_limit\x18\x03 \x01(\x03\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06models\x18\x05 \x03(\t\x12 \n\x13\x61\x63\x63ount_daily_limit\x18\x06 \x01(\x03H\x00\x88\x01\x01\x12&\n\x06limits\x18\x07 \x03(\x0b\x32\x16.stack.common.v1.Limit\x12\x0e\n\x06weight\x18\x08 \x01(\x05\x12\x18\n\x10quota_account_id\x18\t \x01(\t\x12\x10\n\x08key_name\x18\n \x01(\t\x12\x0c\n\x04plan\x18\x0b \x01(\t\x12\x1b\n\x13\x64\x65\x64uplicate_retries\x18\x0c \x01(\x08\x42\x16\n\x14_account_daily_limit\"_\n\x06\x44\x65nial\x12+\n\x06reason\x18\x01 \x01(\x0e\x32\x1b.stack.auth.v1.DenialReason\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x18\n\x10quota_account_id\x18\x03 \x01(\t\"B\n\x10WatchKeysRequest\x12\x1b\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x03H\x00\x88\x01\x01\x42\x11\n\x0f_after_revision\"k\n\x11WatchKeysResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12\x16\n\x0e\x63hanged_key_id\x18\x02 \x01(\t\x12\x12\n\nis_revoked\x18\x03 \x01(\x08\x12\x18\n\x10\x61ll_keys_changed\x18\x04 \x01(\x08*\x98\x01\n\x0c\x44\x65nialReason\x12\x1d\n\x19\x44\x45NIAL_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x45NIAL_REASON_UNKNOWN\x10\x01\x12\x19\n\x15\x44\x45NIAL_REASON_REVOKED\x10\x02\x12\x19\n\x15\x44\x45NIAL_REASON_EXPIRED\x10\x03\x12\x18\n\x14\x44\x45NIAL_REASON_PAUSED\x10\x04\x32\xb8\x01\n\x0b\x41uthService\x12W\n\x0c\x41uthenticate\x12\".stack.auth.v1.AuthenticateRequest\x1a#.stack.auth.v1.AuthenticateResponse\x12P\n\tWatchKeys\x12\x1f.stack.auth.v1.WatchKeysRequest\x1a .stack.auth.v1.WatchKeysResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stack.auth.v1.auth_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DENIALREASON']._serialized_start=857
-  _globals['_DENIALREASON']._serialized_end=1009
+  _globals['_DENIALREASON']._serialized_start=899
+  _globals['_DENIALREASON']._serialized_end=1051
   _globals['_AUTHENTICATEREQUEST']._serialized_start=106
   _globals['_AUTHENTICATEREQUEST']._serialized_end=144
   _globals['_AUTHENTICATERESPONSE']._serialized_start=147
@@ -42,11 +42,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PRINCIPAL']._serialized_start=289
   _globals['_PRINCIPAL']._serialized_end=622
   _globals['_DENIAL']._serialized_start=624
-  _globals['_DENIAL']._serialized_end=677
-  _globals['_WATCHKEYSREQUEST']._serialized_start=679
-  _globals['_WATCHKEYSREQUEST']._serialized_end=745
-  _globals['_WATCHKEYSRESPONSE']._serialized_start=747
-  _globals['_WATCHKEYSRESPONSE']._serialized_end=854
-  _globals['_AUTHSERVICE']._serialized_start=1012
-  _globals['_AUTHSERVICE']._serialized_end=1196
+  _globals['_DENIAL']._serialized_end=719
+  _globals['_WATCHKEYSREQUEST']._serialized_start=721
+  _globals['_WATCHKEYSREQUEST']._serialized_end=787
+  _globals['_WATCHKEYSRESPONSE']._serialized_start=789
+  _globals['_WATCHKEYSRESPONSE']._serialized_end=896
+  _globals['_AUTHSERVICE']._serialized_start=1054
+  _globals['_AUTHSERVICE']._serialized_end=1238
 # @@protoc_insertion_point(module_scope)

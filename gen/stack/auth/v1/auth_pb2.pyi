@@ -192,16 +192,24 @@ class Denial(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    QUOTA_ACCOUNT_ID_FIELD_NUMBER: _builtins.int
     reason: Global___DenialReason.ValueType
     """Reason of the denial; safe to show to the caller."""
+    key_id: _builtins.str
+    """Public id of the key, for counting its refused requests; empty if the key does not exist."""
+    quota_account_id: _builtins.str
+    """Id under which quota counts the account that owns the key; empty if the key does not exist."""
     def __init__(
         self,
         *,
         reason: Global___DenialReason.ValueType = ...,
+        key_id: _builtins.str = ...,
+        quota_account_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "quota_account_id", b"quota_account_id", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -61,6 +61,16 @@ class QuotaServiceStub:
                 request_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.GetLimitsRequest.SerializeToString,
                 response_deserializer=stack_dot_quota_dot_v1_dot_quota__pb2.GetLimitsResponse.FromString,
                 _registered_method=True)
+        self.RecordRefusals = channel.unary_unary(
+                '/stack.quota.v1.QuotaService/RecordRefusals',
+                request_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.RecordRefusalsRequest.SerializeToString,
+                response_deserializer=stack_dot_quota_dot_v1_dot_quota__pb2.RecordRefusalsResponse.FromString,
+                _registered_method=True)
+        self.ListRefusals = channel.unary_unary(
+                '/stack.quota.v1.QuotaService/ListRefusals',
+                request_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.ListRefusalsRequest.SerializeToString,
+                response_deserializer=stack_dot_quota_dot_v1_dot_quota__pb2.ListRefusalsResponse.FromString,
+                _registered_method=True)
         self.Verify = channel.unary_unary(
                 '/stack.quota.v1.QuotaService/Verify',
                 request_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.VerifyRequest.SerializeToString,
@@ -117,6 +127,20 @@ class QuotaServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordRefusals(self, request, context):
+        """RecordRefusals adds to the numbers of refused requests of keys. A call that is repeated counts twice.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRefusals(self, request, context):
+        """ListRefusals returns the numbers of refused requests of keys in the last seven days.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Verify(self, request, context):
         """Verify compares counters and holds with the ledger, on a live system, and returns the discrepancies. Differences
         caused by requests in flight are not reported.
@@ -159,6 +183,16 @@ def add_QuotaServiceServicer_to_server(servicer, server):
                     servicer.GetLimits,
                     request_deserializer=stack_dot_quota_dot_v1_dot_quota__pb2.GetLimitsRequest.FromString,
                     response_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.GetLimitsResponse.SerializeToString,
+            ),
+            'RecordRefusals': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordRefusals,
+                    request_deserializer=stack_dot_quota_dot_v1_dot_quota__pb2.RecordRefusalsRequest.FromString,
+                    response_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.RecordRefusalsResponse.SerializeToString,
+            ),
+            'ListRefusals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRefusals,
+                    request_deserializer=stack_dot_quota_dot_v1_dot_quota__pb2.ListRefusalsRequest.FromString,
+                    response_serializer=stack_dot_quota_dot_v1_dot_quota__pb2.ListRefusalsResponse.SerializeToString,
             ),
             'Verify': grpc.unary_unary_rpc_method_handler(
                     servicer.Verify,
@@ -308,6 +342,60 @@ class QuotaService:
             '/stack.quota.v1.QuotaService/GetLimits',
             stack_dot_quota_dot_v1_dot_quota__pb2.GetLimitsRequest.SerializeToString,
             stack_dot_quota_dot_v1_dot_quota__pb2.GetLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordRefusals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.quota.v1.QuotaService/RecordRefusals',
+            stack_dot_quota_dot_v1_dot_quota__pb2.RecordRefusalsRequest.SerializeToString,
+            stack_dot_quota_dot_v1_dot_quota__pb2.RecordRefusalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRefusals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.quota.v1.QuotaService/ListRefusals',
+            stack_dot_quota_dot_v1_dot_quota__pb2.ListRefusalsRequest.SerializeToString,
+            stack_dot_quota_dot_v1_dot_quota__pb2.ListRefusalsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,10 @@ class QuotaServiceStub:
     """GetStatus returns today's counters of keys without changing them."""
     GetLimits: _aio.UnaryUnaryMultiCallable[_quota_pb2.GetLimitsRequest, _quota_pb2.GetLimitsResponse]
     """GetLimits returns the counts of all limits of a key and its account, and holds nothing."""
+    RecordRefusals: _aio.UnaryUnaryMultiCallable[_quota_pb2.RecordRefusalsRequest, _quota_pb2.RecordRefusalsResponse]
+    """RecordRefusals adds to the numbers of refused requests of keys. A call that is repeated counts twice."""
+    ListRefusals: _aio.UnaryUnaryMultiCallable[_quota_pb2.ListRefusalsRequest, _quota_pb2.ListRefusalsResponse]
+    """ListRefusals returns the numbers of refused requests of keys in the last seven days."""
     Verify: _aio.UnaryUnaryMultiCallable[_quota_pb2.VerifyRequest, _quota_pb2.VerifyResponse]
     """Verify compares counters and holds with the ledger, on a live system, and returns the discrepancies. Differences
     caused by requests in flight are not reported.
@@ -93,6 +97,22 @@ class QuotaServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_quota_pb2.GetLimitsRequest, _abc.Awaitable[_quota_pb2.GetLimitsResponse]],
     ) -> _abc.Awaitable[_quota_pb2.GetLimitsResponse]:
         """GetLimits returns the counts of all limits of a key and its account, and holds nothing."""
+
+    @_abc_1.abstractmethod
+    def RecordRefusals(
+        self,
+        request: _quota_pb2.RecordRefusalsRequest,
+        context: _aio.ServicerContext[_quota_pb2.RecordRefusalsRequest, _abc.Awaitable[_quota_pb2.RecordRefusalsResponse]],
+    ) -> _abc.Awaitable[_quota_pb2.RecordRefusalsResponse]:
+        """RecordRefusals adds to the numbers of refused requests of keys. A call that is repeated counts twice."""
+
+    @_abc_1.abstractmethod
+    def ListRefusals(
+        self,
+        request: _quota_pb2.ListRefusalsRequest,
+        context: _aio.ServicerContext[_quota_pb2.ListRefusalsRequest, _abc.Awaitable[_quota_pb2.ListRefusalsResponse]],
+    ) -> _abc.Awaitable[_quota_pb2.ListRefusalsResponse]:
+        """ListRefusals returns the numbers of refused requests of keys in the last seven days."""
 
     @_abc_1.abstractmethod
     def Verify(

@@ -10,6 +10,7 @@ from pathlib import Path
 import jinja2
 import msgspec
 
+from services.gateway.console.docs.error_codes import ERRORS, ErrorCode, error_codes
 from services.gateway.console.docs.markdown import Document, Section, parse, to_html
 from services.gateway.console.docs.outline import INDEX, OUTLINE, PAGES, markdown_path_of, path_of
 from services.gateway.console.docs.values import BASE_URL, Values
@@ -61,6 +62,8 @@ class Edition:
     """By name, in order."""
     search_index: bytes
     """All sections as JSON: an array of page title, heading, path and text for each."""
+    error_codes: Mapping[str, ErrorCode]
+    """What each `error.code` means."""
     _html: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @property
@@ -114,7 +117,8 @@ class Library:
         texts = {name: _BLANK_LINES.sub("\n\n", text) for name, text in rendered}
         pages = {name: Page(name, text, parse(text)) for name, text in texts.items()}
         index = msgspec.json.encode([entry for page in pages.values() for entry in page.entries])
-        return Edition(values, pages, index)
+        errors = pages[ERRORS]
+        return Edition(values, pages, index, error_codes(errors.markdown, errors.document))
 
 
 def _templates() -> jinja2.Environment:

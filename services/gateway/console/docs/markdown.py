@@ -73,6 +73,13 @@ def to_html(document: Document, language: str) -> str:
     return html
 
 
+def inline_html(text: str) -> str:
+    """Return the HTML of text without paragraphs, such as a cell of a table. Links lead to the pages in HTML."""
+    tokens = [_transformed(token) for token in _PARSER.parseInline(text)]
+    html: str = _PARSER.renderer.render(tokens, _PARSER.options, {})
+    return html
+
+
 def _with_samples(tokens: Sequence[Token]) -> Iterator[Token]:
     """Replace each run of adjacent code blocks by one token that has them as children."""
     blocks: list[Token] = []

@@ -1,6 +1,6 @@
 """Routes of the docs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from services.gateway.console.docs.error_codes import ErrorCode
 from services.gateway.console.docs.library import Edition, Library
 from services.gateway.console.docs.markdown import LANGUAGES
 from services.gateway.console.docs.outline import INDEX, OUTLINE, PAGES, markdown_path_of, path_of
@@ -46,6 +47,10 @@ class DocsViews:
         """`GET /docs/reference`: the API reference."""
         edition = await self._edition()
         return self._pages.show(context, "docs/reference", outline=OUTLINE, titles=edition.titles, paths=_PATHS)
+
+    async def error_codes(self) -> Mapping[str, ErrorCode]:
+        """Return what the page of errors says about each `error.code`."""
+        return (await self._edition()).error_codes
 
     def files(self) -> Sequence[Route]:
         """Return the routes of what is not a page in HTML."""

@@ -23,6 +23,7 @@ from services.gateway.console.views.key_settings import (
     whole_number,
     with_other_limits,
 )
+from services.gateway.console.views.refused_requests import RefusedRequests
 
 WORKING = ("active", "paused", "rotated")
 """States of keys that are not over."""
@@ -31,10 +32,11 @@ WORKING = ("active", "paused", "rotated")
 class KeyPage:
     """Handlers of the page of one key."""
 
-    def __init__(self, pages: Pages, facts: Facts) -> None:
-        """Render with `pages`; `facts` have the models."""
+    def __init__(self, pages: Pages, facts: Facts, refused: RefusedRequests) -> None:
+        """Render with `pages`; `facts` have the models, and `refused` the refused requests."""
         self._pages = pages
         self._facts = facts
+        self._refused = refused
 
     async def index(self, context: RequestContext) -> Response:
         """`GET /keys/{id}`."""
@@ -77,11 +79,12 @@ class KeyPage:
         days = days_of("", "", now=now)
         await self._facts.refresh()
         shown = RequestFilter(key_id=key.id, from_day=days[0], to_day=days[-1])
-        sums, everything, today, last_uses = await asyncio.gather(
+        sums, everything, today, last_uses, refused = await asyncio.gather(
             or_none(usage.days(shown)),
             or_none(usage.days(RequestFilter(from_day=days[0], to_day=days[-1]))),
             or_none(usage.today([key.id])),
             or_none(usage.last_uses([key.id])),
+            self._refused.read(context, [key]),
         )
         models = chosen_models(context.form) if error else key.models
         variables: dict[str, Any] = {
@@ -94,6 +97,7 @@ class KeyPage:
             "days": days,
             "totals": None if sums is None else totals_of(sums),
             "charts": charts_of(days, sums or [], everything or sums or []),
+            "refused": refused,
             "limits": [describe_limit(limit) for limit in key.limits],
             "form": context.form if error else _form(key),
             "picker": model_picker(models, self._facts.models),

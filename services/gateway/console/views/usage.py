@@ -27,6 +27,7 @@ from services.gateway.console.security.concurrency import slot_within_response
 from services.gateway.console.unknown import or_none
 from services.gateway.console.usage_charts import charts_of, days_of, totals_of
 from services.gateway.console.views.key import WORKING
+from services.gateway.console.views.refused_requests import RefusedRequests
 from services.gateway.http.downloads import Download, Downloads
 
 _PAGE = 50
@@ -43,8 +44,9 @@ _ReadPage = Callable[[RequestFilter], Awaitable[tuple[str, RequestFilter | None]
 class UsageViews:
     """Handlers of the usage page."""
 
-    def __init__(self, pages: Pages, facts: Facts) -> None:
-        """Render with `pages`. `facts` have the models."""
+    def __init__(self, pages: Pages, facts: Facts, refused: RefusedRequests) -> None:
+        """Render with `pages`. `facts` have the models, and `refused` the refused requests."""
+        self._refused = refused
         self._pages = pages
         self._facts = facts
         self._downloads = Downloads()
@@ -55,12 +57,13 @@ class UsageViews:
         usage, days = context.scope.usage, days_of(filters.from_day, filters.to_day, now=self._pages.now())
         shown = replace(filters, from_day=days[0], to_day=days[-1])
         keys = (await context.scope.owner.keys()).keys
-        sums, everything, receipts, today = await asyncio.gather(
+        sums, everything, receipts, today, refused = await asyncio.gather(
             or_none(usage.days(shown)),
             or_none(usage.days(RequestFilter(from_day=days[0], to_day=days[-1]))),
             # One more than is shown, to know whether there is another page.
             or_none(usage.requests(filters, count=_PAGE + 1)),
             self._today(context, keys),
+            self._refused.read(context, [key for key in keys if filters.key_id in ("", key.id)]),
         )
         requests = None if receipts is None else receipts[:_PAGE]
         reset_at = _next_midnight(self._pages.now())
@@ -68,6 +71,7 @@ class UsageViews:
             context,
             "usage",
             today=today,
+            refused=refused,
             reset_at=reset_at,
             until_reset=countdown(reset_at - self._pages.now()),
             days=days,

@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from services.common.errors import ErrorDetails, NotFound, ServiceError, Unavailable
-from services.gateway.apis import routes
+from services.gateway.apis.error_handlers import UNCOUNTED
 from services.gateway.apis.signed_receipts import SignedReceipts
 from services.gateway.http.paths import KEY_SET_PATH
 from services.gateway.requests.types import Principal
@@ -65,7 +65,7 @@ class Signer:
 def _http(signer: Signer, clock: Clock | None = None) -> httpx.AsyncClient:
     receipts = SignedReceipts(OneAccount(), signer, clock or Clock())
     paths = [Route("/usage/{request_id}/jws", receipts.receipt), Route(KEY_SET_PATH, receipts.key_set)]
-    app = Starlette(routes=paths, exception_handlers=routes.HANDLERS)
+    app = Starlette(routes=paths, exception_handlers=UNCOUNTED)
     headers = {"Authorization": "Bearer any"}
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway", headers=headers)
 

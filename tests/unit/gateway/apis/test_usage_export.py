@@ -18,7 +18,7 @@ from services.common.limits import Scope as LimitScope
 from services.common.limits import Slot
 from services.common.receipts import Receipt, ReceiptUsage
 from services.common.surface import Surface
-from services.gateway.apis import routes
+from services.gateway.apis.error_handlers import UNCOUNTED
 from services.gateway.apis.receipts import DayUsage, OwnedReceipt, ReceiptsPage
 from services.gateway.apis.usage_export import UsageExport
 from services.gateway.requests.types import Principal
@@ -98,7 +98,7 @@ _THREE_PAGES: dict[str, ReceiptsPage | Exception] = {
 
 def _app(ledger: Ledger) -> Starlette:
     export = UsageExport(OneAccount(), ledger, Noon())
-    return Starlette(routes=[Route("/export", export.export)], exception_handlers=routes.HANDLERS)
+    return Starlette(routes=[Route("/export", export.export)], exception_handlers=UNCOUNTED)
 
 
 async def _get(ledger: Ledger, **params: str) -> httpx.Response:

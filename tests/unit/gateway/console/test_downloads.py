@@ -137,7 +137,7 @@ def _app() -> ASGIApp:
             totp_client=cast(Any, object()),
             docs=DocsViews(pages, ValueSource(GatewaySettings(), Site(), facts), None),
             open_scope=lambda _, session, __: SessionScope(
-                session, cast(OwnerClient, object()), cast(UsageClient, Ledger())
+                session, cast(OwnerClient, object()), cast(UsageClient, Ledger()), cast(Any, object())
             ),
             api=cast(Any, object()),
             responses=cast(Any, object()),

@@ -42,7 +42,7 @@ def test_a_notice_of_a_log_in_belongs_to_the_new_session_and_one_of_a_log_out_to
     entering.set_session(OpenSession(_SESSION, "token", "device"), now=0)
     entering.notify(now=0, message="in")
     leaving = _context(visitor="visitor", session="token")
-    leaving.session_scope = SessionScope(_SESSION, owner=None, usage=None)  # type: ignore[arg-type]
+    leaving.session_scope = SessionScope(_SESSION, owner=None, usage=None, refusals=None)  # type: ignore[arg-type]
     leaving.clear_session()
     leaving.notify(now=0, message="out")
 

@@ -60,7 +60,7 @@ def test_a_form_token_is_bound_to_the_session_or_to_the_browser_without_one() ->
     one = context(cookie="__Host-stack_session=token; __Host-stack_visitor=bytes")
     before_log_in = one.csrf_token
     one.check_any_token(before_log_in)
-    one.session_scope = SessionScope(_STAY, owner=None, usage=None)  # type: ignore[arg-type]
+    one.session_scope = SessionScope(_STAY, owner=None, usage=None, refusals=None)  # type: ignore[arg-type]
     in_session = one.csrf_token
 
     one.check_token(in_session)

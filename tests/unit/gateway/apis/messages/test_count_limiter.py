@@ -162,7 +162,7 @@ def _api() -> API:
         heartbeat_seconds=1,
     )
     none: Any = None
-    return API(handler, cast(Any, _Authenticator()), none, none, cast(Any, _Surfaces()), ChatLimits())
+    return API(handler, cast(Any, _Authenticator()), none, none, cast(Any, _Surfaces()), ChatLimits(), none)
 
 
 async def _counted(api: API, body: bytes) -> Response:
