@@ -18,7 +18,7 @@ from services.inference.ledger.writer import UsageSummary
 from services.inference.metrics import WEBHOOK_ATTEMPTS
 from services.inference.responses.encryption import Undecryptable
 from services.inference.webhooks.events import Event, NotDelivered
-from services.inference.webhooks.model import DAY_SECONDS, Webhook, WebhookStore, retry_seconds
+from services.inference.webhooks.model import FAILURES_MAX, Webhook, WebhookStore, retry_seconds
 from services.inference.webhooks.secrets import WebhookSecrets
 from services.inference.webhooks.service import due_at
 
@@ -28,7 +28,6 @@ _LEASE_SECONDS = 120.0
 """Time for one attempt. A replica that dies during an attempt leaves it to another one after that."""
 _BATCH = 50
 _CONCURRENT_MAX = 8
-_DISABLED_AFTER_SECONDS = 7 * DAY_SECONDS
 _MODELS_MAX = 1_000
 """Models in an event, since users choose the names. The total counts all of them."""
 _TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
@@ -127,7 +126,7 @@ class Deliveries:
 
     def _failed(self, webhook: Webhook, error: str, *, is_gone: bool) -> Webhook:
         now, failures = self._clock.now(), webhook.failures + 1
-        is_disabled = is_gone or now > due_at(date.fromisoformat(webhook.next_day)) + _DISABLED_AFTER_SECONDS
+        is_disabled = is_gone or failures >= FAILURES_MAX
         _log.info("A webhook was not delivered.", extra=_facts(webhook, error))
         WEBHOOK_ATTEMPTS.labels("disabled" if is_disabled else "failed").inc()
         at = None if is_disabled else now + retry_seconds(failures)
