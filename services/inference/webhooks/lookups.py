@@ -1,7 +1,7 @@
 """Look-ups of hosts that users chose, in threads of their own.
 
-A name's servers are its owner's, and may take any time to answer. In the event loop's threads, a few such look-ups would
-delay those of Groq's host, and with them all requests.
+A name's servers are its owner's, and may take any time to answer. In the event loop's threads, a few such look-ups
+would delay those of Groq's host, and with them all requests.
 """
 
 import asyncio
