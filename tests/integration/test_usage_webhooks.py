@@ -35,9 +35,11 @@ class Clock:
     """Time that the test advances."""
 
     seconds: float = _NOON
+    ahead: float = 0.0
+    """How far the machine's clock is ahead."""
 
     def now(self) -> float:
-        return self.seconds
+        return self.seconds + self.ahead
 
     def monotonic(self) -> float:
         return self.seconds
@@ -223,6 +225,22 @@ async def test_a_day_that_is_sent_late_is_tried_for_a_week_like_any_other(world:
     await replica.deliver_due()
 
     assert (await world.webhooks().get("acc_1")).next_attempt_at is None
+
+
+async def test_a_clock_that_steps_ahead_and_back_sends_no_day_that_is_not_over(world: World) -> None:
+    await world.webhooks().set("acc_1", _URL)
+    replica = world.replica()
+
+    world.clock.ahead = 365 * 86_400
+    assert await replica.deliver_due() == 0
+    world.clock.seconds += 600
+    assert await replica.deliver_due() == 0
+    world.clock.ahead = 0
+    assert await replica.deliver_due() == 0
+
+    world.clock.seconds = _NEXT_DAY + 900
+    assert await replica.deliver_due() == 1
+    assert [body["data"]["day"] for body in world.receiver.bodies] == [DAY]
 
 
 async def test_one_of_several_replicas_sends_an_event(world: World) -> None:

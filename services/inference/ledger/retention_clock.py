@@ -4,11 +4,10 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 from services.common.runtime.clock import Clock, utc_now
+from services.common.runtime.clock_steps import ClockSteps
 
 _DAY = timedelta(days=1)
 _STEADY_SECONDS = 86_400.0
-_STEP_SECONDS = 300.0
-"""A difference from the monotonic clock that is a step. An adjustment is slower."""
 
 
 class RetentionClock:
@@ -27,8 +26,7 @@ class RetentionClock:
         """
         self._clock = clock
         self._newest_day = newest_day
-        self._steady_since = clock.monotonic()
-        self._offset = clock.now() - clock.monotonic()
+        self._steps = ClockSteps(clock)
 
     async def now(self) -> datetime:
         """Return the time. Call this at least every few hours, so that it sees each step.
@@ -36,12 +34,8 @@ class RetentionClock:
         Raises:
             Unavailable: The database cannot be read.
         """
-        now, monotonic = utc_now(self._clock), self._clock.monotonic()
-        offset = now.timestamp() - monotonic
-        if abs(offset - self._offset) > _STEP_SECONDS:
-            self._steady_since = monotonic
-        self._offset = offset
-        if monotonic - self._steady_since >= _STEADY_SECONDS:
+        now = utc_now(self._clock)
+        if self._steps.steady_seconds() >= _STEADY_SECONDS:
             return now
         newest = await self._newest_day()
         return now if newest is None else min(now, datetime.fromisoformat(newest).replace(tzinfo=UTC) + _DAY)

@@ -14,6 +14,7 @@ from services.common.errors import ServiceError
 from services.common.prices import dollars
 from services.common.receipts import iso_time
 from services.common.runtime.clock import Clock
+from services.common.runtime.clock_steps import ClockSteps
 from services.inference.ledger.writer import UsageSummary
 from services.inference.metrics import WEBHOOK_ATTEMPTS
 from services.inference.responses.encryption import Undecryptable
@@ -26,6 +27,7 @@ _log = logging.getLogger(__name__)
 _POLL_SECONDS = 10.0
 _LEASE_SECONDS = 120.0
 """Time for one attempt. A replica that dies during an attempt leaves it to another one after that."""
+_STEADY_SECONDS = 3_600.0
 _BATCH = 50
 _CONCURRENT_MAX = 8
 _MODELS_MAX = 1_000
@@ -72,6 +74,7 @@ class Deliveries:
         self._sender = sender
         self._clock = clock
         self._sleep = sleep
+        self._steps = ClockSteps(clock)
         self._attempts = asyncio.Semaphore(_CONCURRENT_MAX)
 
     async def run(self) -> None:
@@ -86,7 +89,12 @@ class Deliveries:
                 await self._sleep(_POLL_SECONDS)
 
     async def deliver_due(self) -> int:
-        """Make one attempt for each webhook that is due, up to a number, and return how many were claimed."""
+        """Make one attempt for each webhook that is due, up to a number, and return how many were claimed.
+
+        After a step of the clock there are none for an hour: a day that is not over would be sent, and never again.
+        """
+        if self._steps.steady_seconds() < _STEADY_SECONDS and self._steps.has_stepped:
+            return 0
         due = await self._store.due(self._clock.now(), count=_BATCH)
         return sum(await asyncio.gather(*(self._deliver(webhook) for webhook in due)))
 
