@@ -39,7 +39,10 @@ class Lookups:
         loop = asyncio.get_running_loop()
         found: asyncio.Future[Sequence[str]] = loop.create_future()
         thread = Thread(target=self._run, args=(loop, found, host, port), name="webhook-lookup", daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as exc:  # The process may have no more threads.
+            raise TooManyLookups from exc
         self._free -= 1
         return await found
 
