@@ -1,25 +1,28 @@
-"""Files of an export, which can be continued after an interruption.
+"""Where an export writes its rows.
 
-A CSV or JSON Lines file has a second file next to it while it is not complete, `FILE.position`: how many bytes of the
-first one are written, and for which rows. Parquet files cannot be continued, so there is one for each day, which gets
-its name when it is complete.
+Parquet files cannot be continued after an interruption, so there is one for each day, which gets its name when it is
+complete. CSV and JSON Lines files can (line_file.py).
 """
 
 import csv
+import fcntl
 import io
 import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from datetime import date
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from services.cli.export_rows import COLUMNS, Row, with_time_as_text
 from services.cli.failures import Failure
-from services.cli.usage_errors import Mistake
 from services.common.csv_cells import escaped
+
+_DAY_SECONDS = 86_400
+_LAST_ROWS_SECONDS = 3_600
+"""Time after the end of a day in which its last rows are added."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +32,6 @@ class Position:
     day: str
     after: str = ""
     """Id of the last row of the day that is written; empty before the first one."""
-
-
-def is_complete(path: Path) -> bool:
-    """Return whether a CSV or JSON Lines file exists and is complete."""
-    return path.exists() and not _positions_of(path).exists()
-
-
-def _positions_of(path: Path) -> Path:
-    return path.with_name(path.name + ".position")
 
 
 class Output(Protocol):
@@ -94,70 +88,6 @@ class LineWriter:
         self._stream.flush()
 
 
-class LineFile(LineWriter):
-    """A CSV or JSON Lines file."""
-
-    def __init__(self, path: Path, format_name: str, *, period: str, resume: bool) -> None:
-        """Open a file, and continue it with `resume`.
-
-        Raises:
-            Mistake: An interrupted export must be continued or deleted, or is of another period or format.
-            Failure: A file cannot be used.
-        """
-        self._path, self._positions = path, _positions_of(path)
-        self._export = f"{format_name} {period}"
-        stored = self._read_position()
-        if stored is not None and not resume:
-            raise Mistake(f"{path} is not complete. Continue it with --resume, or delete {self._positions}.")
-        size = stored["bytes"] if stored else 0
-        try:
-            self._file = path.open("r+b" if stored else "wb")
-            self._file.truncate(size)
-            self._file.seek(size)
-        except OSError as exc:
-            raise Failure(f"{path} cannot be used: {exc.strerror}.") from exc
-        super().__init__(self._file, format_name)
-        if size:
-            self.heading = b""
-        self._position = Position(stored["day"], stored["after"]) if stored else Position("")
-        self._store(self._position)
-
-    @property
-    def position(self) -> Position | None:
-        """Where to continue."""
-        return self._position
-
-    def write(self, rows: Sequence[Row], position: Position) -> None:
-        """Write rows, and then their position, so that a continued file has each row once."""
-        super().write(rows, position)
-        os.fsync(self._file.fileno())
-        self._store(position)
-
-    def close(self, *, is_complete: bool) -> None:
-        """Close the file, and remove the position of a complete one."""
-        self._file.close()
-        if is_complete:
-            self._positions.unlink(missing_ok=True)
-
-    def _store(self, position: Position) -> None:
-        stored = {"export": self._export, "bytes": self._file.tell(), **asdict(position)}
-        draft = self._positions.with_name(self._positions.name + ".new")
-        draft.write_text(json.dumps(stored), encoding="utf-8")
-        draft.replace(self._positions)
-
-    def _read_position(self) -> dict[str, Any] | None:
-        try:
-            stored: dict[str, Any] = json.loads(self._positions.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as exc:
-            raise Failure(f"{self._positions} is damaged. Delete it to begin again.") from exc
-        if stored.get("export") != self._export:
-            message = f"{self._path} is an export of {stored.get('export')}, and not of {self._export}."
-            raise Mistake(f"{message} Use another file, or delete {self._positions}.")
-        return stored
-
-
 class ParquetFolder:
     """A folder with a Parquet file for each day."""
 
@@ -165,7 +95,7 @@ class ParquetFolder:
         """Use a folder, and keep the files of complete days with `resume`.
 
         Raises:
-            Failure: `pyarrow` is not installed, or the folder cannot be created.
+            Failure: `pyarrow` is not installed, the folder cannot be created, or another export uses it.
         """
         try:
             from services.cli import parquet
@@ -179,6 +109,8 @@ class ParquetFolder:
         self._writer: Any = None
         try:
             path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            take(self._lock, path)
         except OSError as exc:
             raise Failure(f"{path} cannot be used: {exc.strerror}.") from exc
 
@@ -190,7 +122,7 @@ class ParquetFolder:
     def begin_day(self, day: date) -> bool:
         """Begin the file of a day, unless it is complete and is to be kept."""
         target = self._path / f"usage-{day.isoformat()}.parquet"
-        if self._resume and target.exists():
+        if self._resume and is_written_after(target, day):
             return False
         self._writer = self._parquet.DayFile(target)
         return True
@@ -208,6 +140,28 @@ class ParquetFolder:
         if self._writer is not None and not is_complete:
             with suppress(OSError):
                 self._writer.discard()
+        os.close(self._lock)
+
+
+def take(descriptor: int, path: Path) -> None:
+    """Lock an open file or folder until it is closed: two exports would write over each other's rows.
+
+    Raises:
+        Failure: Another export has locked it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        raise Failure(f"Another export is writing {path}. Wait for its end, or use another --output.") from exc
+
+
+def is_written_after(file: Path, day: date) -> bool:
+    """Return whether a file exists and was written after the last rows of a day."""
+    midnight = datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
+    try:
+        return file.stat().st_mtime >= midnight + _DAY_SECONDS + _LAST_ROWS_SECONDS
+    except FileNotFoundError:
+        return False
 
 
 def _csv_lines(rows: Sequence[Row]) -> bytes:

@@ -82,17 +82,24 @@ def read(lines: Iterable[str], columns: Columns, *, delimiter: str = ",") -> Ite
 
     Raises:
         Mistake: A column is missing.
-        Failure: A line cannot be read.
+        Failure: A line cannot be read, or there is no room for the database.
     """
-    with (
-        tempfile.TemporaryDirectory(prefix="stackctl-") as folder,
-        closing(sqlite3.connect(Path(folder) / "requests.db", isolation_level=None)) as database,
-    ):
+    try:
+        with tempfile.TemporaryDirectory(prefix="stackctl-") as folder, _database(Path(folder)) as database:
+            database.execute("BEGIN")
+            database.executemany(_INSERT, _parsed(lines, columns, delimiter))
+            database.execute("COMMIT")
+            yield GroqFile(database)
+    except sqlite3.Error as exc:
+        why = f"The file cannot be copied to a temporary database: {exc}."
+        raise Failure(f"{why} Set TMPDIR to a folder with more room than the file.") from exc
+
+
+@contextmanager
+def _database(folder: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(folder / "requests.db", isolation_level=None)) as database:
         database.executescript(_SCHEMA)
-        database.execute("BEGIN")
-        database.executemany(_INSERT, _parsed(lines, columns, delimiter))
-        database.execute("COMMIT")
-        yield GroqFile(database)
+        yield database
 
 
 def _parsed(lines: Iterable[str], columns: Columns, delimiter: str) -> Iterator[tuple[str, float, int | None]]:
@@ -114,6 +121,8 @@ class _Parser:
         if missing:
             found = f"Its columns are: {', '.join(names)}." if names else "It is empty."
             raise Mistake(f"The file has no column {', '.join(map(repr, missing))}. {found} Name them with --columns.")
+        if repeated := [name for name in (columns.id, columns.time, *columns.tokens) if names.count(name) > 1]:
+            raise Mistake(f"The file has several columns {repeated[0]!r}. Rename all but one of them.")
         self._width = len(names)
         self._id, self._time = names.index(columns.id), names.index(columns.time)
         self._tokens = [names.index(name) for name in columns.tokens]
@@ -149,8 +158,9 @@ def _unix_seconds(text: str) -> float:
             moment = datetime.fromisoformat(text)
         except ValueError:
             raise ValueError(f"{text[:40]!r} is not a time in ISO 8601 or a Unix time") from None
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    seconds = seconds / 1000 if abs(seconds) >= _MILLISECONDS_FROM else seconds
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    else:
+        seconds = seconds / 1000 if abs(seconds) >= _MILLISECONDS_FROM else seconds
     if not math.isfinite(seconds) or not 0 <= seconds < _MILLISECONDS_FROM:
         raise ValueError(f"{text[:40]!r} is not a time")
     return seconds

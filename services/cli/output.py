@@ -13,7 +13,7 @@ import click
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from services.cli.failures import Failure
+from services.cli.failures import Failure, printable
 
 _OUTPUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
@@ -71,7 +71,7 @@ def secret_of(key_id: str) -> Iterator[None]:
 def say(line: str = "") -> None:
     """Print one line."""
     with written():
-        click.echo(line)
+        click.echo(printable(line))
 
 
 def _discard_output() -> None:

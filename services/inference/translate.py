@@ -16,7 +16,7 @@ from services.common.rpc.verdict import amounts_from_proto
 from services.common.timestamps import timestamp, unix_seconds
 from services.inference.chat import CallContext, ChatCall, JSONObject
 from services.inference.key_pool.check import KeyState
-from services.inference.ledger.checks import check_day, check_id, check_required_id
+from services.inference.ledger.checks import check_day, check_id, check_required_id, check_time
 from services.inference.ledger.writer import ChargedSum, LedgerRow, UsageSummary
 from stack.inference.v1 import chat_pb2, inference_pb2, usage_pb2
 
@@ -97,6 +97,7 @@ def required_context(context: inference_pb2.RequestContext) -> CallContext:
     for field in ("request_id", "account_id", "key_id", "quota_account_id"):
         check_id(field, getattr(context, field))
     check_day("day", context.day)
+    check_time("reserved_at", context.reserved_at)
     return CallContext(
         context.request_id,
         context.account_id,

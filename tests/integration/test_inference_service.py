@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import msgspec
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.errors import (
     DeadlineExceeded,
@@ -328,6 +329,8 @@ REFUSED_CONTEXTS: dict[str, tuple[dict[str, Any], str]] = {
     "NUL": ({"key_id": "k\0"}, "key_id"),
     "no day": ({"day": ""}, "day"),
     "odd day": ({"day": "tomorrow"}, "day"),
+    "milliseconds": ({"reserved_at": Timestamp(seconds=1_785_672_000_123)}, "reserved_at"),
+    "before 1970": ({"reserved_at": Timestamp(seconds=-1)}, "reserved_at"),
 }
 
 
@@ -339,7 +342,10 @@ async def test_a_context_that_the_ledger_cannot_store_is_refused(
     changes, named = REFUSED_CONTEXTS[case]
     request = whole(f"refused {case}")
     for field, value in changes.items():
-        setattr(request.context, field, value)
+        if isinstance(value, Timestamp):
+            request.context.reserved_at.CopyFrom(value)
+        else:
+            setattr(request.context, field, value)
 
     with pytest.raises(InvalidRequest, match=named):
         await inference.create(request)

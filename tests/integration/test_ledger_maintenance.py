@@ -1,25 +1,33 @@
 """Background work on the ledger: old rows go and their sums stay, whatever the ids of the rows and the database."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from sqlalchemy import insert, select, text
+from sqlalchemy import func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from ulid import ULID
 
 from services.common.db import database
 from services.common.db.transactions import Transactions
 from services.inference import metrics
-from services.inference.chat import Usage
+from services.inference.chat import Outcome, Usage
 from services.inference.ledger.maintenance import maintained
-from services.inference.ledger.rollup_tables import usage_users
-from services.inference.ledger.rollups import OTHER_USERS, USERS_OF_A_DAY_MAX, RollUps, unavailable
+from services.inference.ledger.rollup_tables import usage_days, usage_users
+from services.inference.ledger.rollups import (
+    MODELS_OF_A_DAY_MAX,
+    OTHER_MODELS,
+    OTHER_USERS,
+    USERS_OF_A_DAY_MAX,
+    RollUps,
+    unavailable,
+)
 from services.inference.ledger.store import SQLLedgerStore, _values
 from services.inference.ledger.tables import usage_ledger
 from services.inference.ledger.writer import LedgerRow
@@ -97,14 +105,60 @@ async def test_old_rows_are_removed_and_their_sums_stay(ledger: Ledger) -> None:
 
 
 async def test_many_old_rows_are_removed_in_several_steps(ledger: Ledger) -> None:
-    old = [aged(91 + number % 7) for number in range(1_200)]
-    await ledger.store.insert(old)
+    old, new = [aged(91 + number % 7) for number in range(1_200)], aged(0)
+    await ledger.store.insert([*old, new])
 
     async with maintained(ledger.engine, ledger.url, retention_days=90):
-        await ledger.wait_for_ids(set())
+        await ledger.wait_for_ids({new.request_id})
 
     summaries = await ledger.store.summarize(ROW.key_id, account_id="", from_day="", to_day="")
-    assert sum(one.charged_requests for one in summaries) == len(old)
+    assert sum(one.charged_requests for one in summaries) == len(old) + 1
+
+
+@dataclass
+class SteppingClock:
+    """The machine's clock, which is ahead."""
+
+    ahead_seconds: float = 0.0
+    steady_seconds: float = 0.0
+
+    def now(self) -> float:
+        return time.time() + self.ahead_seconds + self.steady_seconds
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.steady_seconds
+
+
+async def test_a_clock_that_is_a_year_ahead_removes_nothing(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.inference.ledger.maintenance._RETENTION_SECONDS", 0.05)
+    kept = [aged(days) for days in (0, 30, 89)]
+    await ledger.store.insert([*kept, aged(92)])
+    clock = SteppingClock(ahead_seconds=365 * 86_400)
+
+    async with maintained(ledger.engine, ledger.url, retention_days=90, clock=clock):
+        await ledger.wait_for_ids({row.request_id for row in kept})
+        await _wait_for_folds(ledger)
+        clock.steady_seconds = 86_500
+        clock.ahead_seconds *= 2  # Another step.
+        await asyncio.sleep(0.5)
+        assert await ledger.ids() == {row.request_id for row in kept}
+        assert await ledger.count("SELECT count(*) FROM usage_hours") == 2
+        clock.steady_seconds += 86_500
+        await ledger.wait_for_ids(set())
+
+
+async def test_an_idle_ledger_is_cleaned_after_a_day_of_a_steady_clock(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.inference.ledger.maintenance._RETENTION_SECONDS", 0.05)
+    await ledger.store.insert([aged(91), aged(95)])
+    clock = SteppingClock()
+
+    async with maintained(ledger.engine, ledger.url, retention_days=90, clock=clock):
+        await _wait_for_folds(ledger)
+        assert len(await ledger.ids()) == 2
+        clock.steady_seconds = 86_500
+        await ledger.wait_for_ids(set())
 
 
 async def test_no_row_is_removed_if_all_are_kept(ledger: Ledger) -> None:
@@ -250,6 +304,45 @@ async def test_users_beyond_the_maximum_of_a_day_are_summed_together(ledger: Led
     assert len(sums) == USERS_OF_A_DAY_MAX + 1
     assert sums[OTHER_USERS] == 5
     assert sums[f"{2:032x}"] == 2
+
+
+async def test_models_beyond_the_maximum_of_a_key_and_day_are_summed_together(ledger: Ledger) -> None:
+    """Requests for models that do not exist are not charged, so that nothing else limits their names."""
+    with database.open_writer(ledger.url) as writer:
+        rollups = RollUps(Transactions(ledger.engine, unavailable=unavailable), writer)
+
+        async def request(first: int, last: int, **changes: object) -> list[LedgerRow]:
+            made = [
+                replace(ROW, request_id=f"req_{ULID()}", model=f"made up {number}", usage=Usage(total_tokens=1))
+                for number in range(first, last)
+            ]
+            made = [replace(row, **changes) for row in made]  # type: ignore[arg-type]
+            await ledger.store.insert(made)
+            while await rollups.fold(500):
+                pass
+            return made
+
+        await request(0, MODELS_OF_A_DAY_MAX)
+        unknown = await request(MODELS_OF_A_DAY_MAX, MODELS_OF_A_DAY_MAX + 5, outcome=Outcome.UNKNOWN, charged=False)
+        await request(0, 3)
+        await request(MODELS_OF_A_DAY_MAX, MODELS_OF_A_DAY_MAX + 2, key_id="key_2")
+        # Rows that become known leave the sum to which they were added.
+        await ledger.store.insert([replace(row, outcome=Outcome.ANSWERED) for row in unknown])
+        while await rollups.fold(500):
+            pass
+
+    row = usage_days.c
+    query = select(row.key_id, row.model, func.sum(row.requests)).group_by(row.key_id, row.model)
+    async with ledger.engine.connect() as connection:
+        sums = {(key_id, model): int(requests) for key_id, model, requests in await connection.execute(query)}
+        is_negative = await connection.scalar(select(func.count()).where(row.requests < 0))
+    assert len(sums) == MODELS_OF_A_DAY_MAX + 1 + 2
+    assert sums[ROW.key_id, OTHER_MODELS] == 5
+    assert sums[ROW.key_id, "made up 2"] == 2
+    assert sums["key_2", f"made up {MODELS_OF_A_DAY_MAX}"] == 1
+    assert not is_negative
+    summaries = await ledger.store.summarize(ROW.key_id, account_id="", from_day="", to_day="", outcome=Outcome.UNKNOWN)
+    assert summaries == []
 
 
 @pytest.mark.parametrize("days", ["-1", "1", "34"])

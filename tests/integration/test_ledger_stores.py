@@ -16,17 +16,18 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Column, Connection, Select, inspect
+from sqlalchemy import Column, Connection, Select, inspect, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.common.db import database
 from services.common.errors import InternalError, StartError, Unavailable
-from services.common.limits import Unit
+from services.common.limits import Scope, Slot, Unit
 from services.common.surface import Surface
+from services.inference.chat import Outcome, UsageSource
 from services.inference.ledger import export_queries, queries, rollup_queries
 from services.inference.ledger import store as store_module
 from services.inference.ledger.store import SQLLedgerStore
-from services.inference.ledger.tables import metadata
+from services.inference.ledger.tables import metadata, usage_ledger
 from services.inference.ledger.writer import RequestsPage
 from tests.contracts.ledger_store import ROW, DayRowsContract, LedgerStoreContract
 
@@ -56,6 +57,21 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/ledger.db"
     return str(request.getfixturevalue("postgres_url"))
+
+
+async def test_a_row_of_a_later_version_makes_no_page_fail(url: str) -> None:
+    """After a rollback, one such row would make every list and export with it fail."""
+    async with _opened(url) as engine:
+        store = SQLLedgerStore(engine)
+        await store.insert([replace(ROW, slot=Slot(1, 2, Scope.KEY))])
+        later = {"outcome": "later", "usage_source": "later", "slot_scope": "later", "surface": "later"}
+        async with engine.begin() as connection:
+            await connection.execute(update(usage_ledger).values(later))
+
+        (row,) = await store.list_day_requests(ROW.day, after="", rows_max=10)
+
+        usage = replace(ROW.usage, source=UsageSource.ESTIMATED)
+        assert row == replace(ROW, outcome=Outcome.UNKNOWN, surface=None, slot=None, usage=usage)
 
 
 async def test_the_migrations_create_the_tables_that_the_code_expects(url: str) -> None:

@@ -122,6 +122,6 @@ def _parse(message: SignedMessage) -> PlanEvent | None:
             return None
         body = msgspec.json.decode(message.body, type=_Body)
         data = msgspec.json.decode(body.data, type=_Data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as exc:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidRequest(f"The body is not a plan event: {exc}.", reason="invalid_event") from exc
     return PlanEvent(message.webhook_id, body.timestamp, checked_reference(data.account), checked_plan_name(data.plan))

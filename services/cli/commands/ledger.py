@@ -19,6 +19,9 @@ from stack.inference.v1 import usage_pb2
 
 _SHOWN_AS_JSON = 1_000
 _DAY = timedelta(days=1)
+_LONGEST = timedelta(days=3_660)
+"""Longest period. A wrong time would make it much longer, and each day takes a call."""
+_YEAR_MAX = 5_000
 _TEXTS = {
     Kind.NOT_IN_LEDGER: "not in the ledger",
     Kind.NOT_IN_FILE: "not in the file",
@@ -81,8 +84,8 @@ def compare_file(
 
     Exit code: 0 if there are no differences, otherwise 1.
     """
-    if len(delimiter) != 1:
-        raise Mistake("--delimiter: expected one character.")
+    if len(delimiter) != 1 or delimiter in '"\r\n':
+        raise Mistake("--delimiter: expected one character, which is no quotation mark.")
     backends: Backends = context.obj
     with groq_file.read(file, columns, delimiter=delimiter) as requests, connected(backends.inference()) as connection:
         first, last = _period(requests.span(), first, last)
@@ -108,6 +111,9 @@ def _period(span: tuple[float, float] | None, first: date | None, last: date | N
     first, last = first or first_day, last or last_day
     if first > last:
         raise Mistake(f"--from {first} is after --to {last}.")
+    if last - first > _LONGEST or first.year < 1970 or last.year > _YEAR_MAX:
+        longest = f"at most {_LONGEST.days:,} days from 1970 on"
+        raise Mistake(f"The period is {first} to {last}; expected {longest}. Check the times, or set --from and --to.")
     return first, last
 
 

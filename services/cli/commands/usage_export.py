@@ -11,8 +11,9 @@ import click
 
 from services.cli import day_rows
 from services.cli.client import Backends, Connection, connected
-from services.cli.export_files import LineFile, LineWriter, Output, ParquetFolder, Position, is_complete
+from services.cli.export_files import LineWriter, Output, ParquetFolder, Position
 from services.cli.export_rows import row_of
+from services.cli.line_file import LineFile
 from services.cli.output import written
 from services.cli.usage_errors import Day, Mistake
 
@@ -55,19 +56,16 @@ def export(
         raise Mistake(f"--from {first} is after --to {last}.")
     if last >= today:
         click.echo("stackctl: today is not over, so its rows are not complete", err=True)
-    if resume and output and format_name != "parquet" and is_complete(output):
-        click.echo(f"stackctl: {output} is complete", err=True)
-        return
-    with (
-        _opened(format_name, output, f"{first} to {last}", resume=resume) as file,
-        connected(backends.inference()) as connection,
-        _progress(first, last) as advance,
-    ):
-        _export(connection, file, first, last, advance)
+    with _opened(format_name, output, first, last, resume=resume) as file:
+        if isinstance(file, LineFile) and file.is_complete:
+            click.echo(f"stackctl: {output} is complete", err=True)
+            return
+        with connected(backends.inference()) as connection, _progress(first, last) as advance:
+            _export(connection, file, first, last, advance)
 
 
 @contextmanager
-def _opened(format_name: str, path: Path | None, period: str, *, resume: bool) -> Iterator[Output]:
+def _opened(format_name: str, path: Path | None, first: date, last: date, *, resume: bool) -> Iterator[Output]:
     if path is None and (resume or format_name == "parquet"):
         raise Mistake(f"{'--resume' if resume else '--format parquet'} needs --output.")
     file: Output
@@ -76,7 +74,7 @@ def _opened(format_name: str, path: Path | None, period: str, *, resume: bool) -
     elif format_name == "parquet":
         file = ParquetFolder(path, resume=resume)
     else:
-        file = LineFile(path, format_name, period=period, resume=resume)
+        file = LineFile(path, format_name, first=first, last=last, resume=resume)
     is_done = False
     try:
         with written():

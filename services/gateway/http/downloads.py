@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from services.common.address_prefix import address_prefix
 from services.common.concurrency.fair_semaphore import FairSemaphore, QueueFull, Slot
 from services.common.errors import ErrorDetails, Throttled
 
@@ -31,7 +32,7 @@ class Downloads:
         slots: list[Slot] = []
         try:
             slots.append(await self._accounts.acquire(account_id))
-            slots.append(await self._addresses.acquire(address))
+            slots.append(await self._addresses.acquire(address_prefix(address)))
         except QueueFull as exc:
             DownloadLease(slots).release()
             raise Throttled(

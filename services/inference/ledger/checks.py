@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from datetime import date
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from services.common.errors import InvalidRequest
 from services.common.rpc.surface import surface_from_proto
 from services.common.surface import Surface
@@ -20,6 +22,8 @@ ITEMS_MAX = 1_000
 SCAN_MAX = 100_000
 ID_CHARACTERS_MAX = 64
 _PAGE_ROWS = 100
+_SECONDS_MAX = 253_402_300_799
+"""The end of the year 9999."""
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
@@ -83,6 +87,16 @@ def check_day(field: str, text: str) -> None:
     except ValueError:
         pass
     raise InvalidRequest(f"{field}: expected a date, YYYY-MM-DD")
+
+
+def check_time(field: str, moment: Timestamp) -> None:
+    """Validate a time, such as one in milliseconds instead of seconds.
+
+    Raises:
+        InvalidRequest: It is not between 1970 and 9999, as no date of a receipt could be.
+    """
+    if not 0 <= moment.seconds <= _SECONDS_MAX or not 0 <= moment.nanos < 1_000_000_000:
+        raise InvalidRequest(f"{field}: expected a time from 1970 to 9999")
 
 
 def check_span(from_day: str, to_day: str) -> None:

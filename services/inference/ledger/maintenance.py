@@ -5,16 +5,17 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.common.db import database
 from services.common.db.transactions import Transactions
 from services.common.errors import Unavailable
+from services.common.runtime.clock import Clock, SystemClock
 from services.common.runtime.tasks import restarting, running
 from services.inference import metrics
 from services.inference.ledger.retention import Retention, first_day, first_hour, spans
+from services.inference.ledger.retention_clock import RetentionClock
 from services.inference.ledger.rollups import Progress, RollUps, unavailable
 
 _log = logging.getLogger(__name__)
@@ -37,17 +38,21 @@ _READ_SECONDS = 30.0
 class Maintenance:
     """The background work of one process. Several processes may do it at once."""
 
-    def __init__(self, rollups: RollUps, retention: Retention, *, dialect: str, retention_days: int) -> None:
+    def __init__(
+        self, rollups: RollUps, retention: Retention, clock: Clock, *, dialect: str, retention_days: int
+    ) -> None:
         """Create it.
 
         Args:
             rollups: The roll-ups.
             retention: Removes rows.
+            clock: The machine's clock.
             dialect: `sqlite` or `postgresql`.
             retention_days: Age in days from which rows are removed; 0 keeps all.
         """
         self._rollups = rollups
         self._retention = retention
+        self._clock = RetentionClock(clock, retention.newest_day)
         self._dialect = dialect
         self._retention_days = retention_days
         self._folded_at = time.monotonic()
@@ -87,7 +92,7 @@ class Maintenance:
         _log_progress(await self._rollups.progress())
         async for _ in _paced(_BACKFILL_SHARE):
             rows_max = BACKFILL_ROWS[self._dialect]
-            is_done = await self._rollups.backfill(rows_max, first_hour=first_hour(datetime.now(UTC)))
+            is_done = await self._rollups.backfill(rows_max, first_hour=first_hour(await self._clock.now()))
             if is_done or time.monotonic() - logged_at > _LOG_SECONDS:
                 logged_at = time.monotonic()
                 _log_progress(await self._rollups.progress())
@@ -95,7 +100,7 @@ class Maintenance:
                 return
 
     async def _remove_rows(self) -> None:
-        now = datetime.now(UTC)
+        now = await self._clock.now()
         removed = 0
         for span in spans(now, self._retention_days):
             async for _ in _paced(_RETENTION_SHARE):
@@ -112,8 +117,9 @@ class Maintenance:
 
     async def _remove_hours(self) -> None:
         rows_max = _REMOVED_ROWS[self._dialect]
+        now = await self._clock.now()
         async for _ in _paced(_RETENTION_SHARE):
-            if await self._retention.remove_hours(datetime.now(UTC), rows_max=rows_max) < rows_max:
+            if await self._retention.remove_hours(now, rows_max=rows_max) < rows_max:
                 return
 
 
@@ -143,7 +149,9 @@ def _log_progress(progress: Progress) -> None:
 
 
 @asynccontextmanager
-async def maintained(engine: AsyncEngine, url: str, *, retention_days: int) -> AsyncIterator[None]:
+async def maintained(
+    engine: AsyncEngine, url: str, *, retention_days: int, clock: Clock | None = None
+) -> AsyncIterator[None]:
     """Do the background work on the ledger of `engine` during the block.
 
     On SQLite it has its own connection and thread: a checkpoint that follows one of its commits delays no row.
@@ -154,6 +162,7 @@ async def maintained(engine: AsyncEngine, url: str, *, retention_days: int) -> A
         maintenance = Maintenance(
             RollUps(transactions, writer),
             Retention(transactions, writer),
+            clock or SystemClock(),
             dialect=engine.dialect.name,
             retention_days=retention_days,
         )

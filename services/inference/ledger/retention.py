@@ -23,6 +23,8 @@ _PAGE = (
     " WHERE request_id > :after{and_before} ORDER BY request_id LIMIT :rows_max) AS page"
 )
 _REMOVE = "DELETE FROM usage_ledger WHERE request_id > :after AND request_id <= :last AND day < :first_day"
+_NEWEST_DAY = "SELECT max(day) FROM usage_ledger WHERE request_id >= ''"
+"""The condition is that of an index."""
 _HOUR_KEY = "account_id, hour, key_id, model, surface, outcome"
 _REMOVE_HOURS = (
     f"DELETE FROM usage_hours WHERE ({_HOUR_KEY}) IN"
@@ -100,6 +102,13 @@ class Retention:
             old = {"after": span.after, "last": last, "first_day": first_day}
             removed = (await connection.execute(text(_REMOVE), old)).rowcount
         return Page(removed, last if rows == rows_max else None)
+
+    @deadline(_SECONDS_MAX, unavailable=unavailable)
+    async def newest_day(self) -> str | None:
+        """Return the last day with a row; None if there is no row."""
+        async with self._transactions.reading() as connection:
+            day: str | None = await connection.scalar(text(_NEWEST_DAY))
+        return day
 
     @deadline(_SECONDS_MAX, unavailable=unavailable)
     async def remove_hours(self, now: datetime, *, rows_max: int) -> int:

@@ -3,7 +3,7 @@
 import sqlite3
 from typing import NamedTuple
 
-from sqlalchemy import text
+from sqlalchemy import Table, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.common.db.sqlite_writer import SQLiteWriter
@@ -20,6 +20,10 @@ USERS_OF_A_DAY_MAX = 1_000
 """Users of an account that have sums of their own in a day, besides those of one fold. All later ones are `other`,
 since clients choose the names."""
 OTHER_USERS = "other"
+MODELS_OF_A_DAY_MAX = 1_000
+"""Sums of an API key in a day from which on further models are `(other models)`, besides those of one fold. Clients
+choose the names, also of models that do not exist, and sums by day stay for ever. Sums by hour do not."""
+OTHER_MODELS = "(other models)"
 
 _SUMS = ", ".join(f"CAST(sum({name}) AS BIGINT) AS {name}" for name in MEASURES)
 _MEASURES = ", ".join(MEASURES)
@@ -30,36 +34,46 @@ def unavailable() -> Unavailable:
     return Unavailable("The usage ledger is unavailable. Try again in a moment.", reason="ledger_unavailable")
 
 
-def _add(table: str, key: str, source: str) -> str:
-    sums = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in MEASURES)
+def _add(table: Table, source: str) -> str:
+    key = ", ".join(table.primary_key.columns.keys())
+    sums = ", ".join(f"{name} = {table.name}.{name} + excluded.{name}" for name in MEASURES)
     return (
-        f"INSERT INTO {table} ({key}, {_MEASURES}) SELECT {key}, {_SUMS} FROM {source} GROUP BY {key}"
+        f"INSERT INTO {table.name} ({key}, {_MEASURES}) SELECT {key}, {_SUMS} FROM {source} GROUP BY {key}"
         f" ON CONFLICT ({key}) DO UPDATE SET {sums}"
     )
 
 
-def _users(source: str) -> str:
-    """Return a source of sums by user, in which users beyond the maximum of their day are one."""
-    one = "account_id, day, user_digest"
-    is_known = (
-        "EXISTS (SELECT 1 FROM usage_users AS known WHERE known.account_id = sums.account_id"
-        " AND known.day = sums.day AND known.user_digest = sums.user_digest)"
-    )
-    count = "(SELECT count(*) FROM usage_users AS all_known WHERE all_known.account_id = sums.account_id"
-    has_room = f"{count} AND all_known.day = sums.day) < {USERS_OF_A_DAY_MAX}"
-    sums = f"(SELECT {one}, {_SUMS} FROM {source} WHERE user_digest <> '' GROUP BY {one}) AS sums"
-    user = f"CASE WHEN {is_known} OR {has_room} THEN user_digest ELSE '{OTHER_USERS}' END AS user_digest"
-    return f"(SELECT account_id, day, {user}, {_MEASURES} FROM {sums}) AS of_users"
+def _limited(table: Table, owner: tuple[str, ...], column: str, source: str, *, count_max: int, others: str) -> str:
+    """Return a source of sums in which further values of a column are one, once their owner has many sums.
+
+    Args:
+        table: The roll-up to which the sums are added.
+        owner: Columns of the owner of sums, the first ones of the roll-up's key.
+        column: The next one, whose values clients choose.
+        source: What is summed.
+        count_max: Number of the owner's sums from which on further values are `others`.
+        others: Replaces these values. While the owner has such a sum, its sums need not be counted.
+    """
+    others = f"'{others}'"
+    known = f"FROM {table.name} AS known WHERE " + " AND ".join(f"known.{name} = sums.{name}" for name in owner)
+    is_known, is_full = (f"EXISTS (SELECT 1 {known} AND known.{column} = {one})" for one in (f"sums.{column}", others))
+    has_room = f"(SELECT count(*) {known}) < {count_max}"
+    limited = f"CASE WHEN {is_known} OR (NOT {is_full} AND {has_room}) THEN {column} ELSE {others} END AS {column}"
+    columns = ", ".join(limited if name == column else name for name in table.primary_key.columns.keys())  # noqa: SIM118 - no dict
+    return f"(SELECT {columns}, {_MEASURES} FROM (SELECT * FROM {source}) AS sums) AS limited"
 
 
 def _additions(source: str, *, hours: str = "") -> tuple[str, ...]:
     """Return the statements that add a source to the roll-ups; `hours` limits the sums by hour."""
-    keys = {table.name: ", ".join(table.primary_key.columns.keys()) for table in (usage_days, usage_hours, usage_users)}
-    return (
-        _add("usage_days", keys["usage_days"], source),
-        _add("usage_hours", keys["usage_hours"], source + hours),
-        _add("usage_users", keys["usage_users"], _users(source)),
+    models = _limited(
+        usage_days, ("account_id", "day", "key_id"), "model", source, count_max=MODELS_OF_A_DAY_MAX, others=OTHER_MODELS
     )
+    users = _limited(
+        *(usage_users, ("account_id", "day"), "user_digest", f"{source} WHERE user_digest <> ''"),
+        count_max=USERS_OF_A_DAY_MAX,
+        others=OTHER_USERS,
+    )
+    return _add(usage_days, models), _add(usage_hours, source + hours), _add(usage_users, users)
 
 
 _LAST_DELTA = "SELECT max(id), count(*) FROM (SELECT id FROM usage_deltas ORDER BY id LIMIT :deltas_max) AS deltas"

@@ -35,6 +35,9 @@ _ROW_COLUMNS = tuple(
 _CHARGED_AMOUNTS = (queries.CHARGED_TOKENS.label("tokens"), queries.CHARGED_COST.label("cost"))
 _row_values, _counts = attrgetter(*_ROW_COLUMNS), attrgetter(*COUNTS)
 _SURFACES = {surface.value: surface for surface in Surface}
+_OUTCOMES = {outcome.value: outcome for outcome in Outcome}
+_USAGE_SOURCES = {source.value: source for source in UsageSource}
+_SCOPES = {scope.value: scope for scope in Scope}
 
 
 def _unavailable() -> Unavailable:
@@ -349,15 +352,18 @@ def _sanitise(text: str, characters_max: int) -> str:
 
 
 def _ledger_row(row: Row[Any]) -> LedgerRow:
+    """Return a stored row. Names of a later version, before a rollback, are what is not known."""
     stored = row._mapping
-    usage = Usage(**{name: stored[name] for name in COUNTS}, source=UsageSource(stored["usage_source"]))
+    source = _USAGE_SOURCES.get(stored["usage_source"], UsageSource.ESTIMATED)
+    usage = Usage(**{name: stored[name] for name in COUNTS}, source=source)
     own = {name: stored[name] for name in _ROW_COLUMNS}
-    outcome, surface = Outcome(stored["outcome"]), _surface(stored["surface"])
+    outcome, surface = _OUTCOMES.get(stored["outcome"], Outcome.UNKNOWN), _surface(stored["surface"])
     return LedgerRow(**own, usage=usage, outcome=outcome, surface=surface, slot=_slot(row))
 
 
 def _slot(row: Row[Any]) -> Slot | None:
-    return None if row.slot_number is None else Slot(row.slot_number, row.slot_limit, Scope(row.slot_scope))
+    scope = _SCOPES.get(row.slot_scope)
+    return None if row.slot_number is None or scope is None else Slot(row.slot_number, row.slot_limit, scope)
 
 
 def _summary(day: str, model: str, surface: str | None, cost: int | None, *sums: int) -> UsageSummary:

@@ -4,15 +4,14 @@ URLs come from users. A URL must not reach the operator's own network, whatever 
 resolved once, and the connection is made to the addresses that were checked.
 """
 
-import asyncio
 import ipaddress
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 
 import httpx
 
 from services.common.errors import ErrorDetails, InvalidRequest
 from services.inference.http.origin import Origin
+from services.inference.webhooks.lookups import Lookups
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Lookup = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -27,23 +26,18 @@ class Refused(Exception):
     """A URL leads to an address to which webhooks may not be sent, or to none."""
 
 
-async def _lookup(host: str, port: int) -> Sequence[str]:
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(one[4][0]) for one in found))
-
-
 class AddressPolicy:
     """Decides which addresses webhooks may reach."""
 
-    def __init__(self, allowed: Sequence[Network] = (), *, lookup: Lookup = _lookup) -> None:
+    def __init__(self, allowed: Sequence[Network] = (), *, lookup: Lookup | None = None) -> None:
         """Permit public addresses, and those of the networks `allowed`, also without TLS.
 
         Args:
             allowed: The exceptions.
-            lookup: Returns the addresses of a host and port.
+            lookup: Returns the addresses of a host and port; None asks the operating system.
         """
         self._allowed = allowed
-        self._lookup = lookup
+        self._lookup = lookup or Lookups().addresses
 
     def check_url(self, url: str) -> None:
         """Validate a URL before it is stored.
@@ -55,11 +49,12 @@ class AddressPolicy:
             raise _invalid(f"expected at most {_URL_CHARACTERS_MAX:,} characters of ASCII, without spaces")
         try:
             parsed = httpx.URL(url)
+            host = parsed.host  # Decodes international names.
         except (httpx.InvalidURL, ValueError) as exc:
             raise _invalid("it is not a URL") from exc
-        host = parsed.host
         schemes = ("http", "https") if self._allowed else ("https",)
-        if not host or parsed.scheme not in schemes or (parsed.port or 0) > _PORT_MAX:
+        is_port = parsed.port is None or 1 <= parsed.port <= _PORT_MAX
+        if not host or parsed.scheme not in schemes or not is_port:
             raise _invalid("expected a URL like https://example.com/usage")
         if parsed.userinfo or parsed.fragment:
             raise _invalid("it must have no user name, password or fragment")

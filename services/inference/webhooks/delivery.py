@@ -14,11 +14,12 @@ from services.common.errors import ServiceError
 from services.common.prices import dollars
 from services.common.receipts import iso_time
 from services.common.runtime.clock import Clock
+from services.common.runtime.clock_steps import ClockSteps
 from services.inference.ledger.writer import UsageSummary
 from services.inference.metrics import WEBHOOK_ATTEMPTS
 from services.inference.responses.encryption import Undecryptable
 from services.inference.webhooks.events import Event, NotDelivered
-from services.inference.webhooks.model import DAY_SECONDS, Webhook, WebhookStore, retry_seconds
+from services.inference.webhooks.model import FAILURES_MAX, Webhook, WebhookStore, retry_seconds
 from services.inference.webhooks.secrets import WebhookSecrets
 from services.inference.webhooks.service import due_at
 
@@ -26,9 +27,9 @@ _log = logging.getLogger(__name__)
 _POLL_SECONDS = 10.0
 _LEASE_SECONDS = 120.0
 """Time for one attempt. A replica that dies during an attempt leaves it to another one after that."""
+_STEADY_SECONDS = 3_600.0
 _BATCH = 50
 _CONCURRENT_MAX = 8
-_DISABLED_AFTER_SECONDS = 7 * DAY_SECONDS
 _MODELS_MAX = 1_000
 """Models in an event, since users choose the names. The total counts all of them."""
 _TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens", "cached_tokens", "reasoning_tokens")
@@ -73,6 +74,7 @@ class Deliveries:
         self._sender = sender
         self._clock = clock
         self._sleep = sleep
+        self._steps = ClockSteps(clock)
         self._attempts = asyncio.Semaphore(_CONCURRENT_MAX)
 
     async def run(self) -> None:
@@ -87,7 +89,12 @@ class Deliveries:
                 await self._sleep(_POLL_SECONDS)
 
     async def deliver_due(self) -> int:
-        """Make one attempt for each webhook that is due, up to a number, and return how many were claimed."""
+        """Make one attempt for each webhook that is due, up to a number, and return how many were claimed.
+
+        After a step of the clock there are none for an hour: a day that is not over would be sent, and never again.
+        """
+        if self._steps.steady_seconds() < _STEADY_SECONDS and self._steps.has_stepped:
+            return 0
         due = await self._store.due(self._clock.now(), count=_BATCH)
         return sum(await asyncio.gather(*(self._deliver(webhook) for webhook in due)))
 
@@ -127,7 +134,7 @@ class Deliveries:
 
     def _failed(self, webhook: Webhook, error: str, *, is_gone: bool) -> Webhook:
         now, failures = self._clock.now(), webhook.failures + 1
-        is_disabled = is_gone or now > due_at(date.fromisoformat(webhook.next_day)) + _DISABLED_AFTER_SECONDS
+        is_disabled = is_gone or failures >= FAILURES_MAX
         _log.info("A webhook was not delivered.", extra=_facts(webhook, error))
         WEBHOOK_ATTEMPTS.labels("disabled" if is_disabled else "failed").inc()
         at = None if is_disabled else now + retry_seconds(failures)

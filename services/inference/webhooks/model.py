@@ -6,6 +6,8 @@ from typing import Protocol
 
 DAY_SECONDS = 86_400
 _RETRY_SECONDS, _RETRY_SECONDS_MAX = 60.0, 6 * 3_600.0
+FAILURES_MAX = 37
+"""Failures in a row after which a webhook is disabled. The pauses between them add up to a week."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import fcntl
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +163,7 @@ async def test_an_interrupted_file_is_continued_without_repeating_or_missing_a_r
     assert "is not complete. Continue it with --resume" in refused[2]
     assert (await world.stackctl(*options, parts, "--resume"))[0] == 0
     assert parts.read_bytes() == whole.read_bytes()
-    assert not parts.with_name("parts.position").exists()
+    assert json.loads(parts.with_name("parts.position").read_text())["is_complete"] is True
 
 
 async def test_an_interrupted_folder_keeps_its_complete_days(world: LedgerWorld) -> None:
@@ -191,6 +193,85 @@ async def test_resume_begins_a_new_file_and_leaves_a_complete_one(world: LedgerW
     assert (code, "is complete" in said) == (0, True)
     assert _ids(path.read_text()) == _expected()
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("other", [("--to", "2026-08-02"), ("--to", "2026-08-03", "--format", "csv")])
+async def test_a_complete_file_is_not_taken_for_that_of_another_export(
+    world: LedgerWorld, other: tuple[str, ...]
+) -> None:
+    path = world.folder / "usage.jsonl"
+    await world.stackctl("usage", "export", *_PERIOD, "--output", path)
+    before = path.read_bytes()
+
+    code, _, said = await world.stackctl(
+        "usage", "export", "--from", "2026-08-01", *other, "--output", path, "--resume"
+    )
+
+    assert (code, "is an export of jsonl 2026-08-01 to 2026-08-03, and not of" in said) == (2, True)
+    assert path.read_bytes() == before
+    assert (await world.stackctl("usage", "export", "--from", "2026-08-01", *other, "--output", path))[0] == 0
+    assert path.read_bytes() != before, "without --resume, it is replaced"
+
+
+async def test_a_file_of_something_else_is_not_taken_for_a_complete_export(world: LedgerWorld) -> None:
+    path = world.folder / "notes.txt"
+    path.write_text("mine")
+
+    code, _, said = await world.stackctl("usage", "export", *_PERIOD, "--output", path, "--resume")
+
+    assert (code, "was not written by an export" in said) == (2, True)
+    assert path.read_text() == "mine"
+
+
+async def test_a_file_that_lost_its_end_is_not_filled_with_zeros(world: LedgerWorld) -> None:
+    path = world.folder / "usage.jsonl"
+    options = ("usage", "export", *_PERIOD, "--output", path)
+    Failing.calls_max = 3
+    await world.stackctl(*options)
+    Failing.calls_max = 10**9
+    os.truncate(path, 100)
+
+    code, _, said = await world.stackctl(*options, "--resume")
+
+    assert (code, "is shorter than it was: 100 of " in said) == (1, True)
+    path.unlink()
+    assert (await world.stackctl(*options, "--resume"))[0] == 0, "a file that is gone begins again"
+    assert _ids(path.read_text()) == _expected()
+
+
+@pytest.mark.parametrize("format_name", ["jsonl", "parquet"])
+async def test_of_two_exports_to_one_place_the_second_is_refused(world: LedgerWorld, format_name: str) -> None:
+    path = world.folder / "usage"
+    options = ("usage", "export", *_PERIOD, "--format", format_name, "--output", path, "--resume")
+    if format_name == "parquet":
+        path.mkdir()
+    descriptor = os.open(path, os.O_RDONLY | (0 if path.is_dir() else os.O_CREAT))
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+    code, _, said = await world.stackctl(*options)
+
+    os.close(descriptor)
+    assert (code, "Another export is writing" in said) == (1, True)
+    assert (await world.stackctl(*options))[0] == 0
+
+
+@pytest.mark.parametrize("format_name", ["jsonl", "parquet"])
+async def test_a_day_that_was_not_over_is_exported_again(world: LedgerWorld, format_name: str) -> None:
+    path = world.folder / "usage"
+    period = ("--from", "2026-08-02", "--to", "2026-08-02")
+    options = ("usage", "export", *period, "--format", format_name, "--output", path, "--resume")
+    assert (await world.stackctl(*options))[0] == 0
+    file = path / "usage-2026-08-02.parquet" if format_name == "parquet" else path.with_name("usage.position")
+    noon = datetime(2026, 8, 2, 12, tzinfo=UTC).timestamp()
+    os.utime(file, (noon, noon))
+    await world.store.insert([replace(ROW, request_id="0")])
+
+    assert (await world.stackctl(*options))[0] == 0
+
+    if format_name == "parquet":
+        assert parquet.read_table(file).num_rows == 2_402
+    else:
+        assert len(path.read_text().splitlines()) == 2_402
 
 
 async def test_a_file_of_another_period_is_not_continued(world: LedgerWorld) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.cli import groq_file
+from services.cli.failures import Failure
 from services.cli.groq_file import Columns
 from services.inference.chat import Usage, UsageSource
 from services.inference.ledger.writer import LedgerRow
@@ -174,6 +175,10 @@ async def test_other_delimiters_quotes_a_byte_order_mark_and_standard_input_are_
         (["2026-08-02,,1,2,m"], _COLUMNS, 1, "the id is empty"),
         (["nan,groq_1,1,2,m"], _COLUMNS, 1, "'nan' is not a time"),
         (["2026-08-02,groq_1"], _COLUMNS, 1, "expected 5 columns, got 2"),
+        (["0001-01-01,groq_1,1,2,m"], _COLUMNS, 1, "'0001-01-01' is not a time"),
+        (["0001-01-01T00:00:00+14:00,groq_1,1,2,m"], _COLUMNS, 1, "is not a time"),
+        (["9999-12-31,groq_1,1,2,m"], _COLUMNS, 1, "'9999-12-31' is not a time"),
+        (["0,groq_1,1,2,m", _line(2)], _COLUMNS, 2, "The period is 1970-01-01 to 2026-08-02; expected at most 3,660"),
         ([], _COLUMNS, 1, "The file has no requests."),
     ],
 )
@@ -185,6 +190,53 @@ async def test_a_file_that_cannot_be_read_is_reported_with_its_line(
     assert (done[0], done[1]) == (code, "")
     assert problem in done[2]
     assert "Traceback" not in done[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--from", "0001-01-01"), "The period is 0001-01-01 to 2026-08-02; expected at most 3,660 days from 1970 on"),
+        (("--to", "9999-12-31"), "The period is 2026-08-02 to 9999-12-31; expected"),
+        (("--delimiter", '"'), "--delimiter: expected one character, which is no quotation mark"),
+        (("--delimiter", "\n"), "--delimiter: expected one character"),
+    ],
+)
+async def test_options_that_cannot_be_meant_are_reported(
+    world: LedgerWorld, options: tuple[str, ...], problem: str
+) -> None:
+    done = await world.stackctl("ledger", "compare", _file(world.folder, _line(1)), "--columns", _COLUMNS, *options)
+
+    assert (done[0], problem in done[2]) == (2, True), done
+
+
+async def test_a_column_of_which_there_are_several_is_reported(world: LedgerWorld) -> None:
+    path = _file(world.folder, "2026-08-02,groq_1,1,2", headings="When,Request,n,n")
+
+    code, _, said = await world.stackctl("ledger", "compare", path, "--columns", "id=Request,time=When,tokens=n")
+
+    assert (code, said) == (2, "stackctl: The file has several columns 'n'. Rename all but one of them.\n")
+
+
+async def test_ids_cannot_control_the_terminal(world: LedgerWorld) -> None:
+    path = _file(world.folder, "2026-08-02T12:00:00Z,\x1b[2J\x9bevil,1,2,m")
+
+    code, printed, _ = await world.stackctl("ledger", "compare", path, "--columns", _COLUMNS)
+
+    assert (code, printed.splitlines()[0]) == (
+        1,
+        "not in the ledger: \\x1b[2J\\x9bevil at 2026-08-02T12:00:00Z: 3 tokens in the file",
+    )
+
+
+def test_without_room_for_the_file_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groq_file, "_SCHEMA", groq_file._SCHEMA + "PRAGMA max_page_count = 3;")
+    lines = ["t,i\n", *(f"1785672000,{number:032d}\n" for number in range(1_000))]
+
+    with (
+        pytest.raises(Failure, match=r"cannot be copied to a temporary database: database or disk is full"),
+        groq_file.read(lines, Columns("i", "t")),
+    ):
+        pass
 
 
 async def test_a_file_that_is_not_text_is_reported(world: LedgerWorld) -> None:

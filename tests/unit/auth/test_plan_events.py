@@ -169,6 +169,7 @@ async def test_an_event_of_another_type_is_ignored(more: dict[str, Any]) -> None
         json.dumps(EVENT | {"data": {"account": "nobody", "plan": "pro"}}).encode(),
         json.dumps(EVENT | {"data": {"account": "ada@example.com", "plan": "Pro!"}}).encode(),
         json.dumps(EVENT | {"data": {"account": "acc_\0", "plan": "pro"}}).encode(),
+        pytest.param(json.dumps(EVENT)[:-1].encode() + b', "more": ' + b"[" * 30_000, id="nested too deeply"),
     ],
 )
 async def test_a_signed_body_that_is_no_plan_event_is_refused(body: bytes) -> None:

@@ -82,6 +82,8 @@ async def test_public_addresses_are_permitted(address: str) -> None:
         "https://[::1/",
         "https://example.com/" + "x" * 2_000,
         "https://exa\0mple.com/",
+        "https://xn--/",
+        "https://example.com:0/",
     ],
 )
 def test_anything_but_an_https_url_without_credentials_is_refused(url: str) -> None:

@@ -241,3 +241,16 @@ async def test_exports_that_are_read_slowly_are_limited_per_account_and_read_one
     slow[1].task.cancel()
     await asyncio.wait([slow[1].task])
     assert [await Reader(app, "acc_1").answered() for _ in range(2)] == [200, 200]
+
+
+async def test_all_addresses_of_an_ipv6_network_share_four_exports() -> None:
+    """Their owner can use any of them, and would otherwise take the exports of everybody else."""
+    app = _app(Ledger(_THREE_PAGES))
+    slow = [Reader(app, f"acc_{number // 2}", f"2001:db8::{number}") for number in range(4)]
+    assert [await one.answered() for one in slow] == [200] * 4
+
+    refused = Reader(app, "acc_9", "2001:db8::9")
+    refused.read()
+
+    assert await refused.answered() == 429
+    assert await Reader(app, "acc_9", "2001:db8:1::9").answered() == 200
