@@ -21,6 +21,7 @@ from services.local.banner import banner
 from services.local.configuration import Configuration
 from services.local.data_dir import prepare_data_dir
 from services.local.first_account import first_account
+from services.local.port_claims import PortClaims
 from services.local.ports import with_free_ports
 from services.local.sockets import keep_socket, socket_folder
 from services.local.supervisor import ready
@@ -53,7 +54,8 @@ async def run(settings: Configuration, stopping: StopSignal, worker: Process | N
     lock = settings.data_dir / "run.lock"
     with ExitStack() as stack:
         stack.enter_context(try_lock(lock, thing=str(settings.data_dir), remedy="stop it, or set DATA_DIR"))
-        settings = with_free_ports(settings)
+        claims = stack.enter_context(PortClaims())
+        settings = with_free_ports(settings, claims)
         sockets = stack.enter_context(socket_folder(settings.data_dir))
         addresses = {"gateway": settings.url, **settings.targets}
         stack.enter_context(address_file.written(settings.data_dir, addresses))
@@ -61,6 +63,7 @@ async def run(settings: Configuration, stopping: StopSignal, worker: Process | N
         starter = Starter(settings, sockets, terminal, standin=standin, worker=worker)
         try:
             await _run_unless_stopped(_start(starter, settings, terminal), stopping)
+            claims.release()
             async with (
                 running(restarting(partial(keep_rotating, settings.data_dir / "logs"))),
                 running(
