@@ -4,7 +4,6 @@ They pass Python objects and keep gRPC's error semantics: a missed deadline is `
 logged and becomes an `InternalError`, and a `ServiceError` arrives unchanged.
 """
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
@@ -15,6 +14,7 @@ from services.auth.keys.model import Denial, Key
 from services.auth.keys.verifier import KeyVerifier
 from services.auth.watch.feed import ChangeEvent, ChangeFeed
 from services.common.concurrency.batch import Batcher
+from services.common.concurrency.patient_timer import patient_timeout
 from services.common.errors import InternalError, ServiceError, Unavailable
 from services.common.verdict import RowVerdict
 from services.gateway.apis.receipts import DayUsage, OwnedReceipt, ReceiptsPage
@@ -428,7 +428,7 @@ class LocalDependencies:
 async def _deadline(seconds: float, unavailable_reason: str) -> AsyncIterator[None]:
     """Limit the block to `seconds`; errors are those of `_local_errors`."""
     with _local_errors(unavailable_reason):
-        async with asyncio.timeout(seconds):
+        async with patient_timeout(seconds):
             yield
 
 

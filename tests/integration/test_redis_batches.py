@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -148,6 +149,38 @@ async def test_bytes_that_come_while_a_connection_is_idle_are_no_reply(connected
             await asyncio.sleep(0)
 
         assert await client.run_batch([("GET", "second")]) == [b"second"]
+        await client.aclose()
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["with a reply", "later"])
+async def test_a_part_of_a_reply_without_a_command_does_not_shift_the_next_replies(
+    connected: Connect, is_late: bool
+) -> None:
+    connections, is_idle = itertools.count(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        is_first = next(connections) == 0
+        await reader.readuntil(b"ROLE\r\n")
+        writer.write(_ROLE)
+        if is_first:
+            await reader.readuntil(b"first\r\n")
+            writer.write(b"+first\r\n" if is_late else b"+first\r\n+la")
+            await is_idle.wait()
+            writer.write(b"+la" if is_late else b"")
+        await reader.readuntil(b"b\r\n")
+        writer.write(b"te\r\n+a\r\n" if is_first else b"+a\r\n")
+        await asyncio.sleep(0.05)
+        writer.write(b"+b\r\n")
+        await reader.read()
+
+    async with _serving(serve) as port:
+        client = connected(f"redis://127.0.0.1:{port}/0")
+        with contextlib.suppress(InvalidResponse):
+            await client.run_batch([("GET", "first")])
+        is_idle.set()
+        await asyncio.sleep(0.05)
+
+        assert await client.run_batch([("GET", "a"), ("GET", "b")]) == [b"a", b"b"]
         await client.aclose()
 
 

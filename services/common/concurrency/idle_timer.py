@@ -5,6 +5,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from services.common.concurrency.patient_timer import PatientTimer
+
 
 class IdleTimer:
     """A context manager that calls a callback once when it has not been reset for some time."""
@@ -15,7 +17,7 @@ class IdleTimer:
         self._callback = callback
         self._loop = asyncio.get_running_loop()
         self._reset_at = 0.0
-        self._handle: asyncio.TimerHandle | None = None
+        self._handle: PatientTimer | None = None
 
     def reset(self) -> None:
         """Restart the idle time. Only stores the time: the scheduled call is moved when it is due."""
@@ -41,7 +43,7 @@ class IdleTimer:
     def _schedule(self, seconds: float) -> None:
         if self._handle is not None:
             self._handle.cancel()
-        self._handle = self._loop.call_later(seconds, self._on_due)
+        self._handle = PatientTimer(self._loop.time() + seconds, self._on_due)
 
     def _on_due(self) -> None:
         seconds = self._reset_at + self._seconds - self._loop.time()

@@ -23,6 +23,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import ConnectionError, InvalidResponse, ReadOnlyError, RedisError, ResponseError
 
 from services.common.concurrency.fixed_timeout import FixedTimeout
+from services.common.concurrency.patient_timer import patient_timeout
 
 Command = tuple[Any, ...]
 """A command's name followed by its arguments, strings or numbers."""
@@ -91,6 +92,9 @@ class BatchConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse replies, and return them once the batch is complete."""
+        if self._waiter is None or self._waiter.done():  # Not even a part of a reply may remain for the next batch.
+            self._fail(InvalidResponse("a reply without a command"))
+            return
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not _INCOMPLETE:
@@ -108,7 +112,8 @@ class BatchConnection(asyncio.Protocol):
 
     def _complete(self) -> None:
         replies, self._replies = self._replies, []
-        if self._waiter is None or self._waiter.done() or len(replies) > self._expected:
+        assert self._waiter is not None, "without a batch, nothing is parsed"
+        if len(replies) > self._expected or self._reader.has_data():
             self._fail(InvalidResponse("a reply without a command"))
             return
         # Such a reply is about the connection, not the command: the server is loading, or the user is not known.
@@ -138,7 +143,7 @@ async def open_connection(
         RedisError, OSError: The server cannot be reached, is a replica, or rejected the user.
     """
     options: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
-    async with asyncio.timeout(seconds_max):
+    async with patient_timeout(seconds_max):
         try:
             connection = await _connect(pool, options, partial(BatchConnection, timeout))
         except OSError:

@@ -72,6 +72,10 @@ class UpstreamFailed(UpstreamError):
     """Groq failed, was unreachable, or closed the connection."""
 
 
+class UpstreamStale(UpstreamFailed):
+    """An idle connection to Groq had been closed, which implies nothing about Groq."""
+
+
 class UpstreamInvalid(UpstreamError):
     """Groq's answer is invalid."""
 

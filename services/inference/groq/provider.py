@@ -17,17 +17,18 @@ from services.common.runtime.http_proxy import proxy_for
 from services.inference.chat import JSONObject, Lease, Reply
 from services.inference.groq.decoding import ChunkDecoder, checked, decode_error, decode_object
 from services.inference.groq.encoding import encode
-from services.inference.groq.errors import UpstreamFailed, UpstreamInvalid
+from services.inference.groq.errors import UpstreamFailed, UpstreamInvalid, UpstreamStale
 from services.inference.groq.rate_limits import observed_in_headers
 from services.inference.groq.refusals import from_event, from_status
 from services.inference.groq.sse import EventReader, ServerSentEvent
 from services.inference.groq.transport import HTTPTransport, open_transport
 from services.inference.http.client import Response
-from services.inference.http.errors import HTTPClientError, MalformedResponse
+from services.inference.http.errors import HTTPClientError, MalformedResponse, StaleConnection
 
 _ID_HEADER = "x-request-id"
 _log = logging.getLogger(__name__)
 _DONE = b"[DONE]"
+_UNREACHABLE = "The model is unreachable. Try again in a moment."
 _ERROR_BYTES_MAX = 64 * 1024
 _MODELS_BYTES_MAX = 1024 * 1024
 _MODELS_TIMEOUT_SECONDS = 5.0
@@ -221,7 +222,7 @@ async def _read(response: Response, *, bytes_max: int) -> bytes:
 
 
 def _unreachable() -> UpstreamFailed:
-    return UpstreamFailed("The model is unreachable. Try again in a moment.")
+    return UpstreamFailed(_UNREACHABLE)
 
 
 def _interrupted() -> UpstreamFailed:
@@ -236,6 +237,9 @@ def _connection_errors(error: Callable[[], UpstreamFailed] = _unreachable) -> It
     """
     try:
         yield
+    except StaleConnection:
+        _log.info("An idle connection to Groq had been closed.")
+        raise UpstreamStale(_UNREACHABLE) from None
     except (HTTPClientError, TimeoutError) as exc:
         _log.warning("The connection to Groq failed.", extra=_error_fields(exc))
         raise (_interrupted() if isinstance(exc, MalformedResponse) else error()) from None

@@ -9,7 +9,7 @@ import httpx
 from services.common.runtime.http_proxy import Proxy
 from services.inference.http.connection import Connection
 from services.inference.http.connector import Connector
-from services.inference.http.errors import ConnectionLost
+from services.inference.http.errors import ConnectionLost, StaleConnection
 from services.inference.http.origin import Origin, origin_of
 from services.inference.http.pool import ConnectionPool
 
@@ -94,8 +94,10 @@ class HTTPClient:
         connection = pool.take_idle() or await pool.acquire()
         try:
             await connection.send(head, body)
-        except BaseException:
+        except BaseException as exc:
             pool.release(connection)
+            if isinstance(exc, StaleConnection):  # Those that have been idle for longer are probably closed too.
+                pool.close_idle(until=connection.sent_at)
             raise
         return Response(connection, pool)
 

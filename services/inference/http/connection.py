@@ -6,13 +6,15 @@ from typing import cast
 
 import httptools
 
-from services.inference.http.errors import ConnectionLost, HTTPClientError, MalformedResponse
+from services.inference.http.errors import ConnectionLost, HTTPClientError, MalformedResponse, StaleConnection
 
 _BUFFER_BYTES_MAX = 128 * 1024
 """Unread bytes at which reading from the socket pauses."""
 _HEAD_BYTES_MAX = 64 * 1024
 """Maximum size of a response's head, and of what arrives without bytes of the body: trailers and chunk extensions."""
 _HEADERS_MAX = 128
+_STALE_SECONDS = 1.0
+"""Time in which a server tells that it had closed a connection. It takes one round trip."""
 _WRITE_AT_ONCE_BYTES_MAX = 64 * 1024
 """Bodies up to this size are copied behind the head, so that both are one write."""
 
@@ -39,6 +41,9 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._wanted = 0
         """Unread bytes that end the wait."""
+        self._was_used = False
+        self.sent_at = 0.0
+        """Time of the event loop at which the last request was sent."""
         self._reset()
         self._is_complete = True
 
@@ -78,11 +83,13 @@ class Connection(asyncio.Protocol):
         """Send a request and wait for the head of its response.
 
         Raises:
+            StaleConnection: The connection had been closed since the last response.
             ConnectionLost: The connection was closed.
             MalformedResponse: The response is not valid HTTP.
         """
+        was_used, self._was_used, self.sent_at = self._was_used, True, self._loop.time()
         if not self.is_open:
-            raise ConnectionLost
+            raise StaleConnection if was_used else ConnectionLost
         self._reset()
         self._parts.clear()
         if len(body) <= _WRITE_AT_ONCE_BYTES_MAX:
@@ -91,7 +98,7 @@ class Connection(asyncio.Protocol):
             self._transport.writelines((head, body))
         await self._wait(0)
         if not self.status:
-            raise self._error()
+            raise self._error() if not (was_used and self._is_silent_loss) else StaleConnection from self._cause
 
     async def read(self, wanted: int = 1) -> bytes:
         """Return the unread bytes of the body, empty at its end, after waiting for about `wanted` bytes or the end.
@@ -130,6 +137,12 @@ class Connection(asyncio.Protocol):
         if self._is_paused:
             self._is_paused = False
             self._transport.resume_reading()
+
+    @property
+    def _is_silent_loss(self) -> bool:
+        """Whether the connection was lost soon after the request, without a byte of a response."""
+        is_early = self._loop.time() < self.sent_at + _STALE_SECONDS
+        return self._failure is ConnectionLost and not self._without_body and is_early
 
     def _error(self) -> HTTPClientError:
         error = (self._failure or ConnectionLost)()

@@ -29,5 +29,12 @@ class ConnectionLost(HTTPClientError):
     """The connection was closed before the response was complete."""
 
 
+class StaleConnection(ConnectionLost):
+    """A connection of an earlier request was lost at once, without a byte of a response.
+
+    The server, or something on the way such as a NAT, had closed it while it was idle.
+    """
+
+
 class MalformedResponse(HTTPClientError):
     """The response is not valid HTTP, or its head is too large."""

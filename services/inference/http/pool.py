@@ -71,6 +71,14 @@ class ConnectionPool:
             if self._expiry is None:
                 self._expiry = self._loop.call_later(self._idle_seconds, self._expire)
 
+    def close_idle(self, *, until: float) -> None:
+        """Close the connections that have been idle since a time or longer."""
+        while self._idle:
+            connection, since = next(iter(self._idle.items()))
+            if since > until:
+                return
+            self._close_idle(connection)
+
     async def close(self) -> None:
         """Close all connections, also those in use."""
         self._closed = self._loop.create_future()
@@ -152,6 +160,9 @@ class ConnectionPool:
             if since + self._idle_seconds > self._loop.time():
                 self._expiry = self._loop.call_at(since + self._idle_seconds, self._expire)
                 return
-            del self._idle[connection]
-            connection.close()
-            self._free_place()
+            self._close_idle(connection)
+
+    def _close_idle(self, connection: Connection) -> None:
+        del self._idle[connection]
+        connection.close()
+        self._free_place()

@@ -21,7 +21,14 @@ from typing import Protocol
 
 from services.common.runtime.clock import Clock
 from services.inference.allowance.model import Observation
-from services.inference.groq.errors import CallResult, KeyLimited, ModelRefused, UpstreamError, result_of
+from services.inference.groq.errors import (
+    CallResult,
+    KeyLimited,
+    ModelRefused,
+    UpstreamError,
+    UpstreamStale,
+    result_of,
+)
 from services.inference.key_pool.circuit_breaker import CircuitBreaker
 from services.inference.key_pool.token_limits import TokenLimits
 from services.inference.metrics import upstream_calls
@@ -264,7 +271,7 @@ class KeyPool:
             self._note_limit(lease, exc)
         elif result is CallResult.KEY_REFUSED:
             self._quarantine(lease)
-        elif result in _FAILURES and not is_counted and not (result is CallResult.TIMED_OUT and lease.has_answered):
+        elif result in _FAILURES and not is_counted and not _is_harmless(lease, exc):
             self._record_failure(lease)
         elif result in _SUCCESSES:
             self._record_success(lease)
@@ -356,3 +363,8 @@ class KeyPool:
         self._states = OrderedDict((name, state) for name, state in self._states.items() if not state.is_idle(now))
         if len(self._states) >= _STATES_MAX:
             self._states.popitem(last=False)
+
+
+def _is_harmless(lease: KeyLease, exc: BaseException) -> bool:
+    """Return whether a failed call implies nothing about Groq: a long answer, or a stale connection."""
+    return isinstance(exc, UpstreamStale) or (result_of(exc) is CallResult.TIMED_OUT and lease.has_answered)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from services.common.runtime.private_files import open_private
+from services.common.runtime.private_files import make_private_folder, open_private
 
 _PR_SET_PDEATHSIG = 1
 
@@ -51,7 +51,12 @@ class Child:
         return self._process.pid
 
     async def start(self) -> None:
-        """Start the program. Its output is appended to its log."""
+        """Start the program. Its output is appended to its log, whose folder is created if it was removed.
+
+        Raises:
+            OSError: The log cannot be written, or the system has no room for another process.
+        """
+        make_private_folder(self.log.parent)
         with os.fdopen(open_private(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as output:
             if self._preloaded is not None:
                 self._process, self._preloaded = self._preloaded, None
@@ -89,7 +94,10 @@ class Child:
 
     def last_output(self) -> str:
         """Return the last line of the log, for error messages."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        try:
+            lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        except OSError as exc:
+            return f"its log cannot be read ({exc.strerror})"
         return lines[-1] if lines else "its log is empty"
 
 

@@ -21,6 +21,7 @@ from services.local.banner import banner
 from services.local.configuration import Configuration
 from services.local.data_dir import prepare_data_dir
 from services.local.first_account import first_account
+from services.local.port_claims import PortClaims
 from services.local.ports import with_free_ports
 from services.local.sockets import keep_socket, socket_folder
 from services.local.supervisor import ready
@@ -53,7 +54,8 @@ async def run(settings: Configuration, stopping: StopSignal, worker: Process | N
     lock = settings.data_dir / "run.lock"
     with ExitStack() as stack:
         stack.enter_context(try_lock(lock, thing=str(settings.data_dir), remedy="stop it, or set DATA_DIR"))
-        settings = with_free_ports(settings)
+        claims = stack.enter_context(PortClaims())
+        settings = with_free_ports(settings, claims)
         sockets = stack.enter_context(socket_folder(settings.data_dir))
         addresses = {"gateway": settings.url, **settings.targets}
         stack.enter_context(address_file.written(settings.data_dir, addresses))
@@ -61,6 +63,7 @@ async def run(settings: Configuration, stopping: StopSignal, worker: Process | N
         starter = Starter(settings, sockets, terminal, standin=standin, worker=worker)
         try:
             await _run_unless_stopped(_start(starter, settings, terminal), stopping)
+            claims.release()
             async with (
                 running(restarting(partial(keep_rotating, settings.data_dir / "logs"))),
                 running(
@@ -107,8 +110,14 @@ async def _keep_running(starter: Starter, terminal: Terminal) -> None:
     async with asyncio.TaskGroup() as group:
         for child in starter.children:
             group.create_task(_keep_child_running(child, terminal))
-        for child in await starter.start_other_workers():
-            group.create_task(_keep_child_running(child, terminal))
+        for child in starter.add_other_workers():
+            group.create_task(_keep_worker_running(child, terminal))
+
+
+async def _keep_worker_running(child: Child, terminal: Terminal) -> None:
+    """Start a worker and keep it running. The first one serves meanwhile, so a failed start is like a later end."""
+    await _start_child(child, terminal)
+    await _keep_child_running(child, terminal)
 
 
 async def _keep_child_running(child: Child, terminal: Terminal) -> None:
@@ -127,11 +136,31 @@ async def _keep_child_running(child: Child, terminal: Terminal) -> None:
             f"{child.program.name} ended ({_exit_reason(code)}) and is being restarted. See its log: {child.log}"
         )
         await asyncio.sleep(_RESTART_PAUSE_SECONDS)
-        await child.start()
+        await _start_child(child, terminal)
+
+
+async def _start_child(child: Child, terminal: Terminal) -> None:
+    """Start a program. A failure, for example a full disk, is printed once and retried, so that the others serve on."""
+    was_printed = False
+    while True:
+        try:
+            return await child.start()
+        except OSError as exc:
+            if not was_printed:
+                terminal.print(f"{child.program.name} cannot be started ({exc.strerror}). Trying again.")
+            was_printed = True
+            await asyncio.sleep(_RESTART_PAUSE_SECONDS)
 
 
 def _exit_reason(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return f"signal {_signal_name(-code)}" if code < 0 else f"exit code {code}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # Most real-time signals have no name.
+        return str(number)
 
 
 async def _run_unless_stopped(work: Awaitable[None], stopping: StopSignal) -> None:

@@ -73,15 +73,9 @@ class Starter:
             services = programs.services(self._settings, sockets=self._sockets, groq_base_url=self._groq_base_url)
         await self._wait([*slow, *await self._start(services)])
 
-    async def start_other_workers(self) -> Sequence[Child]:
-        """Start all workers but the first, which serves meanwhile, and return them.
-
-        Raises:
-            StartError: A worker ended, or was not ready in time.
-        """
-        others = await self._start(self._workers()[1:])
-        await self._wait(others)
-        return others
+    def add_other_workers(self) -> Sequence[Child]:
+        """Return all workers but the first, which serves meanwhile. They are not started yet."""
+        return self._add(self._workers()[1:])
 
     @property
     def _logs(self) -> Path:
@@ -91,7 +85,13 @@ class Starter:
         return programs.workers(self._settings, sockets=self._sockets, groq_base_url=self._groq_base_url)
 
     async def _start(self, group: Sequence[Program]) -> Sequence[Child]:
-        started = [
+        added = self._add(group)
+        for child in added:
+            await child.start()
+        return added
+
+    def _add(self, group: Sequence[Program]) -> Sequence[Child]:
+        added = [
             Child(
                 program,
                 log=self._logs / f"{program.name}.log",
@@ -99,10 +99,8 @@ class Starter:
             )
             for program in group
         ]
-        self.children += started
-        for child in started:
-            await child.start()
-        return started
+        self.children += added
+        return added
 
     async def _wait(self, group: Sequence[Child]) -> None:
         await asyncio.gather(
@@ -123,19 +121,7 @@ def _probes(settings: Configuration, sockets: Path, groq_base_url: str) -> dict[
     }
     # Their health is the gateway's matter: it is ready when it has reached them.
     probes |= {name: partial(ready.listens, target) for name, target in settings.targets.items()}
-    # On shared ports, another worker may respond. The metrics port belongs to one worker and opens with its gateway.
-    for name in settings.worker_names[1:]:
-        probes[name] = _metrics_probe(settings.metrics[name])
     return probes
-
-
-def _metrics_probe(metrics: str) -> Probe:
-    """Return a probe of the metrics at an address. If the address is empty, the probe always succeeds."""
-
-    async def probe() -> bool:
-        return not metrics or await ready.http_answers(f"http://{metrics}/metrics")
-
-    return probe
 
 
 async def _until_started(child: Child, probe: Probe, data_dir: Path, terminal: Terminal) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -29,6 +30,9 @@ from tests.e2e.make_run.runner import (
     wait_until_answered,
 )
 from tests.e2e.stack import say
+
+_REAL_TIME_SIGNAL = 40
+"""Python has no name for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,30 @@ def test_a_killed_worker_is_restarted(shared_run: SharedRun) -> None:
     shared_run.runner.child("services.local.worker").kill()
     shared_run.runner.read_until("is being restarted")
     wait_until_answered(shared_run.runner, shared_run.secret)
+
+
+def test_a_worker_is_restarted_although_its_folder_of_logs_was_removed(shared_run: SharedRun) -> None:
+    """Its signal has no name, and it left no log to quote from."""
+    logs = shared_run.data_dir / "logs"
+    shutil.rmtree(logs)
+    shared_run.runner.child("services.local.worker").send_signal(_REAL_TIME_SIGNAL)
+    shared_run.runner.read_until(f"stack ended (signal {_REAL_TIME_SIGNAL}) and is being restarted")
+    wait_until_answered(shared_run.runner, shared_run.secret)
+    assert (logs / "stack.log").exists()
+    assert open_to_others(shared_run.data_dir) == []
+
+
+@pytest.mark.long
+def test_a_second_worker_that_ends_while_it_starts_is_restarted_and_the_first_one_serves(
+    start: Callable[..., Runner], ports: dict[str, int]
+) -> None:
+    runner = start(STACK_WORKERS="2")
+    secret = secret_in(runner.read_until("Ctrl-C"))
+    wait_until(lambda: len(runner.children()) == PROCESSES["2"])
+    max(runner.children(), key=psutil.Process.create_time).kill()
+    runner.read_until("stack-2 ended (signal SIGKILL) and is being restarted")
+    assert send_chat(runner, secret).status_code == 200
+    wait_until(partial(_answers, f"http://127.0.0.1:{ports['GATEWAY_METRICS_LISTEN'] + 1}/metrics"))
 
 
 @pytest.mark.long

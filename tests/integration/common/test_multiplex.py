@@ -16,6 +16,7 @@ from services.common.rpc.multiplex.messages import WINDOW_BYTES
 from services.common.rpc.multiplex.server import Put
 from services.common.rpc.multiplex.stream import NotSent
 from services.common.verdict import Verdict
+from services.inference.groq.encoding import ENCODED_BYTES_MAX
 from stack.inference.v1 import inference_pb2, inference_pb2_grpc
 from tests.integration.common.grpc_world import socket_path
 from tests.integration.common.multiplexing import (
@@ -185,6 +186,24 @@ async def test_calls_whose_contexts_are_large_share_no_message_that_is_too_large
         calls = [large(str(n)) for n in range(500)]  # 25 MB.
         results = await asyncio.gather(*(stream.call(one, one.ByteSize()) for one in calls))
     assert [result.completion_json for result in results] == [str(n).encode() for n in range(500)]
+
+
+async def test_a_result_as_large_as_a_message_shares_it_with_no_other() -> None:
+    released = asyncio.Event()
+    sizes = {"small": WINDOW_BYTES - 1_000, "large": ENCODED_BYTES_MAX}
+
+    async def answer(text: str, put: Put) -> None:
+        await released.wait()
+        await put(last(b"x" * sizes[text]), sizes[text])
+
+    replica = Replica(answer)
+    async with client_of(replica) as (client, _):
+        stream = await until_open(client)
+        calls = [asyncio.ensure_future(stream.call(call(text))) for text in sizes]
+        await _until(lambda: replica.calls == ["small", "large"])
+        released.set()
+        results = await asyncio.gather(*calls)
+    assert [len(result.completion_json) for result in results] == list(sizes.values())
 
 
 async def test_a_closed_iteration_cancels_its_call() -> None:

@@ -11,7 +11,13 @@ import pytest
 
 from services.inference.http.client import HTTPClient, open_client
 from services.inference.http.connection import Connection
-from services.inference.http.errors import ConnectError, ConnectionLost, ConnectTimeout, HTTPClientError
+from services.inference.http.errors import (
+    ConnectError,
+    ConnectionLost,
+    ConnectTimeout,
+    HTTPClientError,
+    StaleConnection,
+)
 from services.inference.http.pool import ConnectionPool
 from tests.integration.http_client.server import (
     GET,
@@ -181,6 +187,43 @@ async def test_a_request_that_met_a_closing_connection_is_sent_again_only_if_tha
         await fetch(client)
         assert await fetch(client, is_idempotent=True) == b"ok"
         assert (server.requests, len(server.peers)) == (5, 3)
+
+
+async def test_a_stale_connection_closes_those_that_were_idle_for_longer() -> None:
+    started = asyncio.Event()
+
+    async def handle(peer: Peer) -> None:
+        await peer.request()
+        await started.wait()
+        await peer.send(OK)
+        await peer.request()
+
+    async with serving(handle) as server, client_of(server.url) as client:
+        fetching = [asyncio.ensure_future(fetch(client)) for _ in range(3)]
+        await until(lambda: server.requests == 3)
+        started.set()
+        await asyncio.gather(*fetching)
+        with pytest.raises(StaleConnection):
+            await fetch(client)
+        await until(lambda: all(peer.closed.is_set() for peer in server.peers))
+        assert await fetch(client) == b"ok"
+        assert (server.requests, len(server.peers)) == (5, 4)
+
+
+async def test_a_connection_that_is_lost_late_or_at_its_first_request_is_not_stale() -> None:
+    async def handle(peer: Peer) -> None:
+        if len(server.peers) == 1:
+            await peer.request()
+            await peer.send(OK)
+            await peer.request()
+            await asyncio.sleep(1.1)
+
+    async with serving(handle) as server, client_of(server.url) as client:
+        await fetch(client)
+        for _ in range(2):
+            with pytest.raises(ConnectionLost) as raised:
+                await fetch(client)
+            assert not isinstance(raised.value, StaleConnection)
 
 
 async def test_an_idempotent_request_is_sent_at_most_twice() -> None:

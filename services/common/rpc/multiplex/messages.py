@@ -58,15 +58,18 @@ its next calls elsewhere: gRPC notices a frozen service late, or not at all."""
 WINDOW_BYTES = 1024 * 1024
 """Bytes of results of one call that may be sent without an acknowledgement."""
 MESSAGE_BYTES = 1024 * 1024
-"""Size from which a message gets no further results, so that no call waits for a large message of others."""
+"""Maximum size of a message with several parts, so that no call waits for a large message of others."""
 
 
 def fitting(sizes: Iterable[int]) -> int:
-    """Return how many parts of these sizes in bytes one message may contain: at least one, if there is one."""
+    """Return how many parts of these sizes in bytes one message may contain: at least one, if there is one.
+
+    A large part gets a message of its own, since gRPC fails the stream of a message that is too large.
+    """
     total = count = 0
     for size in sizes:
         total += size
-        count += 1
-        if total >= MESSAGE_BYTES:
+        if count and total > MESSAGE_BYTES:
             break
+        count += 1
     return count
