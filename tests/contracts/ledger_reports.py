@@ -6,13 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from services.common.ids import Kind, first_id_prefix
 from services.common.surface import Surface
 from services.inference.chat import Outcome, Usage, UsageSource
-from services.inference.ledger import report_queries
 from services.inference.ledger.reports import (
     DAY,
     HOUR,
@@ -32,7 +32,7 @@ from tests.contracts.ledger_store import ROW
 START = int(datetime(2026, 8, 2, tzinfo=UTC).timestamp())
 """First of three days with rows."""
 _FAILED = {Outcome.REFUSED, Outcome.UPSTREAM_FAILED, Outcome.CUT, Outcome.TIMED_OUT, Outcome.UNKNOWN}
-_FILTERS = (
+_FILTERS: tuple[dict[str, Any], ...] = (
     {},
     {"key_id": "key_1"},
     {"model": "llama-3.1-8b-instant"},
@@ -107,11 +107,12 @@ def _expected(rows: Iterable[LedgerRow], query: ReportQuery) -> list[UsageSums]:
             sum(row.charged for row in group),
             sum(not row.charged for row in group),
             sum(row.outcome in _FAILED for row in group),
-            *(
-                sum(getattr(row.usage, f"{name}_tokens") for row in group)
-                for name in ("prompt", "completion", "total", "cached", "reasoning")
-            ),
-            cost=sum(row.cost or 0 for row in group) if any(row.cost is not None for row in group) else None,
+            sum(row.usage.prompt_tokens for row in group),
+            sum(row.usage.completion_tokens for row in group),
+            sum(row.usage.total_tokens for row in group),
+            sum(row.usage.cached_tokens for row in group),
+            sum(row.usage.reasoning_tokens for row in group),
+            sum(row.cost or 0 for row in group) if any(row.cost is not None for row in group) else None,
         )
         for (start, value), group in sorted(groups.items())
     ]
@@ -142,7 +143,8 @@ class ReportsContract(LongDeadlines):
         for step, start, end in _RANGES:
             for wanted in _FILTERS:
                 query = ReportQuery(
-                    **{"account_id": "acc_1", **wanted},  # type: ignore[arg-type]
+                    account_id="acc_1",
+                    **wanted,
                     start=start,
                     end=end,
                     step=step,
@@ -151,7 +153,8 @@ class ReportsContract(LongDeadlines):
                 )
                 report = await store.report(query)
                 assert list(report.sums) == _expected(rows, query), query
-                assert not (report.is_partial or report.is_latency_partial)
+                assert not report.is_partial
+                assert not report.is_latency_partial
                 self._check_latencies(report.latencies, _matching(rows, query), query)
 
     @staticmethod
@@ -167,7 +170,9 @@ class ReportsContract(LongDeadlines):
         assert list(found[1:]) == by_value
 
     async def test_values_beyond_the_most_frequent_hundred_are_summed_together(self, store: SQLLedgerStore) -> None:
-        often = [row_at(number, START + number, model=f"m-{number % VALUES_MAX:03}") for number in range(2 * VALUES_MAX)]
+        often = [
+            row_at(number, START + number, model=f"m-{number % VALUES_MAX:03}") for number in range(2 * VALUES_MAX)
+        ]
         rarely = [row_at(1_000 + number, START + number, model=f"a-{number}") for number in range(7)]
         await store.insert([*often, *rarely])
 
@@ -175,7 +180,8 @@ class ReportsContract(LongDeadlines):
         sums = (await store.report(query)).sums
 
         by_value = {one.value: one.charged_requests for one in sums}
-        assert by_value == {**{f"m-{number:03}": 2 for number in range(VALUES_MAX)}, None: 7}
+        expected: dict[str | None, int] = {f"m-{number:03}": 2 for number in range(VALUES_MAX)}
+        assert by_value == expected | {None: 7}
 
     async def test_a_bounded_number_of_the_newest_rows_is_read_and_the_report_says_so(
         self, store: SQLLedgerStore, monkeypatch: pytest.MonkeyPatch
@@ -183,11 +189,8 @@ class ReportsContract(LongDeadlines):
         for module in ("report_queries", "report_reader"):
             monkeypatch.setattr(f"services.inference.ledger.{module}.LATENCY_ROWS_MAX", 10)
             monkeypatch.setattr(f"services.inference.ledger.{module}.SUMMED_ROWS_MAX", 20)
-        assert report_queries.LATENCY_ROWS_MAX == 10
         rows = [row_at(number, START + number, duration_ms=1_000 - number) for number in range(21)]
-        query = ReportQuery(
-            account_id="acc_1", start=START, end=START + 300, step=Step.FIVE_MINUTES, with_latency=True
-        )
+        query = ReportQuery(account_id="acc_1", start=START, end=START + 300, step=Step.FIVE_MINUTES, with_latency=True)
         await store.insert(rows[:10])
         report = await store.report(query)
         assert (report.is_partial, report.is_latency_partial) == (False, False)

@@ -7,7 +7,20 @@ the newest rows.
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import CTE, ColumnElement, Select, Table, case, cast, func, literal, literal_column, null, select, union_all
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Select,
+    Table,
+    case,
+    cast,
+    func,
+    literal,
+    literal_column,
+    null,
+    select,
+    union_all,
+)
 from sqlalchemy.types import BigInteger, String
 
 from services.inference.ledger import queries
@@ -23,7 +36,6 @@ from services.inference.ledger.reports import (
     Step,
 )
 from services.inference.ledger.rollup_tables import usage_days, usage_deltas, usage_hours
-from services.inference.ledger.tables import usage_ledger
 from services.inference.ledger.writer import RequestsPage
 
 _MEASURES = ("requests", "charged_requests", "priced_requests", "cost", *COUNTS)
@@ -33,19 +45,33 @@ _MEDIAN, _TAIL = 0.5, 0.95
 def sums(query: ReportQuery, *, has_rollups: bool = True) -> Select[Any]:
     """Select (step, value, cost, charged and other requests, failed requests, tokens), oldest step first.
 
-    The roll-ups are read only if they are complete. The step is a day (`YYYY-MM-DD`), a number of hours or five minutes since 1970, or null for the whole range. The
-    value is null for all values beyond the most frequent ones, and without a breakdown.
+    The roll-ups are read only if they are complete. The step is a day (`YYYY-MM-DD`), a number of hours or five minutes
+    since 1970, or null for the whole range. The value is null for all values beyond the most frequent ones, and without
+    a breakdown.
     """
-    found = union_all(*_parts(query, has_rollups)).cte("found")
+    found = _sums_by_value(query, has_rollups).cte("found").prefix_with("MATERIALIZED")
     value = _value(found, query)
-    requests = func.sum(found.c.requests)
-    failed = func.sum(case((found.c.outcome.in_(sorted(FAILED_OUTCOMES)), found.c.requests), else_=0))
     cost = case((func.sum(found.c.priced_requests) > 0, func.sum(found.c.cost)))
-    charged = func.sum(found.c.charged_requests)
-    columns = (cost, charged, requests - charged, failed, *(func.sum(found.c[name]) for name in COUNTS))
-    # A changed row's deltas may leave a group without requests, such as that of an `unknown` row.
-    result = select(found.c.step, value.label("value"), *columns).having(requests > 0)
+    summed = [func.sum(found.c[name]) for name in ("charged_requests", "released_requests", "failed_requests", *COUNTS)]
+    result = select(found.c.step, value.label("value"), cost, *summed)
     return result.group_by(found.c.step, value).order_by(found.c.step, value)
+
+
+def _sums_by_value(query: ReportQuery, has_rollups: bool) -> Select[Any]:
+    """Select sums by step and value, which are few, from the roll-ups, which can be a thousand times as many."""
+    part = union_all(*_parts(query, has_rollups)).subquery("part").c
+    requests, charged = func.sum(part.requests), func.sum(part.charged_requests)
+    failed = func.sum(case((part.outcome.in_(sorted(FAILED_OUTCOMES)), part.requests), else_=0))
+    columns = {
+        "requests": requests,
+        "charged_requests": charged,
+        "released_requests": requests - charged,
+        "failed_requests": failed,
+        **{name: func.sum(part[name]) for name in ("priced_requests", "cost", *COUNTS)},
+    }
+    # A changed row's deltas may leave a group without requests, such as that of an `unknown` row.
+    result = select(part.step, part.value, *(one.label(name) for name, one in columns.items())).having(requests > 0)
+    return result.group_by(part.step, part.value)
 
 
 def _value(found: CTE, query: ReportQuery) -> ColumnElement[Any]:
@@ -80,8 +106,9 @@ def _part(query: ReportQuery, table: Table, step: ColumnElement[Any]) -> Select[
 
 def _part_of_rows(query: ReportQuery) -> Select[Any]:
     row = queries.requests(_page(query, SUMMED_ROWS_MAX)).subquery("rows").c
-    flags = (literal_column("1"), case((row.charged, 1), else_=0), case((row.cost.is_(null()), 0), else_=1))
-    measures = (*flags, func.coalesce(row.cost, 0), *(row[name] for name in COUNTS))
+    measures: list[ColumnElement[Any]] = [literal_column("1"), case((row.charged, 1), else_=0)]
+    measures += [case((row.cost.is_(null()), 0), else_=1), func.coalesce(row.cost, 0)]
+    measures += [row[name] for name in COUNTS]
     seconds = HOUR if query.is_of_hours else Step.FIVE_MINUTES.value
     step = row.day if query.is_of_days else cast(func.floor(row.reserved_at / seconds), BigInteger)
     columns = (_step(query, step).label("step"), _value_of(query, row).label("value"), row.outcome)
@@ -147,15 +174,12 @@ def latency(query: ReportQuery, *, by_value: bool) -> Select[Any]:
         value.label("value"), row.duration_ms.label("duration"), case((first > 0, first)).label("first")
     ).where(*_row_filters(query, row))
     found = measured.subquery("measured").c
-    ranked = select(
-        found.value,
-        *(found.duration, func.cume_dist().over(partition_by=found.value, order_by=found.duration).label("duration_rank")),
-        found.first,
-        # Rows without output are ranked by themselves.
-        func.cume_dist()
-        .over(partition_by=(found.value, found.first.is_(null())), order_by=found.first)
-        .label("first_rank"),
-    ).subquery("ranked").c
+    rank = func.cume_dist()
+    by_duration = rank.over(partition_by=found.value, order_by=found.duration)
+    # Rows without output are ranked by themselves.
+    by_first = rank.over(partition_by=(found.value, found.first.is_(null())), order_by=found.first)
+    ranks = by_duration.label("duration_rank"), by_first.label("first_rank")
+    ranked = select(found.value, found.duration, found.first, *ranks).subquery("ranked").c
     percentiles = [
         func.min(case((rank >= share, amount)))
         for amount, rank in ((ranked.duration, ranked.duration_rank), (ranked.first, ranked.first_rank))

@@ -51,7 +51,12 @@ class ReportReader:
 
 def _sums(query: ReportQuery, step: Any, value: str | None, cost: int | None, *counts: Any) -> UsageSums:
     # Sums have other types in Postgres.
-    return UsageSums(_start(query, step), value, *map(int, counts), cost=None if cost is None else int(cost))
+    charged, released, failed, prompt, completion, total, cached, reasoning = map(int, counts)
+    return UsageSums(
+        *(_start(query, step), value, charged, released, failed),
+        *(prompt, completion, total, cached, reasoning),
+        None if cost is None else int(cost),
+    )
 
 
 def _start(query: ReportQuery, step: Any) -> int:

@@ -10,7 +10,7 @@ from services.inference.chat import ABANDONED_OUTCOMES, Outcome
 
 FAILED_OUTCOMES = frozenset(Outcome) - ABANDONED_OUTCOMES - {Outcome.ANSWERED}
 """Outcomes of requests that did not get a complete answer, while their client was waiting for it."""
-LATENCY_ROWS_MAX = 20_000
+LATENCY_ROWS_MAX = 10_000
 """Newest rows of a range that latencies are measured of."""
 SUMMED_ROWS_MAX = 100_000
 """Newest rows of a range that is summed from rows."""
