@@ -13,6 +13,8 @@ from services.gateway.console.usage.reports import Breakdown
 
 _MODEL_CHARACTERS_MAX = 256
 _SURFACES = tuple(Surface)
+_PARAMETERS = ("range", "from", "to", "key", "model", "outcome", "surface", "by", "live")
+"""In the order of addresses, so that a state has one address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,8 @@ class UsageQuery:
 
     def link(self, path: str = "/usage", **changes: str) -> str:
         """Return the address of the page, or of another path, with some parameters changed or, if empty, left out."""
-        changed = {name: text for name, text in {**self.parameters, **changes}.items() if text}
+        texts = {**dict.fromkeys(_PARAMETERS, ""), **self.parameters, **changes}
+        changed = {name: text for name, text in texts.items() if text}
         return f"{path}?{urlencode(changed)}" if changed else path
 
     def ranged(self, name: str) -> str:
