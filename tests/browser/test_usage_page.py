@@ -1,11 +1,11 @@
 """The usage page in a browser: ranges, filters, deep links, CSV, the live list, outages, and accessibility."""
 
+import asyncio
 import csv
 import io
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -28,7 +28,8 @@ async def _owner(user: User, stack: Stack) -> tuple[Owned, list[str]]:
 
 
 async def _figure(user: User, name: str) -> str:
-    return await user.page.locator("dl.figures > div", has_text=name).locator(".figure").first.inner_text()
+    figure = user.page.locator("dl.figures > div", has=user.page.get_by_text(name, exact=True))
+    return str(await figure.locator(".figure").first.inner_text())
 
 
 async def _counts(user: User) -> tuple[int, int, int]:
@@ -55,7 +56,8 @@ async def _listed(user: User) -> list[str]:
 async def _downloaded(user: User) -> list[dict[str, str]]:
     async with user.page.expect_download() as download:
         await user.page.get_by_role("link", name="Download as CSV").click()
-    text = Path(await (await download.value).path()).read_text()
+    path = await (await download.value).path()
+    text = await asyncio.to_thread(path.read_text)
     return list(csv.DictReader(io.StringIO(text)))
 
 

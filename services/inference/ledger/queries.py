@@ -134,7 +134,7 @@ def _conditions(page: RequestsPage) -> Iterator[ColumnElement[bool]]:
         yield table.outcome == page.outcome.value
     if page.surface is not None:
         yield table.surface == page.surface.value
-    # Where ids bound the rows, days are no condition of an index: Postgres would read all rows of the days and sort them.
+    # Where ids bound the rows, no index may be used for the days: Postgres would read and sort all of their rows.
     day = table.day if page.start is None else table.day.concat("")
     if page.from_day:
         yield day >= page.from_day
