@@ -69,7 +69,7 @@ class UsageRange:
         if self.name and self.step == DAY:
             return f"The last {RANGES[self.name]}"
         if self.name:
-            return f"The last {RANGES[self.name]}, since {_utc(self.start):%-d %b %Y, %H:%M}"
+            return f"The last {RANGES[self.name].removeprefix('1 ')}, since {_utc(self.start):%-d %b %Y, %H:%M}"
         return self.from_day if self.from_day == self.to_day else f"{self.from_day} to {self.to_day}"
 
 
