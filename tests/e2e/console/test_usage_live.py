@@ -124,5 +124,8 @@ async def test_while_inference_is_down_listeners_are_told_and_then_served(own_st
                 while await anext(lines) != "event: unavailable":
                     pass
             await own_stack.repair()
+            async with asyncio.timeout(15):
+                while await anext(lines) != "event: available":
+                    pass
             request_id = await _call(owner, secret)
             assert request_id in await _ids(lines, 1)

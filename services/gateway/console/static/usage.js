@@ -59,6 +59,7 @@ const follow = () => {
     source.addEventListener("open", () => say("Live"));
     source.addEventListener("message", (event) => show(JSON.parse(event.data)));
     source.addEventListener("unavailable", () => say("Not live: the usage records cannot be read at the moment."));
+    source.addEventListener("available", () => say("Live"));
     source.addEventListener("session-ended", () => stop(ends[401]));
     source.addEventListener("error", async () => {
       say("Connecting…");

@@ -23,8 +23,9 @@ _CHECK_SECONDS = 5.0
 """Time between checks of the session."""
 _OPENED = b"retry: 3000\n\n"
 """The browser connects again after so many milliseconds."""
-_SESSION_ENDED = b"event: session-ended\ndata:\n\n"
-_UNAVAILABLE = b"event: unavailable\ndata:\n\n"
+_SESSION_ENDED = b"event: session-ended\ndata: {}\n\n"
+_UNAVAILABLE, _AVAILABLE = (b"event: %s\ndata: {}\n\n" % name for name in (b"unavailable", b"available"))
+"""The ledger does not answer, and it does again."""
 
 
 class LiveView:
@@ -52,7 +53,7 @@ class LiveView:
         self, context: RequestContext, query: UsageQuery, names: Mapping[str, str]
     ) -> AsyncIterator[bytes]:
         yield _OPENED
-        scope, checked_at = context.scope, self._clock.monotonic()
+        scope, checked_at, is_available = context.scope, self._clock.monotonic(), True
         async with aclosing(self._live.listen(scope.session.account_id, scope.usage)) as polls:
             async for requests in polls:
                 if self._clock.monotonic() - checked_at >= _CHECK_SECONDS:
@@ -60,10 +61,10 @@ class LiveView:
                     if await self._has_ended(context.token):
                         yield _SESSION_ENDED
                         return
-                if requests is None:
-                    yield _UNAVAILABLE
-                else:
-                    yield self._rows([one for one in requests if _matches(one, query)], names) or HEARTBEAT
+                was_available, is_available = is_available, requests is not None
+                if is_available != was_available:
+                    yield _AVAILABLE if is_available else _UNAVAILABLE
+                yield self._rows([one for one in requests or () if _matches(one, query)], names) or HEARTBEAT
 
     def _rows(self, requests: Sequence[Receipt], names: Mapping[str, str]) -> bytes:
         rows = [{"id": one.id, "html": self._pages.part("usage/row", one=one, names=names)} for one in requests]
