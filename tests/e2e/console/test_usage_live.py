@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
@@ -102,16 +102,22 @@ async def test_a_stream_ends_with_its_session(owner: Browser) -> None:
     assert "event: session-ended" in heard
 
 
-async def test_a_gateway_that_stops_does_not_wait_for_streams() -> None:
-    with running_stack(DRAIN_SECONDS="0", GRACE_SECONDS="30") as stack:
-        async with Browser(stack) as owner:
-            await owner.sign_up(f"{secrets.token_hex(6)}@example.com")
-            async with _events(owner) as lines:
-                assert await anext(lines) == "retry: 3000"
-                stopping = asyncio.create_task(asyncio.to_thread(stack.stop, "gateway", within_seconds=5))
-                async with asyncio.timeout(5):
-                    assert [line async for line in lines if line.startswith("data: [{")] == []
-            assert await stopping == 0
+@pytest.fixture(name="patient_stack")
+def _patient_stack() -> Iterator[Stack]:
+    """Yield a stack whose gateway waits half a minute for requests in flight."""
+    with running_stack(DRAIN_SECONDS="0", GRACE_SECONDS="30") as running:
+        yield running
+
+
+async def test_a_gateway_that_stops_does_not_wait_for_streams(patient_stack: Stack) -> None:
+    async with Browser(patient_stack) as owner:
+        await owner.sign_up(f"{secrets.token_hex(6)}@example.com")
+        async with _events(owner) as lines:
+            assert await anext(lines) == "retry: 3000"
+            stopping = asyncio.create_task(asyncio.to_thread(patient_stack.stop, "gateway", within_seconds=5))
+            async with asyncio.timeout(5):
+                assert [line async for line in lines if line.startswith("data: [{")] == []
+        assert await stopping == 0
 
 
 async def test_while_inference_is_down_listeners_are_told_and_then_served(own_stack: Stack) -> None:
