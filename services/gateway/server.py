@@ -173,7 +173,7 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
         requests = RequestsInFlight()
         console = None
         if settings.console:
-            console = open_console(channels, api, ports.responses, cors, settings)
+            console = open_console(channels, api, ports.responses, cors, settings, is_draining=readiness.is_draining)
         app = build_app(
             api,
             Receipts(authenticator, ports.counters, ports.ledger, SystemClock()),

@@ -24,6 +24,7 @@ from services.inference.ledger.checks import (
     checked_surface,
     requests_page,
 )
+from services.inference.ledger.report_messages import report_query, report_to_proto
 from services.inference.ledger.writer import LedgerStore, UsageSummary
 from services.inference.requests.lifecycle import Completions
 from stack.inference.v1 import inference_pb2, inference_pb2_grpc, usage_pb2, usage_pb2_grpc
@@ -257,3 +258,9 @@ class UsageService(usage_pb2_grpc.UsageServiceServicer):
         times = await self._store.last_uses(request.key_ids)
         uses = [translate.last_use(key_id, used_at) for key_id, used_at in zip(request.key_ids, times, strict=True)]
         return usage_pb2.ListLastUsesResponse(last_uses=uses)
+
+    async def ReportUsage(
+        self, request: usage_pb2.ReportUsageRequest, context: Context
+    ) -> usage_pb2.ReportUsageResponse:
+        """Sum an account's requests by time and model, key, surface or outcome, and measure their latency."""
+        return report_to_proto(await self._store.report(report_query(request)))

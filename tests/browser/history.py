@@ -47,11 +47,19 @@ def owned_by(stack: Stack, email: str) -> Owned:
 def write_history(stack: Stack, owned: Owned, *, per_day: int = 60, seed: int = 1) -> int:
     """Insert the rows of thirty days up to now, and return their number."""
     chance, now = random.Random(f"{seed} {owned.account_id}"), time.time()
-    rows = [
-        _row(chance, owned, _moment(chance, now, back))
+    times = [
+        _moment(chance, now, back)
         for back in range(_DAYS)
         for _ in range(round(per_day * (0.4 + chance.random()) * (0.35 if _is_weekend(now, back) else 1)))
     ]
+    write_requests(stack, owned, times, seed=seed)
+    return len(times)
+
+
+def write_requests(stack: Stack, owned: Owned, times: Sequence[float], *, seed: int = 1) -> None:
+    """Insert a row for each time, in Unix seconds."""
+    chance = random.Random(f"rows {seed} {owned.account_id}")
+    rows = [_row(chance, owned, at) for at in times]
     names = ", ".join(rows[0])
     marks = ", ".join(f":{name}" for name in rows[0])
     with (
@@ -59,7 +67,6 @@ def write_history(stack: Stack, owned: Owned, *, per_day: int = 60, seed: int = 
         database,
     ):
         database.executemany(f"INSERT INTO usage_ledger ({names}) VALUES ({marks})", rows)
-    return len(rows)
 
 
 def _moment(chance: random.Random, now: float, back: int) -> float:

@@ -163,12 +163,14 @@ async def test_the_charts_show_the_ledgers_counts(chromium: Browser, stack: Stac
 
         await user.open("/usage")
 
-        requests, used = [
+        requests, used, errors = [
             await one.get_attribute("aria-label") for one in await user.page.locator("svg.chart:visible").all()
         ]
         assert requests is not None
         assert used is not None
+        assert errors is not None
         assert requests.endswith(": 4 in total")
+        assert errors.endswith(": 0 in total")
         assert used.endswith(f": {tokens:,} in total")
 
 

@@ -154,6 +154,16 @@ class UserStoreContract(LongDeadlines):
         assert await _ended(session_manager, opened)
         assert await session_manager.of_account(opened.session.account.id) == []
 
+    async def test_a_check_of_a_session_does_not_keep_it_from_ending(self, world: World) -> None:
+        session_manager = world.session_manager()
+        opened = await session_manager.open(Proof((await world.account()).id), by=BY)
+        for _ in range(3):
+            world.clock.seconds += (IDLE - 1) // 3
+            assert (await session_manager.get(opened.token, is_check=True)).id == opened.session.id
+        world.clock.seconds += 4
+
+        assert await _ended(session_manager, opened), "an open page keeps its session forever"
+
     async def test_a_session_ends_when_its_account_is_deleted_and_none_is_opened_after_that(self, world: World) -> None:
         session_manager, account = world.session_manager(), await world.account()
         before = await session_manager.open(Proof(account.id), by=BY)

@@ -9,9 +9,11 @@ import pytest
 
 from services.common.errors import InvalidRequest, NotFound, PermissionDenied
 from services.common.rpc.status import rpc_errors
+from services.common.timestamps import timestamp
 from services.inference.chat import Outcome
 from stack.common.v1 import surface_pb2
 from stack.inference.v1 import inference_pb2, usage_pb2
+from tests.contracts.ledger_reports import row_at
 from tests.contracts.ledger_store import ROW, rows
 from tests.integration.inference_world import DAY, Inference, chat, context, running
 from tests.integration.upstream import Upstream, upstream
@@ -23,11 +25,21 @@ _KEY_DAY = usage_pb2.KeyDay(key_id="k", day=DAY)
 _INJECTION = "' OR 1=1; DROP TABLE usage_ledger; --"
 
 
+_DAYS = (1_785_628_800, 1_785_628_800 + 7 * 86_400)
+"""Unix seconds of the beginning and the end of a week."""
+
+
 @pytest.fixture
 async def inference(upstream: Upstream, tmp_path: Path) -> AsyncIterator[Inference]:
     """A service with an empty ledger."""
     async with running(upstream.url, tmp_path) as one:
         yield one
+
+
+def _report(**wanted: Any) -> usage_pb2.ReportUsageRequest:
+    """Return a valid request for a report of seven days by day, changed."""
+    times = {"from_time": timestamp(_DAYS[0]), "to_time": timestamp(_DAYS[1])}
+    return usage_pb2.ReportUsageRequest(**{"account_id": "a", **times, "step": usage_pb2.STEP_DAY, **wanted})
 
 
 async def _listed(inference: Inference, **wanted: Any) -> list[str]:
@@ -96,6 +108,52 @@ async def test_usage_is_summed_by_hour(inference: Inference) -> None:
     assert (earlier.hour.seconds, earlier.charged_requests, earlier.total_tokens) == (hour, 2, 60)
 
 
+async def test_a_report_has_sums_and_latencies_by_value(inference: Inference) -> None:
+    await inference.store.insert(
+        [row_at(1, _DAYS[0] + 1), row_at(2, _DAYS[0] + 86_401, outcome=Outcome.CUT, cost=None)]
+    )
+    await inference.store.insert([row_at(3, _DAYS[0] + 86_402, surface=None, time_to_first_token_ms=0, duration_ms=90)])
+
+    asked = _report(account_id="acc_1", breakdown=usage_pb2.BREAKDOWN_SURFACE, with_latency=True)
+    report = await inference.usage.ReportUsage(asked)
+
+    sums = [(one.start.seconds, one.value, one.charged_requests, one.failed_requests, one.cost) for one in report.sums]
+    day = _DAYS[0]
+    assert sums == [
+        (day, "responses", 1, 0, 1_234),
+        (day + 86_400, "", 1, 0, 1_234),
+        (day + 86_400, "responses", 1, 1, 0),
+    ]
+    assert [one.HasField("cost") for one in report.sums] == [True, True, False]
+    of_all, by_surface, unknown = report.latencies
+    assert (of_all.HasField("value"), of_all.requests, of_all.duration_p50_ms, of_all.duration_p95_ms) == (
+        False,
+        3,
+        7,
+        90,
+    )
+    assert (of_all.first_token_p50_ms, by_surface.value, by_surface.requests) == (3, "responses", 2)
+    assert (unknown.value, unknown.HasField("value"), unknown.HasField("first_token_p50_ms")) == ("", True, False)
+    assert (report.latency_rows_max, report.is_latency_partial, report.is_partial) == (10_000, False, False)
+
+    whole = await inference.usage.ReportUsage(_report(account_id="acc_1", step=usage_pb2.STEP_UNSPECIFIED))
+    assert [(one.HasField("value"), one.charged_requests) for one in whole.sums] == [(False, 3)]
+    assert not whole.latencies
+    assert not (await inference.usage.ReportUsage(_report(account_id="acc_2"))).sums
+
+
+async def test_a_page_of_requests_is_filtered_by_model_and_time(inference: Inference) -> None:
+    stored = [row_at(number, _DAYS[0] + number, model=f"m{number % 2}") for number in range(6)]
+    await inference.store.insert(stored)
+    ids = [row.request_id for row in stored]
+
+    assert await _listed(inference, model="m1") == [ids[5], ids[3], ids[1]]
+    between = {"from_time": timestamp(_DAYS[0] + 2), "to_time": timestamp(_DAYS[0] + 4)}
+    assert await _listed(inference, **between) == [ids[3], ids[2]]
+    assert await _listed(inference, **between, scan_max=10) == [ids[3], ids[2]]
+    assert await _listed(inference, ended_from=timestamp(_DAYS[0] + 4)) == [ids[5], ids[4]]
+
+
 @pytest.mark.parametrize(
     ("method", "request_", "field"),
     [
@@ -115,6 +173,21 @@ async def test_usage_is_summed_by_hour(inference: Inference) -> None:
         ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", from_day="2026-02-30"), "from_day"),
         ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", to_day="yesterday"), "to_day"),
         ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", to_day="2026-08-0\u0662"), "to_day"),
+        ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", model="\0"), "model"),
+        ("ListRequests", usage_pb2.ListRequestsRequest(account_id="a", model="m" * 257), "model"),
+        ("ReportUsage", _report(account_id=""), "account_id"),
+        ("ReportUsage", _report(key_id="\0"), "key_id"),
+        ("ReportUsage", _report(model="\0"), "model"),
+        ("ReportUsage", _report(outcome="eaten"), "outcome"),
+        ("ReportUsage", _report(surface=99), "surface"),
+        ("ReportUsage", _report(breakdown=99), "breakdown"),
+        ("ReportUsage", _report(step=99), "step"),
+        ("ReportUsage", _report(from_time=None), "from_time"),
+        ("ReportUsage", _report(from_time=timestamp(-1)), "from_time"),
+        ("ReportUsage", _report(to_time=timestamp(1e12)), "to_time"),
+        ("ReportUsage", _report(to_time=timestamp(_DAYS[0])), "to_time"),
+        ("ReportUsage", _report(from_time=timestamp(_DAYS[0] + 1)), "multiples of the step, 86400 s"),
+        ("ReportUsage", _report(step=usage_pb2.STEP_FIVE_MINUTES), "at most 400 steps"),
         ("ListLastUses", usage_pb2.ListLastUsesRequest(key_ids=["k"] * 1001), "key_ids"),
         ("ListLastUses", usage_pb2.ListLastUsesRequest(key_ids=["k", ""]), "key_ids"),
         ("ListLastUses", usage_pb2.ListLastUsesRequest(key_ids=["k\0"]), "key_ids"),

@@ -24,11 +24,13 @@ from services.common.errors import InternalError, StartError, Unavailable
 from services.common.limits import Scope, Slot, Unit
 from services.common.surface import Surface
 from services.inference.chat import Outcome, UsageSource
-from services.inference.ledger import export_queries, queries, rollup_queries
+from services.inference.ledger import export_queries, queries, report_queries, rollup_queries
 from services.inference.ledger import store as store_module
+from services.inference.ledger.reports import DAY, HOUR, Breakdown, ReportQuery
 from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.tables import metadata, usage_ledger
 from services.inference.ledger.writer import RequestsPage
+from tests.contracts.ledger_reports import START, ReportsContract
 from tests.contracts.ledger_store import ROW, DayRowsContract, LedgerStoreContract
 
 MIGRATIONS = Path(store_module.__file__).parent.parent / "migrations"
@@ -36,7 +38,7 @@ VERSION_TABLE = "inference_alembic_version"
 ROOT = Path(__file__).parents[2]
 
 
-class TestLedgerStoreOnSQLite(LedgerStoreContract, DayRowsContract):
+class TestLedgerStoreOnSQLite(LedgerStoreContract, DayRowsContract, ReportsContract):
     @pytest.fixture
     async def store(self, tmp_path: Path) -> AsyncIterator[SQLLedgerStore]:
         url = f"sqlite:///{tmp_path}/ledger.db"
@@ -44,7 +46,7 @@ class TestLedgerStoreOnSQLite(LedgerStoreContract, DayRowsContract):
             yield store
 
 
-class TestLedgerStoreOnPostgres(LedgerStoreContract, DayRowsContract):
+class TestLedgerStoreOnPostgres(LedgerStoreContract, DayRowsContract, ReportsContract):
     @pytest.fixture
     async def store(self, postgres_url: str) -> AsyncIterator[SQLLedgerStore]:
         async with _opened(postgres_url) as engine:
@@ -164,6 +166,31 @@ async def test_daily_sums_are_computed_from_an_index_alone(url: str, key_id: str
 async def test_rolled_up_sums_are_read_by_an_index(url: str, key_id: str) -> None:
     plan = await _plan(url, rollup_queries.summary(key_id, "acc_1" if not key_id else "", "2026-07-01", "2026-07-30"))
     assert re.search(r"SEARCH usage_days USING|using (usage_days_pkey|ix_usage_days_key) on usage_days", plan), plan
+
+
+_REPORT = ReportQuery(account_id="acc_1", start=START, end=START + 3_000, model="m", breakdown=Breakdown.MODEL)
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        pytest.param(report_queries.sums(replace(_REPORT, end=START + DAY)), "usage_days", id="days"),
+        pytest.param(report_queries.sums(replace(_REPORT, end=START + HOUR)), "usage_hours", id="hours"),
+        pytest.param(report_queries.sums(_REPORT), "usage_ledger_account_request", id="rows"),
+        pytest.param(report_queries.latency(_REPORT, by_value=True), "usage_ledger_account_request", id="latency"),
+        pytest.param(report_queries.has_more_rows(_REPORT, 9), "usage_ledger_account_request", id="more rows"),
+        pytest.param(
+            report_queries.latency(replace(_REPORT, key_id="key_1"), by_value=False),
+            "usage_ledger_account_key_request",
+            id="latency of a key",
+        ),
+    ],
+)
+async def test_reports_are_read_by_an_index(url: str, query: Select[Any], index: str) -> None:
+    plan = await _plan(url, query)
+    assert re.search(rf"(SEARCH|USING INDEX|using) .*{index}", plan), plan
+    for slow in ("SCAN usage_ledger", "SCAN usage_days", "SCAN usage_hours", "Seq Scan on usage_ledger"):
+        assert slow not in plan, plan
 
 
 async def test_rolled_up_charges_under_another_account_are_read_by_an_index(url: str) -> None:

@@ -48,8 +48,8 @@ class SessionManager:
         replaces = self._pepper.digest(replaced_token) if _is_token(replaced_token) else ""
         return OpenSession(await self._store.open(session, proof=proof, replaces=replaces, by=by), token)
 
-    async def get(self, token: str) -> Session:
-        """Return the session of a token, and record its use.
+    async def get(self, token: str, *, is_check: bool = False) -> Session:
+        """Return the session of a token, and record its use unless this is only a check.
 
         Raises:
             Unauthenticated: The token is invalid, or the session has ended.
@@ -58,7 +58,7 @@ class SessionManager:
         now = utc_now(self._clock)
         if session is None or not self._is_open(session, now):
             raise session_ended()
-        if now - session.last_used_at >= _TOUCH_INTERVAL:
+        if not is_check and now - session.last_used_at >= _TOUCH_INTERVAL:
             await self._store.touch(session.id, at=now)
         return session
 

@@ -66,7 +66,7 @@ class SessionService(sessions_pb2_grpc.SessionServiceServicer):
         self, request: sessions_pb2.GetSessionRequest, context: Context
     ) -> sessions_pb2.GetSessionResponse:
         """Return the session of a token."""
-        session = await self._sessions.get(request.token)
+        session = await self._sessions.get(request.token, is_check=request.is_check)
         return sessions_pb2.GetSessionResponse(session=messages.session(session, current_id=session.id))
 
     async def VerifyEmail(

@@ -31,6 +31,7 @@ from services.gateway.console.security.forms import CSRF_FIELD, CSRF_HEADER, Buf
 from services.gateway.console.security.headers import SecurityHeaders
 from services.gateway.console.security.origins import Origin
 from services.gateway.console.totp_ports import TOTPClient
+from services.gateway.console.usage.live import LiveRequests
 from services.gateway.console.views.account import AccountViews
 from services.gateway.console.views.auth import AuthViews
 from services.gateway.console.views.identities import IdentityViews
@@ -42,6 +43,7 @@ from services.gateway.console.views.playground import Playground
 from services.gateway.console.views.refused_requests import RefusedRequests
 from services.gateway.console.views.totp import TOTPViews
 from services.gateway.console.views.usage import UsageViews
+from services.gateway.console.views.usage_live import LiveView
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.http.errors import http_error
 from services.gateway.requests.ports import ResponseStore
@@ -72,6 +74,7 @@ class Console:
     open_scope: OpenScope
     api: API
     responses: ResponseStore
+    live: LiveRequests
     cors: CORSPolicy
     hsts_seconds: int
     upgrade: str
@@ -101,6 +104,7 @@ def _routes(console: Console) -> Sequence[BaseRoute]:
         KeyViews(pages, console.facts),
         UsageViews(pages, console.facts, refused),
     )
+    live = LiveView(pages, console.session_client, console.live, console.clock)
     key = KeyPage(pages, console.facts, refused)
     account, playground = AccountViews(pages, console.responses), Playground(pages, console.api, console.facts)
     views = _ViewRoutes(console, auth_views)
@@ -129,6 +133,7 @@ def _routes(console: Console) -> Sequence[BaseRoute]:
         views.private("/keys/{id}/revoke", None, on_form=keys.revoke, page="/keys"),
         views.private("/usage", usage.index),
         views.private("/usage.csv", usage.download),
+        Route("/usage/live", views.script(live.stream, is_form=False)),
         views.private("/usage/requests", usage.find),
         views.private("/usage/requests/{id}", usage.request),
         views.private("/plan", PlanViews(pages, console.upgrade).index),
@@ -215,8 +220,13 @@ class _ViewRoutes:
         """
         return self._route(path, on_get, on_form, _FormPage(page or path, kept))
 
-    def script(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-        """Return an endpoint for the console's scripts. The CSRF token is in a header, and errors are in JSON."""
+    def script(self, handler: Handler, *, is_form: bool = True) -> Callable[[Request], Awaitable[Response]]:
+        """Return an endpoint for the console's scripts, which gets errors in JSON.
+
+        Args:
+            handler: Handles the requests.
+            is_form: Whether requests change something, so that they have a CSRF token in a header.
+        """
 
         async def endpoint(request: Request) -> Response:
             context = context_of(request, self._console.public)
@@ -225,10 +235,12 @@ class _ViewRoutes:
                 context.check_site()
                 if not context.token:
                     raise NotLoggedIn
-                context.check_any_token(token)
+                if is_form:
+                    context.check_any_token(token)
                 await _authenticate(self._console, context)
                 context.scope  # noqa: B018
-                context.check_token(token)
+                if is_form:
+                    context.check_token(token)
                 return await handler(context)
             except NotLoggedIn:
                 return Response(status_code=401)

@@ -1,4 +1,4 @@
-"""SVG charts with stacked columns by day. They contain no styles, as the content security policy requires."""
+"""SVG charts with stacked columns by time. They contain no styles, as the content security policy requires."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from datetime import date
 from xml.sax.saxutils import escape, quoteattr
 
 _Stack = Sequence[tuple[str, int, int]]
-"""Name, colour and count of each series on one day."""
+"""Name, colour and count of each series at one time."""
 _HEIGHT = 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 42, 4, 12, 26
 COLOURS = 8
@@ -25,6 +25,23 @@ class _Frame:
 
 
 _WIDE, _NARROW = _Frame("wide", 520, 6), _Frame("narrow", 310, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """The times of a chart, oldest first."""
+
+    times: Sequence[str]
+    """Full names, such as `2026-11-30`."""
+    labels: Sequence[str]
+    """Short names below the chart."""
+    unit: str
+    """What a column is, such as `day`."""
+
+    @classmethod
+    def of_days(cls, days: Sequence[str]) -> "Axis":
+        """Return the axis of days, `YYYY-MM-DD`."""
+        return cls(days, [f"{date.fromisoformat(day):%-d %b}" for day in days], "day")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,23 +67,31 @@ def colours(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def columns(
-    title: str, days: Sequence[str], series: Mapping[str, Mapping[str, int]], colour_of: Mapping[str, int]
+    title: str,
+    axis: Axis,
+    series: Mapping[str, Mapping[str, int]],
+    colour_of: Mapping[str, int],
+    names: Mapping[str, str] | None = None,
 ) -> Chart:
-    """Return a chart with a column per day, stacked by series.
+    """Return a chart with a column per time, stacked by series.
 
     Args:
         title: Name of the counted quantity, such as `Requests`.
-        days: Days to draw as `YYYY-MM-DD`, oldest first.
-        series: Counts by series name and day. Missing days count as 0.
-        colour_of: Colours by series name; those without one are shown together as `other`.
+        axis: Times to draw.
+        series: Counts by series and time. Missing times count as 0.
+        colour_of: Colours by series; those without one are shown together as `other`.
+        names: Names of the series for the user, where they differ.
     """
     drawn = _with_other(series, colour_of)
-    names = sorted(drawn, key=lambda name: colour_of.get(name, COLOURS))
-    stacks = [[(name, colour_of.get(name, COLOURS), drawn[name].get(day, 0)) for name in names] for day in days]
+    order = sorted(drawn, key=lambda one: colour_of.get(one, COLOURS))
+    name_of = {one: (names or {}).get(one, one) for one in order}
+    stacks = [
+        [(name_of[one], colour_of.get(one, COLOURS), drawn[one].get(time, 0)) for one in order] for time in axis.times
+    ]
     total = sum(sum(counts.values()) for counts in drawn.values())
-    label = f"{title} per day, {days[0]} to {days[-1]}: {total:,} in total" if days else title
-    wide, narrow = (_drawing(label, days, stacks, frame) for frame in (_WIDE, _NARROW))
-    return Chart(wide, narrow, [(f"series-{colour_of.get(name, COLOURS)}", name) for name in names], total)
+    label = f"{title} per {axis.unit}, {axis.times[0]} to {axis.times[-1]}: {total:,} in total" if axis.times else title
+    wide, narrow = (_drawing(label, axis, stacks, frame) for frame in (_WIDE, _NARROW))
+    return Chart(wide, narrow, [(f"series-{colour_of.get(one, COLOURS)}", name_of[one]) for one in order], total)
 
 
 def _with_other(
@@ -81,21 +106,21 @@ def _with_other(
     return {**drawn, OTHER: other} if any(other.values()) else drawn
 
 
-def _drawing(label: str, days: Sequence[str], stacks: Sequence[_Stack], frame: _Frame) -> str:
+def _drawing(label: str, axis: Axis, stacks: Sequence[_Stack], frame: _Frame) -> str:
     top = _round_up(max((sum(count for _, _, count in stack) for stack in stacks), default=0))
-    step = (frame.width - _LEFT - _RIGHT) / max(1, len(days))
-    parts = [*_grid(top, frame), *_labels(days, step, frame)]
-    for number, (day, stack) in enumerate(zip(days, stacks, strict=True)):
-        parts += _column(day, _LEFT + number * step, step, stack, top)
+    step = (frame.width - _LEFT - _RIGHT) / max(1, len(axis.times))
+    parts = [*_grid(top, frame), *_labels(axis.labels, step, frame)]
+    for number, (time, stack) in enumerate(zip(axis.times, stacks, strict=True)):
+        parts += _column(time, _LEFT + number * step, step, stack, top)
     return (
         f'<svg class="chart {frame.name}" viewBox="0 0 {frame.width} {_HEIGHT}" role="img" '
         f"aria-label={quoteattr(label)}>{''.join(parts)}</svg>"
     )
 
 
-def _column(day: str, left: float, step: float, stack: _Stack, top: int) -> list[str]:
+def _column(time: str, left: float, step: float, stack: _Stack, top: int) -> list[str]:
     counts = ", ".join(f"{name}: {count:,}" for name, _, count in stack if count) or "none"
-    parts = [f"<g><title>{escape(f'{day}. {counts}')}</title>"]
+    parts = [f"<g><title>{escape(f'{time}. {counts}')}</title>"]
     parts.append(f'<rect class="hit" x="{left:.1f}" y="{_TOP}" width="{step:.1f}" height="{_y(0, top) - _TOP:.1f}"/>')
     bottom = 0
     for _, colour, count in stack:
@@ -119,22 +144,18 @@ def _grid(top: int, frame: _Frame) -> list[str]:
     return parts
 
 
-def _labels(days: Sequence[str], step: float, frame: _Frame) -> list[str]:
-    """Return date labels below the columns. The last day always has one."""
-    every = max(1, -(-len(days) // frame.labels))
+def _labels(labels: Sequence[str], step: float, frame: _Frame) -> list[str]:
+    """Return labels below the columns. The last column always has one."""
+    every = max(1, -(-len(labels) // frame.labels))
     parts = []
-    for number in range(len(days) - 1, -1, -every):
-        is_last = number == len(days) - 1
+    for number in range(len(labels) - 1, -1, -every):
+        is_last = number == len(labels) - 1
         x = frame.width - _RIGHT if is_last else _LEFT + (number + 0.5) * step
-        text = escape(_day_and_month(days[number]))
         parts.append(
-            f'<text class="axis {"end" if is_last else "mid"} day" x="{x:.1f}" y="{_HEIGHT - 6}">{text}</text>'
+            f'<text class="axis {"end" if is_last else "mid"} day" x="{x:.1f}" y="{_HEIGHT - 6}">'
+            f"{escape(labels[number])}</text>"
         )
     return parts
-
-
-def _day_and_month(day: str) -> str:
-    return f"{date.fromisoformat(day):%-d %b}"
 
 
 def _y(count: int, top: int) -> float:

@@ -45,6 +45,7 @@ class Pages:
         self._templates.filters |= {
             "number": lambda value: f"{value:,}",
             "moment": _moment,
+            "clock": lambda seconds: f"{datetime.fromtimestamp(seconds, UTC):%H:%M:%S}",
             "ago": lambda seconds: ago(seconds, now=clock.now()),
             "label": label,
         }
@@ -71,6 +72,10 @@ class Pages:
             **variables,
         )
         return HTMLResponse(html, status_code=status)
+
+    def part(self, name: str, **variables: Any) -> str:
+        """Render a part of a page with template `variables`."""
+        return self._templates.get_template(f"{name}.html").render(**variables)
 
     def confirm(self, context: RequestContext, message: str, path: str) -> Response:
         """Redirect the browser after a form to a page that shows a confirmation once."""

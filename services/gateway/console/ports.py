@@ -12,6 +12,8 @@ from services.common.receipts import Receipt
 from services.common.surface import Surface
 from services.gateway.apis.receipts import DayUsage
 from services.gateway.apis.surface import ModelFacts
+from services.gateway.console.usage.ranges import UsageRange
+from services.gateway.console.usage.reports import Breakdown, Report
 from services.gateway.requests.types import Principal, RateLimit
 
 
@@ -217,6 +219,23 @@ class RequestFilter:
     before: str = ""
     """Id of a request. Only older requests match."""
     surface: Surface | None = None
+    model: str = ""
+    from_time: int | None = None
+    """Unix seconds. Only requests from this time on match."""
+    to_time: int | None = None
+    """Unix seconds. Only earlier requests match."""
+    ended_from: float | None = None
+    """Unix seconds. Only requests that ended at this time or later match."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestPage:
+    """A page of requests, newest first."""
+
+    requests: Sequence[Receipt]
+    before: str
+    """The `before` of the next page; empty after the last. A page may have fewer requests than asked for, or none, if
+    few of those that were read match."""
 
 
 class SessionClient(Protocol):
@@ -236,8 +255,8 @@ class SessionClient(Protocol):
     async def log_out(self, token: str, *, address: str) -> None:
         """End a session."""
 
-    async def session(self, token: str) -> Session | None:
-        """Return the session of a token, or None if it has ended."""
+    async def session(self, token: str, *, is_check: bool = False) -> Session | None:
+        """Return the session of a token, or None if it has ended. A check is no use of it that keeps it from ending."""
 
     async def verify_email(self, token: str, *, address: str) -> str:
         """Verify an e-mail address with a token, and return the address."""
@@ -320,8 +339,27 @@ class UsageClient(Protocol):
     async def days(self, filters: RequestFilter) -> Sequence[DayUsage]:
         """Return the usage of the requests that match by day and model, newest first. `before` is ignored."""
 
-    async def requests(self, filters: RequestFilter, *, count: int) -> Sequence[Receipt]:
-        """Return a page of requests, newest first."""
+    async def report(
+        self,
+        filters: RequestFilter,
+        chosen: UsageRange,
+        breakdown: Breakdown,
+        *,
+        by_step: bool = False,
+        with_latency: bool = False,
+    ) -> Report:
+        """Return the sums of the requests of a range that match, by breakdown.
+
+        Args:
+            filters: Key, model, outcome and surface; its times and days are ignored.
+            chosen: The range.
+            breakdown: What to sum by.
+            by_step: Whether to sum each step of the range by itself.
+            with_latency: Whether to measure latency.
+        """
+
+    async def requests(self, filters: RequestFilter, *, count: int, scan_max: int = 50_000) -> RequestPage:
+        """Return a page of requests, newest first, for which at most `scan_max` are read."""
 
     async def delete_webhook(self) -> None:
         """Delete the account's usage webhook, if there is one."""

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 
 from services.common.prices import dollars
 from services.gateway.apis.receipts import DayUsage
-from services.gateway.console.charts import Chart, colours, columns
+from services.gateway.console.charts import Axis, Chart, colours, columns
 
 _DAYS = 30
 """Days without a filter."""
@@ -56,10 +56,10 @@ def charts_of(days: Sequence[str], sums: Sequence[DayUsage], everything: Sequenc
     frequency: Counter[str] = Counter()
     for day in everything:
         frequency[day.model] += day.requests + day.released_requests
-    chosen = colours(frequency)
+    chosen, axis = colours(frequency), Axis.of_days(days)
     return [
-        columns("Requests", days, _by_model(sums, lambda day: day.requests + day.released_requests), chosen),
-        columns("Tokens", days, _by_model(sums, lambda day: day.prompt_tokens + day.completion_tokens), chosen),
+        columns("Requests", axis, _by_model(sums, lambda day: day.requests + day.released_requests), chosen),
+        columns("Tokens", axis, _by_model(sums, lambda day: day.prompt_tokens + day.completion_tokens), chosen),
     ]
 
 

@@ -1,5 +1,6 @@
 """Assembly of the console from the gateway's channels and settings."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from starlette.types import ASGIApp
@@ -25,6 +26,7 @@ from services.gateway.console.ports import Session
 from services.gateway.console.request_context import SessionScope
 from services.gateway.console.security.origins import parse_origin
 from services.gateway.console.site import Site
+from services.gateway.console.usage.live import LiveRequests
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.requests.ports import ResponseStore
 from services.gateway.settings import GatewaySettings
@@ -40,6 +42,8 @@ def open_console(
     responses: ResponseStore,
     cors: CORSPolicy,
     settings: GatewaySettings,
+    *,
+    is_draining: Callable[[], bool],
 ) -> ASGIApp:
     """Return the console's application.
 
@@ -49,6 +53,7 @@ def open_console(
         responses: Stored responses, which are deleted with their account.
         cors: CORS policy of error responses.
         settings: Settings of the gateway.
+        is_draining: Whether the gateway is shutting down.
     """
 
     def open_scope(token: str, session: Session, address: str) -> SessionScope:
@@ -83,6 +88,7 @@ def open_console(
             open_scope=open_scope,
             api=api,
             responses=responses,
+            live=LiveRequests(clock, is_draining=is_draining),
             cors=cors,
             hsts_seconds=settings.hsts_seconds,
             upgrade=settings.upgrade,

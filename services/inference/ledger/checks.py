@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.common.errors import InvalidRequest
 from services.common.rpc.surface import surface_from_proto
 from services.common.surface import Surface
+from services.common.timestamps import unix_seconds
 from services.inference.chat import ABANDONED_OUTCOMES, Outcome
 from services.inference.ledger.writer import RequestsPage
 from stack.common.v1 import surface_pb2
@@ -21,6 +22,7 @@ ITEMS_MAX = 1_000
 """Maximum number of items in a request, and of rows in a page."""
 SCAN_MAX = 100_000
 ID_CHARACTERS_MAX = 64
+MODEL_CHARACTERS_MAX = 256
 _PAGE_ROWS = 100
 _SECONDS_MAX = 253_402_300_799
 """The end of the year 9999."""
@@ -52,6 +54,16 @@ def check_ids(field: str, texts: Sequence[str]) -> None:
     """Validate several ids with `check_id`."""
     for text in texts:
         check_id(field, text)
+
+
+def check_model(text: str) -> None:
+    """Validate the model of a filter, which may be empty.
+
+    Raises:
+        InvalidRequest: It is longer than models in the ledger, or contains NUL.
+    """
+    if len(text) > MODEL_CHARACTERS_MAX or "\0" in text:
+        raise InvalidRequest(f"model: expected at most {MODEL_CHARACTERS_MAX} characters without NUL")
 
 
 def check_size(field: str, count: int, *, least: int = 1) -> None:
@@ -119,6 +131,7 @@ def requests_page(request: usage_pb2.ListRequestsRequest) -> RequestsPage:
     check_required_id("account_id", request.account_id)
     check_id("key_id", request.key_id)
     check_id("before", request.before)
+    check_model(request.model)
     check_span(request.from_day, request.to_day)
     if not 0 <= request.page_size <= ITEMS_MAX:
         raise InvalidRequest(f"page_size: expected 1 to {ITEMS_MAX:,}, or 0 for {_PAGE_ROWS}, got {request.page_size}")
@@ -127,6 +140,10 @@ def requests_page(request: usage_pb2.ListRequestsRequest) -> RequestsPage:
         key_id=request.key_id,
         outcome=checked_outcome(request.outcome),
         surface=checked_surface(request.surface),
+        model=request.model,
+        start=unix_seconds(request.from_time) if request.HasField("from_time") else None,
+        end=unix_seconds(request.to_time) if request.HasField("to_time") else None,
+        ended_from=unix_seconds(request.ended_from) if request.HasField("ended_from") else None,
         from_day=request.from_day,
         to_day=request.to_day,
         before=request.before,

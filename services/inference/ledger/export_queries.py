@@ -12,7 +12,9 @@ from services.inference.ledger.writer import RequestsPage
 
 def scan_end(page: RequestsPage, *, scan_max: int) -> Select[Any]:
     """Select the id of the last of the `scan_max` rows that are read for a page; none if there are fewer."""
-    everything = replace(page, outcome=None, surface=None, from_day="", to_day="", rows_max=1)
+    everything = replace(
+        page, outcome=None, surface=None, model="", from_day="", to_day="", ended_from=None, rows_max=1
+    )
     return queries.requests(everything).offset(scan_max - 1).with_only_columns(usage_ledger.c.request_id)
 
 

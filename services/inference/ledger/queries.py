@@ -3,10 +3,12 @@
 Sums are read from rows only until the roll-ups are complete (rollup_queries.py).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
+    ColumnElement,
     Select,
     String,
     case,
@@ -20,6 +22,7 @@ from sqlalchemy import (
     values,
 )
 
+from services.common.ids import Kind, first_id_prefix
 from services.common.limits import Unit
 from services.common.surface import Surface
 from services.inference.chat import Outcome
@@ -34,6 +37,10 @@ CHARGED_TOKENS = func.coalesce(usage_ledger.c.charged_tokens, usage_ledger.c.tot
 CHARGED_COST = func.coalesce(usage_ledger.c.charged_cost, usage_ledger.c.cost, 0)
 _SUMS = {Unit.REQUESTS: func.count(), Unit.TOKENS: func.sum(CHARGED_TOKENS), Unit.COST: func.sum(CHARGED_COST)}
 
+_ID_SECONDS_MAX = 3_600.0
+"""More than the gateway's clock, when it creates a request's id, differs from Redis' at the reserve."""
+_SECONDS_MAX = 253_402_300_799.0
+"""End of the year 9999, which callers may exceed."""
 SUMMARIES_MAX = 20_000
 """Maximum number of summaries in a response, since callers choose the model names."""
 
@@ -104,20 +111,49 @@ def requests(page: RequestsPage, *, first_id: str = "") -> Select[Any]:
     table = usage_ledger.c
     owner = (table.account_id, table.key_id) if page.key_id else (table.account_id,)
     is_owner = (page.account_id, page.key_id) if page.key_id else (page.account_id,)
+    first_id = max(first_id, _first_id(page.start, -_ID_SECONDS_MAX))
+    end_id = min(filter(None, (page.before, _first_id(page.end, _ID_SECONDS_MAX))), default="")
     if first_id:
         query = select(usage_ledger).where(tuple_(*owner, table.request_id) >= (*is_owner, first_id))
     else:
         query = select(usage_ledger).where(tuple_(*owner) >= is_owner)
-    if page.before:
-        query = query.where(tuple_(*owner, table.request_id) < (*is_owner, page.before))
+    if end_id:
+        query = query.where(tuple_(*owner, table.request_id) < (*is_owner, end_id))
     else:
         query = query.where(tuple_(*owner) <= is_owner)
-    if page.outcome is not None:
-        query = query.where(table.outcome == page.outcome.value)
-    if page.surface is not None:
-        query = query.where(table.surface == page.surface.value)
-    query = _in_day_range(query, page.from_day, page.to_day)
+    query = query.where(*_conditions(page))
     return query.order_by(*(column.desc() for column in (*owner, table.request_id))).limit(page.rows_max)
+
+
+def _conditions(page: RequestsPage) -> Iterator[ColumnElement[bool]]:
+    """Return the conditions of a page's filters, except its owner."""
+    table = usage_ledger.c
+    if page.model:
+        yield table.model == page.model
+    if page.outcome is not None:
+        yield table.outcome == page.outcome.value
+    if page.surface is not None:
+        yield table.surface == page.surface.value
+    # Where ids bound the rows, no index may be used for the days: Postgres would read and sort all of their rows.
+    day = table.day if page.start is None else table.day.concat("")
+    if page.from_day:
+        yield day >= page.from_day
+    if page.to_day:
+        yield day <= page.to_day
+    if page.start is not None:
+        yield table.reserved_at >= page.start
+    if page.end is not None:
+        yield table.reserved_at < page.end
+    if page.ended_from is not None:
+        yield table.reserved_at + table.duration_ms / 1000.0 >= page.ended_from
+
+
+def _first_id(at: float | None, seconds: float) -> str:
+    """Return the beginning of the request ids from some seconds after a time on; empty without a time."""
+    if at is None:
+        return ""
+    moment = datetime.fromtimestamp(min(max(at + seconds, 0.0), _SECONDS_MAX), UTC)
+    return first_id_prefix(Kind.REQUEST, moment)
 
 
 def last_uses(key_ids: Collection[str]) -> Select[Any]:

@@ -21,6 +21,8 @@ from services.common.verdict import RELEASED, Amounts, RowVerdict, Verdict
 from services.inference.chat import CallContext, Outcome, Usage, UsageSource
 from services.inference.ledger import export_queries, queries, rollup_queries
 from services.inference.ledger.queries import COUNTS
+from services.inference.ledger.report_reader import ReportReader
+from services.inference.ledger.reports import Report, ReportQuery
 from services.inference.ledger.rollup_tables import rollup_state
 from services.inference.ledger.tables import usage_ledger
 from services.inference.ledger.writer import ChargedSum, LedgerRow, RequestsPage, UsageSummary
@@ -287,6 +289,12 @@ class SQLLedgerStore:
         async with self._transactions.reading() as connection:
             query = export_queries.day_requests(day, after=after, rows_max=rows_max)
             return [_ledger_row(row) for row in await connection.execute(query)]
+
+    @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
+    async def report(self, query: ReportQuery) -> Report:
+        """Return sums, and latencies if the query asks for them."""
+        async with self._transactions.reading() as connection:
+            return await ReportReader(connection, await self._can_use_rollups(connection)).read(query)
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def last_uses(self, key_ids: Sequence[str]) -> list[float | None]:

@@ -17,6 +17,7 @@ from services.common.telemetry import tracing
 from services.common.verdict import RELEASED, Amounts, RowVerdict, Verdict
 from services.inference import metrics
 from services.inference.chat import CallContext, Outcome, Usage
+from services.inference.ledger.reports import Report, ReportQuery
 
 _log = logging.getLogger(__name__)
 _ROWS_IN_A_GROUP_MAX = 200
@@ -128,10 +129,18 @@ class RequestsPage:
     """Only rows with this outcome; None means all outcomes."""
     surface: Surface | None = None
     """Only rows of this surface; None means all rows."""
+    model: str = ""
+    """Only rows of this requested model; empty means all models."""
     from_day: str = ""
     """First day, `YYYY-MM-DD`; empty means no lower bound."""
     to_day: str = ""
     """Last day, `YYYY-MM-DD`; empty means no upper bound."""
+    start: float | None = None
+    """Only rows reserved from this time on, in Unix seconds; None means no lower bound."""
+    end: float | None = None
+    """Only rows reserved before this time; None means no upper bound."""
+    ended_from: float | None = None
+    """Only rows of requests that ended from this time on; None means all."""
     before: str = ""
     """Only rows with a smaller request id; empty starts with the newest."""
     rows_max: int
@@ -227,6 +236,9 @@ class LedgerStore(Protocol):
 
         Unlike `list_requests`, it takes a bounded time however few rows match.
         """
+
+    async def report(self, query: ReportQuery) -> Report:
+        """Return sums, and latencies if the query asks for them."""
 
     async def last_uses(self, key_ids: Sequence[str]) -> list[float | None]:
         """Return the reserve time of each key's last request, in order; None for a key without requests.

@@ -57,7 +57,9 @@ async def test_from_sign_up_to_the_first_answer_and_the_revocation_of_the_key(ow
     cost = re.search(r'<dt>Cost</dt><dd class="figure">\$(0\.\d+)</dd>', receipt.text)
     assert cost, "the receipt has no cost"
     assert f'<dt>Cost</dt><dd class="figure">${cost[1]}</dd>' in usage, "the only request is the sum"
-    assert usage.count(f'data-label="Cost" class="n">${cost[1]}</td>') == 2, "in the table of days, and of requests"
+    assert usage.count(f'data-label="Cost" class="n">${cost[1]}</td>') == 3, (
+        "of the model, of the day, and of the request"
+    )
     listed = (await owner.get("/keys")).text
     assert re.search(r">1\s*<span class=\"muted\">of 1,000", listed), "the list does not show today's use"
 

@@ -44,7 +44,14 @@ def _multiply(stack: Stack, request_id: str) -> None:
     """Give the owner of a request many revoked keys, and many requests of an earlier time."""
     with _database(stack, "inference.db") as ledger:
         (key_id,) = ledger.execute("SELECT key_id FROM usage_ledger WHERE request_id = ?", (request_id,)).fetchone()
-        _copy(ledger, "usage_ledger", "request_id", request_id, "'req_00' || printf('%024d', i)", _REQUESTS)
+        _copy(
+            ledger,
+            "usage_ledger",
+            "request_id",
+            request_id,
+            "substr(request_id, 1, 14) || printf('%016d', i)",
+            _REQUESTS,
+        )
     with _database(stack, "auth.db") as auth:
         _copy(auth, "api_keys", "id", key_id, "'key_' || printf('%026d', i)", _KEYS, name="'old'", digest="'d' || i",
               revoked_at="'2026-01-01 00:00:00.000000'")  # fmt: skip

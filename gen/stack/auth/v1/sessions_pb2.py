@@ -26,15 +26,15 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from stack.auth.v1 import accounts_pb2 as stack_dot_auth_dot_v1_dot_accounts__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstack/auth/v1/sessions.proto\x12\rstack.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cstack/auth/v1/accounts.proto\"\xf5\x01\n\x07Session\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x16.stack.auth.v1.Account\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_used_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x12\n\nis_current\x18\x07 \x01(\x08\"[\n\x0bOpenSession\x12\r\n\x05token\x18\x01 \x01(\t\x12\'\n\x07session\x18\x02 \x01(\x0b\x32\x16.stack.auth.v1.Session\x12\x14\n\x0c\x64\x65vice_token\x18\x03 \x01(\t\"\'\n\x15\x44\x65scribeSignUpRequest\x12\x0e\n\x06invite\x18\x01 \x01(\t\"\x81\x01\n\x16\x44\x65scribeSignUpResponse\x12+\n\x06policy\x18\x01 \x01(\x0e\x32\x1b.stack.auth.v1.SignUpPolicy\x12\x10\n\x08has_mail\x18\x02 \x01(\x08\x12\x18\n\x0b\x64\x61ily_limit\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_daily_limit\"@\n\rSignUpRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x0e\n\x06invite\x18\x03 \x01(\t\"=\n\x0eSignUpResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.stack.auth.v1.OpenSession\"]\n\x0cLogInRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x16\n\x0ereplaced_token\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x65vice_token\x18\x04 \x01(\t\"S\n\rLogInResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.stack.auth.v1.OpenSession\x12\x15\n\rpending_token\x18\x02 \x01(\t\"\x1e\n\rLogOutRequest\x12\r\n\x05token\x18\x01 \x01(\t\"\x10\n\x0eLogOutResponse\"\"\n\x11GetSessionRequest\x12\r\n\x05token\x18\x01 \x01(\t\"=\n\x12GetSessionResponse\x12\'\n\x07session\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Session\"#\n\x12VerifyEmailRequest\x12\r\n\x05token\x18\x01 \x01(\t\"$\n\x13VerifyEmailResponse\x12\r\n\x05\x65mail\x18\x01 \x01(\t\"(\n\x17SendVerificationRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\"\x1a\n\x18SendVerificationResponse\")\n\x18SendPasswordResetRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\"\x1b\n\x19SendPasswordResetResponse\"7\n\x14ResetPasswordRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"<\n\x15ResetPasswordResponse\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x14\n\x0c\x64\x65vice_token\x18\x02 \x01(\t*}\n\x0cSignUpPolicy\x12\x1e\n\x1aSIGN_UP_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13SIGN_UP_POLICY_OPEN\x10\x01\x12\x19\n\x15SIGN_UP_POLICY_INVITE\x10\x02\x12\x19\n\x15SIGN_UP_POLICY_CLOSED\x10\x03\x32\x93\x06\n\x0eSessionService\x12]\n\x0e\x44\x65scribeSignUp\x12$.stack.auth.v1.DescribeSignUpRequest\x1a%.stack.auth.v1.DescribeSignUpResponse\x12\x45\n\x06SignUp\x12\x1c.stack.auth.v1.SignUpRequest\x1a\x1d.stack.auth.v1.SignUpResponse\x12\x42\n\x05LogIn\x12\x1b.stack.auth.v1.LogInRequest\x1a\x1c.stack.auth.v1.LogInResponse\x12\x45\n\x06LogOut\x12\x1c.stack.auth.v1.LogOutRequest\x1a\x1d.stack.auth.v1.LogOutResponse\x12Q\n\nGetSession\x12 .stack.auth.v1.GetSessionRequest\x1a!.stack.auth.v1.GetSessionResponse\x12T\n\x0bVerifyEmail\x12!.stack.auth.v1.VerifyEmailRequest\x1a\".stack.auth.v1.VerifyEmailResponse\x12\x63\n\x10SendVerification\x12&.stack.auth.v1.SendVerificationRequest\x1a\'.stack.auth.v1.SendVerificationResponse\x12\x66\n\x11SendPasswordReset\x12\'.stack.auth.v1.SendPasswordResetRequest\x1a(.stack.auth.v1.SendPasswordResetResponse\x12Z\n\rResetPassword\x12#.stack.auth.v1.ResetPasswordRequest\x1a$.stack.auth.v1.ResetPasswordResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstack/auth/v1/sessions.proto\x12\rstack.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cstack/auth/v1/accounts.proto\"\xf5\x01\n\x07Session\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x16.stack.auth.v1.Account\x12.\n\ncreated_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0clast_used_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x12\n\nis_current\x18\x07 \x01(\x08\"[\n\x0bOpenSession\x12\r\n\x05token\x18\x01 \x01(\t\x12\'\n\x07session\x18\x02 \x01(\x0b\x32\x16.stack.auth.v1.Session\x12\x14\n\x0c\x64\x65vice_token\x18\x03 \x01(\t\"\'\n\x15\x44\x65scribeSignUpRequest\x12\x0e\n\x06invite\x18\x01 \x01(\t\"\x81\x01\n\x16\x44\x65scribeSignUpResponse\x12+\n\x06policy\x18\x01 \x01(\x0e\x32\x1b.stack.auth.v1.SignUpPolicy\x12\x10\n\x08has_mail\x18\x02 \x01(\x08\x12\x18\n\x0b\x64\x61ily_limit\x18\x03 \x01(\x03H\x00\x88\x01\x01\x42\x0e\n\x0c_daily_limit\"@\n\rSignUpRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x0e\n\x06invite\x18\x03 \x01(\t\"=\n\x0eSignUpResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.stack.auth.v1.OpenSession\"]\n\x0cLogInRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x16\n\x0ereplaced_token\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x65vice_token\x18\x04 \x01(\t\"S\n\rLogInResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.stack.auth.v1.OpenSession\x12\x15\n\rpending_token\x18\x02 \x01(\t\"\x1e\n\rLogOutRequest\x12\r\n\x05token\x18\x01 \x01(\t\"\x10\n\x0eLogOutResponse\"4\n\x11GetSessionRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x10\n\x08is_check\x18\x02 \x01(\x08\"=\n\x12GetSessionResponse\x12\'\n\x07session\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Session\"#\n\x12VerifyEmailRequest\x12\r\n\x05token\x18\x01 \x01(\t\"$\n\x13VerifyEmailResponse\x12\r\n\x05\x65mail\x18\x01 \x01(\t\"(\n\x17SendVerificationRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\"\x1a\n\x18SendVerificationResponse\")\n\x18SendPasswordResetRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\"\x1b\n\x19SendPasswordResetResponse\"7\n\x14ResetPasswordRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\"<\n\x15ResetPasswordResponse\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x14\n\x0c\x64\x65vice_token\x18\x02 \x01(\t*}\n\x0cSignUpPolicy\x12\x1e\n\x1aSIGN_UP_POLICY_UNSPECIFIED\x10\x00\x12\x17\n\x13SIGN_UP_POLICY_OPEN\x10\x01\x12\x19\n\x15SIGN_UP_POLICY_INVITE\x10\x02\x12\x19\n\x15SIGN_UP_POLICY_CLOSED\x10\x03\x32\x93\x06\n\x0eSessionService\x12]\n\x0e\x44\x65scribeSignUp\x12$.stack.auth.v1.DescribeSignUpRequest\x1a%.stack.auth.v1.DescribeSignUpResponse\x12\x45\n\x06SignUp\x12\x1c.stack.auth.v1.SignUpRequest\x1a\x1d.stack.auth.v1.SignUpResponse\x12\x42\n\x05LogIn\x12\x1b.stack.auth.v1.LogInRequest\x1a\x1c.stack.auth.v1.LogInResponse\x12\x45\n\x06LogOut\x12\x1c.stack.auth.v1.LogOutRequest\x1a\x1d.stack.auth.v1.LogOutResponse\x12Q\n\nGetSession\x12 .stack.auth.v1.GetSessionRequest\x1a!.stack.auth.v1.GetSessionResponse\x12T\n\x0bVerifyEmail\x12!.stack.auth.v1.VerifyEmailRequest\x1a\".stack.auth.v1.VerifyEmailResponse\x12\x63\n\x10SendVerification\x12&.stack.auth.v1.SendVerificationRequest\x1a\'.stack.auth.v1.SendVerificationResponse\x12\x66\n\x11SendPasswordReset\x12\'.stack.auth.v1.SendPasswordResetRequest\x1a(.stack.auth.v1.SendPasswordResetResponse\x12Z\n\rResetPassword\x12#.stack.auth.v1.ResetPasswordRequest\x1a$.stack.auth.v1.ResetPasswordResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stack.auth.v1.sessions_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SIGNUPPOLICY']._serialized_start=1418
-  _globals['_SIGNUPPOLICY']._serialized_end=1543
+  _globals['_SIGNUPPOLICY']._serialized_start=1436
+  _globals['_SIGNUPPOLICY']._serialized_end=1561
   _globals['_SESSION']._serialized_start=111
   _globals['_SESSION']._serialized_end=356
   _globals['_OPENSESSION']._serialized_start=358
@@ -56,25 +56,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGOUTRESPONSE']._serialized_start=965
   _globals['_LOGOUTRESPONSE']._serialized_end=981
   _globals['_GETSESSIONREQUEST']._serialized_start=983
-  _globals['_GETSESSIONREQUEST']._serialized_end=1017
-  _globals['_GETSESSIONRESPONSE']._serialized_start=1019
-  _globals['_GETSESSIONRESPONSE']._serialized_end=1080
-  _globals['_VERIFYEMAILREQUEST']._serialized_start=1082
-  _globals['_VERIFYEMAILREQUEST']._serialized_end=1117
-  _globals['_VERIFYEMAILRESPONSE']._serialized_start=1119
-  _globals['_VERIFYEMAILRESPONSE']._serialized_end=1155
-  _globals['_SENDVERIFICATIONREQUEST']._serialized_start=1157
-  _globals['_SENDVERIFICATIONREQUEST']._serialized_end=1197
-  _globals['_SENDVERIFICATIONRESPONSE']._serialized_start=1199
-  _globals['_SENDVERIFICATIONRESPONSE']._serialized_end=1225
-  _globals['_SENDPASSWORDRESETREQUEST']._serialized_start=1227
-  _globals['_SENDPASSWORDRESETREQUEST']._serialized_end=1268
-  _globals['_SENDPASSWORDRESETRESPONSE']._serialized_start=1270
-  _globals['_SENDPASSWORDRESETRESPONSE']._serialized_end=1297
-  _globals['_RESETPASSWORDREQUEST']._serialized_start=1299
-  _globals['_RESETPASSWORDREQUEST']._serialized_end=1354
-  _globals['_RESETPASSWORDRESPONSE']._serialized_start=1356
-  _globals['_RESETPASSWORDRESPONSE']._serialized_end=1416
-  _globals['_SESSIONSERVICE']._serialized_start=1546
-  _globals['_SESSIONSERVICE']._serialized_end=2333
+  _globals['_GETSESSIONREQUEST']._serialized_end=1035
+  _globals['_GETSESSIONRESPONSE']._serialized_start=1037
+  _globals['_GETSESSIONRESPONSE']._serialized_end=1098
+  _globals['_VERIFYEMAILREQUEST']._serialized_start=1100
+  _globals['_VERIFYEMAILREQUEST']._serialized_end=1135
+  _globals['_VERIFYEMAILRESPONSE']._serialized_start=1137
+  _globals['_VERIFYEMAILRESPONSE']._serialized_end=1173
+  _globals['_SENDVERIFICATIONREQUEST']._serialized_start=1175
+  _globals['_SENDVERIFICATIONREQUEST']._serialized_end=1215
+  _globals['_SENDVERIFICATIONRESPONSE']._serialized_start=1217
+  _globals['_SENDVERIFICATIONRESPONSE']._serialized_end=1243
+  _globals['_SENDPASSWORDRESETREQUEST']._serialized_start=1245
+  _globals['_SENDPASSWORDRESETREQUEST']._serialized_end=1286
+  _globals['_SENDPASSWORDRESETRESPONSE']._serialized_start=1288
+  _globals['_SENDPASSWORDRESETRESPONSE']._serialized_end=1315
+  _globals['_RESETPASSWORDREQUEST']._serialized_start=1317
+  _globals['_RESETPASSWORDREQUEST']._serialized_end=1372
+  _globals['_RESETPASSWORDRESPONSE']._serialized_start=1374
+  _globals['_RESETPASSWORDRESPONSE']._serialized_end=1434
+  _globals['_SESSIONSERVICE']._serialized_start=1564
+  _globals['_SESSIONSERVICE']._serialized_end=2351
 # @@protoc_insertion_point(module_scope)

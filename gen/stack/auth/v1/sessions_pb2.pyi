@@ -349,16 +349,20 @@ class GetSessionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     TOKEN_FIELD_NUMBER: _builtins.int
+    IS_CHECK_FIELD_NUMBER: _builtins.int
     token: _builtins.str
     """Token of the session."""
+    is_check: _builtins.bool
+    """Whether the call only checks the session, and is no use of it: such as for a page that stays open."""
     def __init__(
         self,
         *,
         token: _builtins.str = ...,
+        is_check: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["token", b"token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_check", b"is_check", "token", b"token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

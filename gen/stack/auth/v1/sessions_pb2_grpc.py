@@ -127,7 +127,7 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetSession(self, request, context):
-        """GetSession returns a session and counts as a use of it. UNAUTHENTICATED if it has ended.
+        """GetSession returns a session and counts as a use of it, except for a check. UNAUTHENTICATED if it has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,7 +35,7 @@ class SessionServiceStub:
     LogOut: _aio.UnaryUnaryMultiCallable[_sessions_pb2.LogOutRequest, _sessions_pb2.LogOutResponse]
     """LogOut ends a session. It succeeds if the session has already ended."""
     GetSession: _aio.UnaryUnaryMultiCallable[_sessions_pb2.GetSessionRequest, _sessions_pb2.GetSessionResponse]
-    """GetSession returns a session and counts as a use of it. UNAUTHENTICATED if it has ended."""
+    """GetSession returns a session and counts as a use of it, except for a check. UNAUTHENTICATED if it has ended."""
     VerifyEmail: _aio.UnaryUnaryMultiCallable[_sessions_pb2.VerifyEmailRequest, _sessions_pb2.VerifyEmailResponse]
     """VerifyEmail verifies an e-mail address with a mailed token. INVALID_ARGUMENT if the token is invalid."""
     SendVerification: _aio.UnaryUnaryMultiCallable[_sessions_pb2.SendVerificationRequest, _sessions_pb2.SendVerificationResponse]
@@ -101,7 +101,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _sessions_pb2.GetSessionRequest,
         context: _aio.ServicerContext[_sessions_pb2.GetSessionRequest, _abc.Awaitable[_sessions_pb2.GetSessionResponse]],
     ) -> _abc.Awaitable[_sessions_pb2.GetSessionResponse]:
-        """GetSession returns a session and counts as a use of it. UNAUTHENTICATED if it has ended."""
+        """GetSession returns a session and counts as a use of it, except for a check. UNAUTHENTICATED if it has ended."""
 
     @_abc_1.abstractmethod
     def VerifyEmail(

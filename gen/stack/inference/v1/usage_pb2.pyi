@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from stack.common.v1 import limits_pb2 as _limits_pb2
 from stack.common.v1 import surface_pb2 as _surface_pb2
 from stack.common.v1 import verdict_pb2 as _verdict_pb2
@@ -22,6 +23,66 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _Breakdown:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BreakdownEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Breakdown.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BREAKDOWN_UNSPECIFIED: _Breakdown.ValueType  # 0
+    """By nothing: one sum of all requests."""
+    BREAKDOWN_MODEL: _Breakdown.ValueType  # 1
+    """By requested model."""
+    BREAKDOWN_KEY: _Breakdown.ValueType  # 2
+    """By API key."""
+    BREAKDOWN_SURFACE: _Breakdown.ValueType  # 3
+    """By surface."""
+    BREAKDOWN_OUTCOME: _Breakdown.ValueType  # 4
+    """By outcome."""
+
+class Breakdown(_Breakdown, metaclass=_BreakdownEnumTypeWrapper):
+    """Breakdown is what a report sums by."""
+
+BREAKDOWN_UNSPECIFIED: Breakdown.ValueType  # 0
+"""By nothing: one sum of all requests."""
+BREAKDOWN_MODEL: Breakdown.ValueType  # 1
+"""By requested model."""
+BREAKDOWN_KEY: Breakdown.ValueType  # 2
+"""By API key."""
+BREAKDOWN_SURFACE: Breakdown.ValueType  # 3
+"""By surface."""
+BREAKDOWN_OUTCOME: Breakdown.ValueType  # 4
+"""By outcome."""
+Global___Breakdown: _TypeAlias = Breakdown  # noqa: Y015
+
+class _Step:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Step.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STEP_UNSPECIFIED: _Step.ValueType  # 0
+    """The whole range."""
+    STEP_FIVE_MINUTES: _Step.ValueType  # 1
+    """Five minutes, from the newest 100,000 rows."""
+    STEP_HOUR: _Step.ValueType  # 2
+    """An hour, for ranges that begin at most five weeks ago."""
+    STEP_DAY: _Step.ValueType  # 3
+    """A UTC day."""
+
+class Step(_Step, metaclass=_StepEnumTypeWrapper):
+    """Step is the length of time of a report's sums."""
+
+STEP_UNSPECIFIED: Step.ValueType  # 0
+"""The whole range."""
+STEP_FIVE_MINUTES: Step.ValueType  # 1
+"""Five minutes, from the newest 100,000 rows."""
+STEP_HOUR: Step.ValueType  # 2
+"""An hour, for ranges that begin at most five weeks ago."""
+STEP_DAY: Step.ValueType  # 3
+"""A UTC day."""
+Global___Step: _TypeAlias = Step  # noqa: Y015
 
 @_typing.final
 class KeyDay(_message.Message):
@@ -685,6 +746,10 @@ class ListRequestsRequest(_message.Message):
     BEFORE_FIELD_NUMBER: _builtins.int
     SURFACE_FIELD_NUMBER: _builtins.int
     SCAN_MAX_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    FROM_TIME_FIELD_NUMBER: _builtins.int
+    TO_TIME_FIELD_NUMBER: _builtins.int
+    ENDED_FROM_FIELD_NUMBER: _builtins.int
     account_id: _builtins.str
     """Id of the account; must not be empty."""
     key_id: _builtins.str
@@ -705,6 +770,24 @@ class ListRequestsRequest(_message.Message):
     """Maximum number of rows to read for the page, so that it takes a bounded time however few of them match; 0 means no
     maximum.
     """
+    model: _builtins.str
+    """Only rows of this requested model; empty means all models."""
+    @_builtins.property
+    def from_time(self) -> _timestamp_pb2.Timestamp:
+        """Only rows reserved at or after this time; absent means no lower bound. Request ids contain the time of their
+        arrival, so that a page of a past range reads only its rows.
+        """
+
+    @_builtins.property
+    def to_time(self) -> _timestamp_pb2.Timestamp:
+        """Only rows reserved before this time; absent means no upper bound."""
+
+    @_builtins.property
+    def ended_from(self) -> _timestamp_pb2.Timestamp:
+        """Only rows of requests that ended at or after this time; absent means all. With `scan_max`, callers that poll for
+        ended requests read a bounded number of rows.
+        """
+
     def __init__(
         self,
         *,
@@ -717,10 +800,14 @@ class ListRequestsRequest(_message.Message):
         before: _builtins.str = ...,
         surface: _surface_pb2.Surface.ValueType = ...,
         scan_max: _builtins.int = ...,
+        model: _builtins.str = ...,
+        from_time: _timestamp_pb2.Timestamp | None = ...,
+        to_time: _timestamp_pb2.Timestamp | None = ...,
+        ended_from: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended_from", b"ended_from", "from_time", b"from_time", "to_time", b"to_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "before", b"before", "from_day", b"from_day", "key_id", b"key_id", "outcome", b"outcome", "page_size", b"page_size", "scan_max", b"scan_max", "surface", b"surface", "to_day", b"to_day"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "before", b"before", "ended_from", b"ended_from", "from_day", b"from_day", "from_time", b"from_time", "key_id", b"key_id", "model", b"model", "outcome", b"outcome", "page_size", b"page_size", "scan_max", b"scan_max", "surface", b"surface", "to_day", b"to_day", "to_time", b"to_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -829,3 +916,237 @@ class ListLastUsesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListLastUsesResponse: _TypeAlias = ListLastUsesResponse  # noqa: Y015
+
+@_typing.final
+class ReportUsageRequest(_message.Message):
+    """ReportUsageRequest selects an account's requests. Filters that are empty match all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCOUNT_ID_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    SURFACE_FIELD_NUMBER: _builtins.int
+    FROM_TIME_FIELD_NUMBER: _builtins.int
+    TO_TIME_FIELD_NUMBER: _builtins.int
+    BREAKDOWN_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    WITH_LATENCY_FIELD_NUMBER: _builtins.int
+    account_id: _builtins.str
+    """Id of the account; must not be empty."""
+    key_id: _builtins.str
+    """Only requests of this key."""
+    model: _builtins.str
+    """Only requests of this requested model."""
+    outcome: _builtins.str
+    """Only requests with this outcome, as in UsageRecord."""
+    surface: _surface_pb2.Surface.ValueType
+    """Only requests of this surface."""
+    breakdown: Global___Breakdown.ValueType
+    """What to sum by."""
+    step: Global___Step.ValueType
+    """The length of time of a sum."""
+    with_latency: _builtins.bool
+    """Whether to measure latency."""
+    @_builtins.property
+    def from_time(self) -> _timestamp_pb2.Timestamp:
+        """Begin of the range, a whole step since 1970 UTC."""
+
+    @_builtins.property
+    def to_time(self) -> _timestamp_pb2.Timestamp:
+        """End of the range, excluded; a whole step, and at most 400 steps after the begin. Ranges of whole days are summed by
+        the day of the request, others by the time of its reserve.
+        """
+
+    def __init__(
+        self,
+        *,
+        account_id: _builtins.str = ...,
+        key_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        outcome: _builtins.str = ...,
+        surface: _surface_pb2.Surface.ValueType = ...,
+        from_time: _timestamp_pb2.Timestamp | None = ...,
+        to_time: _timestamp_pb2.Timestamp | None = ...,
+        breakdown: Global___Breakdown.ValueType = ...,
+        step: Global___Step.ValueType = ...,
+        with_latency: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "to_time", b"to_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_id", b"account_id", "breakdown", b"breakdown", "from_time", b"from_time", "key_id", b"key_id", "model", b"model", "outcome", b"outcome", "step", b"step", "surface", b"surface", "to_time", b"to_time", "with_latency", b"with_latency"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportUsageRequest: _TypeAlias = ReportUsageRequest  # noqa: Y015
+
+@_typing.final
+class ReportUsageResponse(_message.Message):
+    """ReportUsageResponse contains sums and latencies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUMS_FIELD_NUMBER: _builtins.int
+    LATENCIES_FIELD_NUMBER: _builtins.int
+    LATENCY_ROWS_MAX_FIELD_NUMBER: _builtins.int
+    IS_LATENCY_PARTIAL_FIELD_NUMBER: _builtins.int
+    IS_PARTIAL_FIELD_NUMBER: _builtins.int
+    latency_rows_max: _builtins.int
+    """Number of the newest rows of the range that latencies are measured of; rows that match no filter are among them."""
+    is_latency_partial: _builtins.bool
+    """Whether the range has more rows than that."""
+    is_partial: _builtins.bool
+    """Whether the range has more rows than were summed. Ranges that are not whole hours are summed from rows, and all
+    ranges while the roll-ups lack rows from before an update.
+    """
+    @_builtins.property
+    def sums(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageSums]:
+        """Sums by time and breakdown, oldest first; none for a time without requests."""
+
+    @_builtins.property
+    def latencies(self) -> _containers.RepeatedCompositeFieldContainer[Global___Latency]:
+        """Latency of all requests, then by breakdown for the hundred values with most requests; empty unless requested."""
+
+    def __init__(
+        self,
+        *,
+        sums: _abc.Iterable[Global___UsageSums] | None = ...,
+        latencies: _abc.Iterable[Global___Latency] | None = ...,
+        latency_rows_max: _builtins.int = ...,
+        is_latency_partial: _builtins.bool = ...,
+        is_partial: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_latency_partial", b"is_latency_partial", "is_partial", b"is_partial", "latencies", b"latencies", "latency_rows_max", b"latency_rows_max", "sums", b"sums"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportUsageResponse: _TypeAlias = ReportUsageResponse  # noqa: Y015
+
+@_typing.final
+class UsageSums(_message.Message):
+    """UsageSums contains the sums of the requests of one value of the breakdown in one step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    CHARGED_REQUESTS_FIELD_NUMBER: _builtins.int
+    RELEASED_REQUESTS_FIELD_NUMBER: _builtins.int
+    FAILED_REQUESTS_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    TOTAL_TOKENS_FIELD_NUMBER: _builtins.int
+    CACHED_TOKENS_FIELD_NUMBER: _builtins.int
+    REASONING_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_FIELD_NUMBER: _builtins.int
+    value: _builtins.str
+    """Value of the breakdown: a model, a key's id, a surface or an outcome; empty if it is not known. Absent for all values
+    but the hundred with most requests, and without a breakdown.
+    """
+    charged_requests: _builtins.int
+    """Charged requests."""
+    released_requests: _builtins.int
+    """Requests that were not charged."""
+    failed_requests: _builtins.int
+    """Requests that failed, charged or not: with the outcome `refused`, `upstream_failed`, `cut`, `timed_out` or `unknown`."""
+    prompt_tokens: _builtins.int
+    """Tokens of the prompts."""
+    completion_tokens: _builtins.int
+    """Generated tokens."""
+    total_tokens: _builtins.int
+    """Total tokens."""
+    cached_tokens: _builtins.int
+    """Prompt tokens from Groq's cache."""
+    reasoning_tokens: _builtins.int
+    """Generated tokens used for reasoning."""
+    cost: _builtins.int
+    """Cost in microdollars of the requests that have one; absent if none has one."""
+    @_builtins.property
+    def start(self) -> _timestamp_pb2.Timestamp:
+        """Begin of the step."""
+
+    def __init__(
+        self,
+        *,
+        start: _timestamp_pb2.Timestamp | None = ...,
+        value: _builtins.str | None = ...,
+        charged_requests: _builtins.int = ...,
+        released_requests: _builtins.int = ...,
+        failed_requests: _builtins.int = ...,
+        prompt_tokens: _builtins.int = ...,
+        completion_tokens: _builtins.int = ...,
+        total_tokens: _builtins.int = ...,
+        cached_tokens: _builtins.int = ...,
+        reasoning_tokens: _builtins.int = ...,
+        cost: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "_value", b"_value", "cost", b"cost", "start", b"start", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost", b"_cost", "_value", b"_value", "cached_tokens", b"cached_tokens", "charged_requests", b"charged_requests", "completion_tokens", b"completion_tokens", "cost", b"cost", "failed_requests", b"failed_requests", "prompt_tokens", b"prompt_tokens", "reasoning_tokens", b"reasoning_tokens", "released_requests", b"released_requests", "start", b"start", "total_tokens", b"total_tokens", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cost: _TypeAlias = _typing.Literal["cost"]  # noqa: Y015
+    _WhichOneofArgType__cost: _TypeAlias = _typing.Literal["_cost", b"_cost"]  # noqa: Y015
+    _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
+    _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cost) -> _WhichOneofReturnType__cost | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
+
+Global___UsageSums: _TypeAlias = UsageSums  # noqa: Y015
+
+@_typing.final
+class Latency(_message.Message):
+    """Latency contains percentiles by nearest rank, in milliseconds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    DURATION_P50_MS_FIELD_NUMBER: _builtins.int
+    DURATION_P95_MS_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_P50_MS_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_P95_MS_FIELD_NUMBER: _builtins.int
+    value: _builtins.str
+    """Value of the breakdown, as in UsageSums; absent for all requests."""
+    requests: _builtins.int
+    """Number of measured requests."""
+    duration_p50_ms: _builtins.int
+    """Median of the time from arrival to the end of Groq's answer."""
+    duration_p95_ms: _builtins.int
+    """Its 95th percentile."""
+    first_token_p50_ms: _builtins.int
+    """Median of the time to the first output, of the requests with output; absent if none has output."""
+    first_token_p95_ms: _builtins.int
+    """Its 95th percentile."""
+    def __init__(
+        self,
+        *,
+        value: _builtins.str | None = ...,
+        requests: _builtins.int = ...,
+        duration_p50_ms: _builtins.int = ...,
+        duration_p95_ms: _builtins.int = ...,
+        first_token_p50_ms: _builtins.int | None = ...,
+        first_token_p95_ms: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_token_p50_ms", b"_first_token_p50_ms", "_first_token_p95_ms", b"_first_token_p95_ms", "_value", b"_value", "first_token_p50_ms", b"first_token_p50_ms", "first_token_p95_ms", b"first_token_p95_ms", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_token_p50_ms", b"_first_token_p50_ms", "_first_token_p95_ms", b"_first_token_p95_ms", "_value", b"_value", "duration_p50_ms", b"duration_p50_ms", "duration_p95_ms", b"duration_p95_ms", "first_token_p50_ms", b"first_token_p50_ms", "first_token_p95_ms", b"first_token_p95_ms", "requests", b"requests", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__first_token_p50_ms: _TypeAlias = _typing.Literal["first_token_p50_ms"]  # noqa: Y015
+    _WhichOneofArgType__first_token_p50_ms: _TypeAlias = _typing.Literal["_first_token_p50_ms", b"_first_token_p50_ms"]  # noqa: Y015
+    _WhichOneofReturnType__first_token_p95_ms: _TypeAlias = _typing.Literal["first_token_p95_ms"]  # noqa: Y015
+    _WhichOneofArgType__first_token_p95_ms: _TypeAlias = _typing.Literal["_first_token_p95_ms", b"_first_token_p95_ms"]  # noqa: Y015
+    _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
+    _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_token_p50_ms) -> _WhichOneofReturnType__first_token_p50_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_token_p95_ms) -> _WhichOneofReturnType__first_token_p95_ms | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
+
+Global___Latency: _TypeAlias = Latency  # noqa: Y015

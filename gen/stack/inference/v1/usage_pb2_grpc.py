@@ -71,6 +71,11 @@ class UsageServiceStub:
                 request_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListLastUsesRequest.SerializeToString,
                 response_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListLastUsesResponse.FromString,
                 _registered_method=True)
+        self.ReportUsage = channel.unary_unary(
+                '/stack.inference.v1.UsageService/ReportUsage',
+                request_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.ReportUsageRequest.SerializeToString,
+                response_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.ReportUsageResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer:
@@ -130,6 +135,14 @@ class UsageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportUsage(self, request, context):
+        """ReportUsage sums an account's requests of a range of time by model, key, surface or outcome, and measures their
+        latency.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UsageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -167,6 +180,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     servicer.ListLastUses,
                     request_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListLastUsesRequest.FromString,
                     response_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.ListLastUsesResponse.SerializeToString,
+            ),
+            'ReportUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportUsage,
+                    request_deserializer=stack_dot_inference_dot_v1_dot_usage__pb2.ReportUsageRequest.FromString,
+                    response_serializer=stack_dot_inference_dot_v1_dot_usage__pb2.ReportUsageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -360,6 +378,33 @@ class UsageService:
             '/stack.inference.v1.UsageService/ListLastUses',
             stack_dot_inference_dot_v1_dot_usage__pb2.ListLastUsesRequest.SerializeToString,
             stack_dot_inference_dot_v1_dot_usage__pb2.ListLastUsesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.inference.v1.UsageService/ReportUsage',
+            stack_dot_inference_dot_v1_dot_usage__pb2.ReportUsageRequest.SerializeToString,
+            stack_dot_inference_dot_v1_dot_usage__pb2.ReportUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,10 @@ class UsageServiceStub:
     """ListRequests lists an account's rows, newest first."""
     ListLastUses: _aio.UnaryUnaryMultiCallable[_usage_pb2.ListLastUsesRequest, _usage_pb2.ListLastUsesResponse]
     """ListLastUses returns the times at which keys were last used."""
+    ReportUsage: _aio.UnaryUnaryMultiCallable[_usage_pb2.ReportUsageRequest, _usage_pb2.ReportUsageResponse]
+    """ReportUsage sums an account's requests of a range of time by model, key, surface or outcome, and measures their
+    latency.
+    """
 
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     """UsageService is the usage ledger, with one row for each request that inference admitted. Quota initialises its
@@ -103,5 +107,15 @@ class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_usage_pb2.ListLastUsesRequest, _abc.Awaitable[_usage_pb2.ListLastUsesResponse]],
     ) -> _abc.Awaitable[_usage_pb2.ListLastUsesResponse]:
         """ListLastUses returns the times at which keys were last used."""
+
+    @_abc_1.abstractmethod
+    def ReportUsage(
+        self,
+        request: _usage_pb2.ReportUsageRequest,
+        context: _aio.ServicerContext[_usage_pb2.ReportUsageRequest, _abc.Awaitable[_usage_pb2.ReportUsageResponse]],
+    ) -> _abc.Awaitable[_usage_pb2.ReportUsageResponse]:
+        """ReportUsage sums an account's requests of a range of time by model, key, surface or outcome, and measures their
+        latency.
+        """
 
 def add_UsageServiceServicer_to_server(servicer: UsageServiceServicer, server: _aio.Server) -> None: ...

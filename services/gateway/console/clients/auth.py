@@ -86,9 +86,9 @@ class GrpcSessionClient:
         with _auth_errors():
             await self._stub.LogOut(request, metadata=from_address(address), timeout=self._timeout_seconds)
 
-    async def session(self, token: str) -> Session | None:
+    async def session(self, token: str, *, is_check: bool = False) -> Session | None:
         """Return the session of a token, or None if it has ended."""
-        request = sessions_pb2.GetSessionRequest(token=token)
+        request = sessions_pb2.GetSessionRequest(token=token, is_check=is_check)
         try:
             with _auth_errors():
                 answer = await self._stub.GetSession(request, timeout=self._timeout_seconds)

@@ -8,11 +8,14 @@ from services.common.batched import batched
 from services.common.receipts import Receipt
 from services.common.rpc.status import rpc_errors
 from services.common.rpc.surface import surface_to_proto
-from services.common.timestamps import unix_seconds
+from services.common.timestamps import timestamp, unix_seconds
 from services.gateway.apis.receipts import DayUsage
 from services.gateway.clients.ledger import GrpcCounters, GrpcLedger, day_usage, receipt_of
 from services.gateway.clients.usage_webhooks import GrpcUsageWebhooks
-from services.gateway.console.ports import RequestFilter, TodayUsage
+from services.gateway.console.clients.usage_reports import BREAKDOWNS, STEPS, report_of
+from services.gateway.console.ports import RequestFilter, RequestPage, TodayUsage
+from services.gateway.console.usage.ranges import UsageRange
+from services.gateway.console.usage.reports import Breakdown, Report
 from services.gateway.requests.types import Principal, RateLimit
 from stack.inference.v1 import usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
@@ -85,21 +88,52 @@ class GrpcUsage:
             answer = await self._stub.SummarizeUsage(request, timeout=self._timeout_seconds)
         return [day_usage(summary) for summary in answer.summaries]
 
-    async def requests(self, filters: RequestFilter, *, count: int) -> Sequence[Receipt]:
+    async def report(
+        self,
+        filters: RequestFilter,
+        chosen: UsageRange,
+        breakdown: Breakdown,
+        *,
+        by_step: bool = False,
+        with_latency: bool = False,
+    ) -> Report:
+        """Return the sums of the requests of a range that match, by breakdown."""
+        request = usage_pb2.ReportUsageRequest(
+            account_id=self._account_id,
+            key_id=filters.key_id,
+            model=filters.model,
+            outcome=filters.outcome,
+            surface=surface_to_proto(filters.surface),
+            from_time=timestamp(chosen.start),
+            to_time=timestamp(chosen.end),
+            breakdown=BREAKDOWNS[breakdown],
+            step=STEPS[chosen.step] if by_step else usage_pb2.STEP_UNSPECIFIED,
+            with_latency=with_latency,
+        )
+        with rpc_errors(unavailable_reason="inference_unavailable"):
+            answer = await self._stub.ReportUsage(request, timeout=self._timeout_seconds)
+        return report_of(answer)
+
+    async def requests(self, filters: RequestFilter, *, count: int, scan_max: int = 50_000) -> RequestPage:
         """Return a page of requests, newest first."""
         request = usage_pb2.ListRequestsRequest(
             account_id=self._account_id,
             key_id=filters.key_id,
+            model=filters.model,
             outcome=filters.outcome,
             from_day=filters.from_day,
             to_day=filters.to_day,
+            from_time=None if filters.from_time is None else timestamp(filters.from_time),
+            to_time=None if filters.to_time is None else timestamp(filters.to_time),
+            ended_from=None if filters.ended_from is None else timestamp(filters.ended_from),
             before=filters.before,
             page_size=count,
+            scan_max=scan_max,
             surface=surface_to_proto(filters.surface),
         )
         with rpc_errors(unavailable_reason="inference_unavailable"):
             answer = await self._stub.ListRequests(request, timeout=self._timeout_seconds)
-        return [receipt_of(record) for record in answer.records]
+        return RequestPage([receipt_of(record) for record in answer.records], answer.next_before)
 
     async def delete_webhook(self) -> None:
         """Delete the account's usage webhook, if there is one."""

@@ -23,6 +23,7 @@ from services.gateway.console.ports import (
     ModelsClient,
     OwnerClient,
     RequestFilter,
+    RequestPage,
     Session,
     SessionClient,
     SignUp,
@@ -30,6 +31,7 @@ from services.gateway.console.ports import (
 )
 from services.gateway.console.request_context import SessionScope
 from services.gateway.console.site import Site
+from services.gateway.console.usage.live import LiveRequests
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.settings import GatewaySettings
 
@@ -53,10 +55,11 @@ class Auth:
 class Ledger:
     """Returns the same requests for each account, newest first."""
 
-    async def requests(self, wanted: RequestFilter, *, count: int) -> Sequence[Receipt]:
+    async def requests(self, wanted: RequestFilter, *, count: int, scan_max: int = 0) -> RequestPage:
         await asyncio.sleep(0)
         newest = int(wanted.before) if wanted.before else _ROWS
-        return [_receipt(number) for number in range(newest - 1, max(-1, newest - 1 - count), -1)]
+        found = [_receipt(number) for number in range(newest - 1, max(-1, newest - 1 - count), -1)]
+        return RequestPage(found, found[-1].id if len(found) == count else "")
 
 
 def _receipt(number: int) -> Receipt:
@@ -141,6 +144,7 @@ def _app() -> ASGIApp:
             ),
             api=cast(Any, object()),
             responses=cast(Any, object()),
+            live=LiveRequests(clock, is_draining=lambda: False),
             cors=CORSPolicy(()),
             hsts_seconds=0,
             upgrade="",
