@@ -42,6 +42,7 @@ from services.auth.mail.smtp import SMTPTransport, parse_smtp_url
 from services.auth.mail.store import SQLMailQueue
 from services.auth.mail.templates import EmailTemplates
 from services.auth.rpc import AuthService
+from services.auth.sessions.account_sessions_rpc import AccountSessionService
 from services.auth.sessions.devices import Devices
 from services.auth.sessions.log_in import LogIn
 from services.auth.sessions.manager import SessionManager
@@ -65,6 +66,8 @@ from services.common.runtime.clock import Clock, SystemClock, utc_now
 from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
 from stack.auth.v1 import (
+    account_sessions_pb2,
+    account_sessions_pb2_grpc,
     accounts_pb2,
     accounts_pb2_grpc,
     audit_pb2,
@@ -96,6 +99,7 @@ VERSION_TABLE = "auth_alembic_version"
 _CONTRACTS = (
     auth_pb2,
     accounts_pb2,
+    account_sessions_pb2,
     keys_pb2,
     plans_pb2,
     audit_pb2,
@@ -281,6 +285,9 @@ def _add_operator_services(server: GrpcServer, components: Parts, admin_token: A
         ),
         server.grpc,
     )
+    account_sessions_pb2_grpc.add_AccountSessionServiceServicer_to_server(
+        AccountSessionService(accounts, _sessions(components, transactions), admin_token=admin_token), server.grpc
+    )
     plans_pb2_grpc.add_PlanServiceServicer_to_server(
         PlanService(SQLPlanStore(transactions), feed=components.feed, admin_token=admin_token, clock=clock), server.grpc
     )
@@ -308,13 +315,7 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
     rate_limiter = RateLimiter(
         SQLRateLimitStore(components.engine, components.user_transactions), pepper=components.pepper, clock=clock
     )
-    sessions = SessionManager(
-        SQLSessionStore(components.user_transactions),
-        pepper=components.pepper,
-        clock=clock,
-        idle_seconds=settings.session_idle_seconds,
-        total_seconds=settings.session_seconds,
-    )
+    sessions = _sessions(components, components.user_transactions)
     registration = Registration(
         Stores(
             accounts, SQLOneTimeTokenStore(components.user_transactions), SQLPlanStore(components.user_transactions)
@@ -367,6 +368,16 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
     )
     totp_pb2_grpc.add_TOTPServiceServicer_to_server(TOTPService(totp, log_in, sessions), server.grpc)
     identities_pb2_grpc.add_IdentityServiceServicer_to_server(IdentityService(identities, sessions), server.grpc)
+
+
+def _sessions(components: Parts, transactions: Transactions) -> SessionManager:
+    return SessionManager(
+        SQLSessionStore(transactions),
+        pepper=components.pepper,
+        clock=components.clock,
+        idle_seconds=components.settings.session_idle_seconds,
+        total_seconds=components.settings.session_seconds,
+    )
 
 
 def _key_manager(components: Parts) -> KeyManager:

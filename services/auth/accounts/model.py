@@ -34,6 +34,8 @@ class Account:
     """Time of deletion; None means not deleted."""
     quota_account_id: AccountId | None = None
     """Id under which quota counts the account, if it continues the counts of a deleted one; None means its own id."""
+    suspended_at: datetime | None = None
+    """Time of suspension by an operator; None means not suspended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,12 @@ class AccountStore(Protocol):
         Raises:
             InvalidRequest: The token is invalid.
         """
+
+    async def suspend(self, reference: str, *, by: Actor, at: datetime) -> Account:
+        """Suspend an account: its keys are denied, its sessions end, and log-ins are refused. Idempotent."""
+
+    async def resume(self, reference: str, *, by: Actor, at: datetime) -> Account:
+        """End a suspension. Idempotent."""
 
     async def delete(self, reference: str, *, by: Actor, at: datetime, proof: Proof | None = None) -> Account:
         """Erase an account's personal data, revoke its keys and end its sessions. Idempotent.

@@ -88,6 +88,24 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
         self._feed.notify()
         return accounts_pb2.SetAccountPlanResponse(account=messages.account(account))
 
+    async def SuspendAccount(
+        self, request: accounts_pb2.SuspendAccountRequest, context: Context
+    ) -> accounts_pb2.SuspendAccountResponse:
+        """Suspend an account."""
+        operator = self._admin_token.require(context)
+        account = await self._store.suspend(checked_reference(request.account), by=operator, at=utc_now(self._clock))
+        self._feed.notify()
+        return accounts_pb2.SuspendAccountResponse(account=messages.account(account))
+
+    async def ResumeAccount(
+        self, request: accounts_pb2.ResumeAccountRequest, context: Context
+    ) -> accounts_pb2.ResumeAccountResponse:
+        """End a suspension."""
+        operator = self._admin_token.require(context)
+        account = await self._store.resume(checked_reference(request.account), by=operator, at=utc_now(self._clock))
+        self._feed.notify()
+        return accounts_pb2.ResumeAccountResponse(account=messages.account(account))
+
     async def DeleteAccount(
         self, request: accounts_pb2.DeleteAccountRequest, context: Context
     ) -> accounts_pb2.DeleteAccountResponse:

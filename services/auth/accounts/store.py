@@ -39,6 +39,7 @@ _COLUMNS = (
     accounts.c.email_verified_at,
     accounts.c.deleted_at,
     accounts.c.quota_account_id,
+    accounts.c.suspended_at,
 )
 
 
@@ -176,6 +177,25 @@ class SQLAccountStore:
             return await _read(connection, token.account_id)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def suspend(self, reference: str, *, by: Actor, at: datetime) -> Account:
+        """Suspend an account. See `AccountStore.suspend`."""
+        async with self._transactions.writing() as connection:
+            account = await _locked_with_keys(connection, reference)
+            if account.suspended_at is None:
+                await end_sessions(connection, account.id, true(), reason="account_suspended", by=by, at=at)
+                await _set_suspension(connection, account.id, at, "account.suspended", by=by, at=at)
+            return await _read(connection, account.id)
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def resume(self, reference: str, *, by: Actor, at: datetime) -> Account:
+        """End a suspension. See `AccountStore.resume`."""
+        async with self._transactions.writing() as connection:
+            account = await _locked_with_keys(connection, reference)
+            if account.suspended_at is not None:
+                await _set_suspension(connection, account.id, None, "account.resumed", by=by, at=at)
+            return await _read(connection, account.id)
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def delete(self, reference: str, *, by: Actor, at: datetime, proof: Proof | None = None) -> Account:
         """Delete an account. See `AccountStore.delete`."""
         async with self._transactions.writing() as connection:
@@ -209,6 +229,29 @@ async def account_id_of(connection: AsyncConnection, reference: str, *, or_delet
     if account_id is None:
         raise _account_not_found(reference)
     return AccountId(account_id)
+
+
+async def _locked_with_keys(connection: AsyncConnection, reference: str) -> Account:
+    """Block other changes of keys and of the account's sessions until the commit, and return the account."""
+    await take_revisions(connection)
+    account_id = await account_id_of(connection, reference)
+    await lock_account(connection, account_id)
+    return await _read(connection, account_id)
+
+
+async def _set_suspension(
+    connection: AsyncConnection,
+    account_id: AccountId,
+    suspended_at: datetime | None,
+    action: str,
+    *,
+    by: Actor,
+    at: datetime,
+) -> None:
+    """Set the time of a suspension, or None, change the account's keys and write an audit event."""
+    await connection.execute(update(accounts).where(accounts.c.id == account_id).values(suspended_at=suspended_at))
+    await change_keys(connection, account_id)
+    await record(connection, action, by=by, at=at, account_id=account_id, target=account_id)
 
 
 async def move_to_plan(
@@ -344,4 +387,5 @@ def _account(row: Row[Any]) -> Account:
         email_verified_at=row.email_verified_at,
         deleted_at=row.deleted_at,
         quota_account_id=row.quota_account_id,
+        suspended_at=row.suspended_at,
     )

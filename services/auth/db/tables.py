@@ -79,6 +79,8 @@ accounts = Table(
     Column("quota_account_id", String(30), nullable=True),
     # Time of the event or of the operator's call that set the plan; null if none has set it since the sign-up.
     Column("plan_set_at", UTCDateTime, nullable=True),
+    # When an operator suspended the account; null means that it is not suspended.
+    Column("suspended_at", UTCDateTime, nullable=True),
 )
 
 # Ids of the plan events that were received, each of which is applied once.

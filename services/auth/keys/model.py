@@ -56,6 +56,8 @@ class Key:
     """Requests per UTC day that the owner allows, which `daily_limit` includes; None sets no limit."""
     owner_limits: tuple[Limit, ...] = ()
     """Other limits that the owner has set, which `limits` include."""
+    is_suspended: bool = False
+    """Whether the key's account is suspended."""
 
     def is_active(self, now: datetime) -> bool:
         """Return whether the key is neither revoked nor expired at `now`."""
@@ -135,6 +137,7 @@ class Denial(StrEnum):
     REVOKED = "revoked"
     EXPIRED = "expired"
     PAUSED = "paused"
+    SUSPENDED = "suspended"
 
 
 @dataclass(frozen=True, slots=True)

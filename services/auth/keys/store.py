@@ -52,6 +52,7 @@ _KEY_COLUMNS = (
     plans.c.weight,
     accounts.c.quota_account_id,
     accounts.c.plan,
+    accounts.c.suspended_at,
 )
 _sibling = api_keys.alias("sibling")
 _HIGHEST_OWN_LIMIT = (
@@ -85,7 +86,8 @@ _FIND = select(key_revision.c.revision, _PEPPER_ID, *_KEY_COLUMNS, *_ACCOUNT_COL
 )
 
 _CHANGES = (
-    select(api_keys.c.id, api_keys.c.revision, api_keys.c.revoked_at)
+    select(api_keys.c.id, api_keys.c.revision, api_keys.c.revoked_at, accounts.c.suspended_at)
+    .join(accounts, _OWNER)
     .where(api_keys.c.revision > bindparam("after"))
     .order_by(api_keys.c.revision)
     .limit(bindparam("limit"))
@@ -307,7 +309,7 @@ class SQLKeyStore:
             all_keys_revision = await connection.scalar(select(key_revision.c.all_keys_revision)) or 0
         if len(rows) > _CHANGES_MAX:
             return Changes(present.revision, [Change(None, present.revision)])
-        changes = [Change(KeyId(row.id), row.revision, row.revoked_at is not None) for row in rows]
+        changes = [Change(KeyId(row.id), row.revision, bool(row.revoked_at or row.suspended_at)) for row in rows]
         if all_keys_revision > revision:
             changes.append(Change(None, all_keys_revision))
         changes.sort(key=lambda change: change.revision)
@@ -460,6 +462,7 @@ def _key(row: Row[Any], account_daily_limit: int | None = None) -> Key:
         paused_at=row.paused_at,
         owner_daily_limit=row.owner_daily_limit,
         owner_limits=from_json(row.owner_limits),
+        is_suspended=row.suspended_at is not None,
     )
 
 

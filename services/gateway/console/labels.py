@@ -71,6 +71,8 @@ _UNITS = {
 _ACTIONS = {
     "account.created": "Account created",
     "account.deleted": "Account deleted",
+    "account.suspended": "Account suspended",
+    "account.resumed": "Account resumed",
     "account.plan_set": "Plan changed",
     "account.password_set": "Password changed",
     "account.password_reset": "Password reset with a link",
