@@ -177,13 +177,14 @@ class SQLAccountStore:
             return await _read(connection, token.account_id)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
-    async def suspend(self, reference: str, *, by: Actor, at: datetime) -> Account:
+    async def suspend(self, reference: str, *, reason: str = "", by: Actor, at: datetime) -> Account:
         """Suspend an account. See `AccountStore.suspend`."""
         async with self._transactions.writing() as connection:
             account = await _locked_with_keys(connection, reference)
             if account.suspended_at is None:
                 await end_sessions(connection, account.id, true(), reason="account_suspended", by=by, at=at)
-                await _set_suspension(connection, account.id, at, "account.suspended", by=by, at=at)
+                details = {"reason": reason} if reason else None
+                await _set_suspension(connection, account.id, at, "account.suspended", by=by, at=at, details=details)
             return await _read(connection, account.id)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
@@ -247,11 +248,12 @@ async def _set_suspension(
     *,
     by: Actor,
     at: datetime,
+    details: Mapping[str, object] | None = None,
 ) -> None:
     """Set the time of a suspension, or None, change the account's keys and write an audit event."""
     await connection.execute(update(accounts).where(accounts.c.id == account_id).values(suspended_at=suspended_at))
     await change_keys(connection, account_id)
-    await record(connection, action, by=by, at=at, account_id=account_id, target=account_id)
+    await record(connection, action, by=by, at=at, account_id=account_id, target=account_id, details=details)
 
 
 async def move_to_plan(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstack/auth/v1/accounts.proto\x12\rstack.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x95\x02\n\x07\x41\x63\x63ount\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x0c\n\x04plan\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11\x65mail_verified_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ndeleted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10quota_account_id\x18\x07 \x01(\t\x12\x30\n\x0csuspended_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"3\n\x14\x43reateAccountRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x0c\n\x04plan\x18\x02 \x01(\t\"@\n\x15\x43reateAccountResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"$\n\x11GetAccountRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"=\n\x12GetAccountResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"7\n\x13ListAccountsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\"@\n\x14ListAccountsResponse\x12(\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x16.stack.auth.v1.Account\"6\n\x15SetAccountPlanRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0c\n\x04plan\x18\x02 \x01(\t\"A\n\x16SetAccountPlanResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"\'\n\x14\x44\x65leteAccountRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"@\n\x15\x44\x65leteAccountResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"(\n\x15SuspendAccountRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"A\n\x16SuspendAccountResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"\'\n\x14ResumeAccountRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"@\n\x15ResumeAccountResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"-\n\x1a\x43reatePasswordResetRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"i\n\x1b\x43reatePasswordResetResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"#\n\x10ResetTOTPRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"<\n\x11ResetTOTPResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"#\n\x13\x43reateInviteRequest\x12\x0c\n\x04plan\x18\x01 \x01(\t\"b\n\x14\x43reateInviteResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xa5\x07\n\x0e\x41\x63\x63ountService\x12Z\n\rCreateAccount\x12#.stack.auth.v1.CreateAccountRequest\x1a$.stack.auth.v1.CreateAccountResponse\x12Q\n\nGetAccount\x12 .stack.auth.v1.GetAccountRequest\x1a!.stack.auth.v1.GetAccountResponse\x12W\n\x0cListAccounts\x12\".stack.auth.v1.ListAccountsRequest\x1a#.stack.auth.v1.ListAccountsResponse\x12]\n\x0eSetAccountPlan\x12$.stack.auth.v1.SetAccountPlanRequest\x1a%.stack.auth.v1.SetAccountPlanResponse\x12Z\n\rDeleteAccount\x12#.stack.auth.v1.DeleteAccountRequest\x1a$.stack.auth.v1.DeleteAccountResponse\x12]\n\x0eSuspendAccount\x12$.stack.auth.v1.SuspendAccountRequest\x1a%.stack.auth.v1.SuspendAccountResponse\x12Z\n\rResumeAccount\x12#.stack.auth.v1.ResumeAccountRequest\x1a$.stack.auth.v1.ResumeAccountResponse\x12l\n\x13\x43reatePasswordReset\x12).stack.auth.v1.CreatePasswordResetRequest\x1a*.stack.auth.v1.CreatePasswordResetResponse\x12N\n\tResetTOTP\x12\x1f.stack.auth.v1.ResetTOTPRequest\x1a .stack.auth.v1.ResetTOTPResponse\x12W\n\x0c\x43reateInvite\x12\".stack.auth.v1.CreateInviteRequest\x1a#.stack.auth.v1.CreateInviteResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstack/auth/v1/accounts.proto\x12\rstack.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x95\x02\n\x07\x41\x63\x63ount\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x0c\n\x04plan\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11\x65mail_verified_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ndeleted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10quota_account_id\x18\x07 \x01(\t\x12\x30\n\x0csuspended_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"3\n\x14\x43reateAccountRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x0c\n\x04plan\x18\x02 \x01(\t\"@\n\x15\x43reateAccountResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"$\n\x11GetAccountRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"=\n\x12GetAccountResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"7\n\x13ListAccountsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\"@\n\x14ListAccountsResponse\x12(\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x16.stack.auth.v1.Account\"6\n\x15SetAccountPlanRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0c\n\x04plan\x18\x02 \x01(\t\"A\n\x16SetAccountPlanResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"\'\n\x14\x44\x65leteAccountRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"@\n\x15\x44\x65leteAccountResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"8\n\x15SuspendAccountRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"A\n\x16SuspendAccountResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"\'\n\x14ResumeAccountRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"@\n\x15ResumeAccountResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"-\n\x1a\x43reatePasswordResetRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"i\n\x1b\x43reatePasswordResetResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"#\n\x10ResetTOTPRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"<\n\x11ResetTOTPResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"#\n\x13\x43reateInviteRequest\x12\x0c\n\x04plan\x18\x01 \x01(\t\"b\n\x14\x43reateInviteResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xa5\x07\n\x0e\x41\x63\x63ountService\x12Z\n\rCreateAccount\x12#.stack.auth.v1.CreateAccountRequest\x1a$.stack.auth.v1.CreateAccountResponse\x12Q\n\nGetAccount\x12 .stack.auth.v1.GetAccountRequest\x1a!.stack.auth.v1.GetAccountResponse\x12W\n\x0cListAccounts\x12\".stack.auth.v1.ListAccountsRequest\x1a#.stack.auth.v1.ListAccountsResponse\x12]\n\x0eSetAccountPlan\x12$.stack.auth.v1.SetAccountPlanRequest\x1a%.stack.auth.v1.SetAccountPlanResponse\x12Z\n\rDeleteAccount\x12#.stack.auth.v1.DeleteAccountRequest\x1a$.stack.auth.v1.DeleteAccountResponse\x12]\n\x0eSuspendAccount\x12$.stack.auth.v1.SuspendAccountRequest\x1a%.stack.auth.v1.SuspendAccountResponse\x12Z\n\rResumeAccount\x12#.stack.auth.v1.ResumeAccountRequest\x1a$.stack.auth.v1.ResumeAccountResponse\x12l\n\x13\x43reatePasswordReset\x12).stack.auth.v1.CreatePasswordResetRequest\x1a*.stack.auth.v1.CreatePasswordResetResponse\x12N\n\tResetTOTP\x12\x1f.stack.auth.v1.ResetTOTPRequest\x1a .stack.auth.v1.ResetTOTPResponse\x12W\n\x0c\x43reateInvite\x12\".stack.auth.v1.CreateInviteRequest\x1a#.stack.auth.v1.CreateInviteResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -55,25 +55,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEACCOUNTRESPONSE']._serialized_start=867
   _globals['_DELETEACCOUNTRESPONSE']._serialized_end=931
   _globals['_SUSPENDACCOUNTREQUEST']._serialized_start=933
-  _globals['_SUSPENDACCOUNTREQUEST']._serialized_end=973
-  _globals['_SUSPENDACCOUNTRESPONSE']._serialized_start=975
-  _globals['_SUSPENDACCOUNTRESPONSE']._serialized_end=1040
-  _globals['_RESUMEACCOUNTREQUEST']._serialized_start=1042
-  _globals['_RESUMEACCOUNTREQUEST']._serialized_end=1081
-  _globals['_RESUMEACCOUNTRESPONSE']._serialized_start=1083
-  _globals['_RESUMEACCOUNTRESPONSE']._serialized_end=1147
-  _globals['_CREATEPASSWORDRESETREQUEST']._serialized_start=1149
-  _globals['_CREATEPASSWORDRESETREQUEST']._serialized_end=1194
-  _globals['_CREATEPASSWORDRESETRESPONSE']._serialized_start=1196
-  _globals['_CREATEPASSWORDRESETRESPONSE']._serialized_end=1301
-  _globals['_RESETTOTPREQUEST']._serialized_start=1303
-  _globals['_RESETTOTPREQUEST']._serialized_end=1338
-  _globals['_RESETTOTPRESPONSE']._serialized_start=1340
-  _globals['_RESETTOTPRESPONSE']._serialized_end=1400
-  _globals['_CREATEINVITEREQUEST']._serialized_start=1402
-  _globals['_CREATEINVITEREQUEST']._serialized_end=1437
-  _globals['_CREATEINVITERESPONSE']._serialized_start=1439
-  _globals['_CREATEINVITERESPONSE']._serialized_end=1537
-  _globals['_ACCOUNTSERVICE']._serialized_start=1540
-  _globals['_ACCOUNTSERVICE']._serialized_end=2473
+  _globals['_SUSPENDACCOUNTREQUEST']._serialized_end=989
+  _globals['_SUSPENDACCOUNTRESPONSE']._serialized_start=991
+  _globals['_SUSPENDACCOUNTRESPONSE']._serialized_end=1056
+  _globals['_RESUMEACCOUNTREQUEST']._serialized_start=1058
+  _globals['_RESUMEACCOUNTREQUEST']._serialized_end=1097
+  _globals['_RESUMEACCOUNTRESPONSE']._serialized_start=1099
+  _globals['_RESUMEACCOUNTRESPONSE']._serialized_end=1163
+  _globals['_CREATEPASSWORDRESETREQUEST']._serialized_start=1165
+  _globals['_CREATEPASSWORDRESETREQUEST']._serialized_end=1210
+  _globals['_CREATEPASSWORDRESETRESPONSE']._serialized_start=1212
+  _globals['_CREATEPASSWORDRESETRESPONSE']._serialized_end=1317
+  _globals['_RESETTOTPREQUEST']._serialized_start=1319
+  _globals['_RESETTOTPREQUEST']._serialized_end=1354
+  _globals['_RESETTOTPRESPONSE']._serialized_start=1356
+  _globals['_RESETTOTPRESPONSE']._serialized_end=1416
+  _globals['_CREATEINVITEREQUEST']._serialized_start=1418
+  _globals['_CREATEINVITEREQUEST']._serialized_end=1453
+  _globals['_CREATEINVITERESPONSE']._serialized_start=1455
+  _globals['_CREATEINVITERESPONSE']._serialized_end=1553
+  _globals['_ACCOUNTSERVICE']._serialized_start=1556
+  _globals['_ACCOUNTSERVICE']._serialized_end=2489
 # @@protoc_insertion_point(module_scope)
