@@ -60,7 +60,9 @@ from services.auth.watch.feed import ChangeFeed
 from services.common.concurrency.priority_lock import PriorityLock
 from services.common.db import database
 from services.common.db.transactions import Transactions
+from services.common.rpc import status_rpc
 from services.common.rpc.server import GrpcServer
+from services.common.rpc.status_rpc import DependencyStatus, StatusService, database_status
 from services.common.rpc.tls import identity
 from services.common.runtime.clock import Clock, SystemClock, utc_now
 from services.common.runtime.tasks import restarting, running
@@ -89,6 +91,7 @@ from stack.auth.v1 import (
     totp_pb2,
     totp_pb2_grpc,
 )
+from stack.common.v1 import status_pb2_grpc
 
 _CONNECTIONS, _USER_CONNECTIONS = 5, 5
 """Postgres connections (SQLite opens a few more): first for key lookups, WatchKeys and operators, then for users."""
@@ -124,7 +127,7 @@ _CALLERS = {
     # A compromised gateway cannot call the operators' services, even with their token.
     service: (identity("gateway" if service.rpartition(".")[2] in _GATEWAY_SERVICES else "stackctl"),)
     for service in _SERVICES
-}
+} | {status_rpc.SERVICE_NAME: (identity("stackctl"),)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +182,10 @@ async def serve(settings: AuthSettings, parts: Parts | None = None) -> None:
         _add_mail_service(server, parts, admin_token)
         _add_user_services(server, parts)
         # WatchKeys streams never end by themselves and would keep the server draining for the whole grace period.
-        await server.run(_SERVICES, on_drain=parts.feed.close)
+        status_pb2_grpc.add_StatusServiceServicer_to_server(
+            StatusService(partial(_dependencies, parts), {"stack_emails_waiting": "emails"}), server.grpc
+        )
+        await server.run((*_SERVICES, status_rpc.SERVICE_NAME), on_drain=parts.feed.close)
 
 
 async def migrate(settings: AuthSettings) -> None:
@@ -266,11 +272,15 @@ async def _open_mail(
     return _Mail(templates, queue, mailer)
 
 
+async def _dependencies(parts: Parts) -> Sequence[DependencyStatus]:
+    return [await database_status(parts.mail.queue.waiting), DependencyStatus("mail", parts.mail.mailer.server_state)]
+
+
 def _add_operator_services(server: GrpcServer, components: Parts, admin_token: AdminToken) -> None:
     transactions, clock = components.transactions, components.clock
     accounts = SQLAccountStore(transactions, components.former_accounts)
     keys_pb2_grpc.add_KeyServiceServicer_to_server(
-        KeyService(_key_manager(components), admin_token=admin_token), server.grpc
+        KeyService(_key_manager(components), components.key_verifier, admin_token=admin_token), server.grpc
     )
     accounts_pb2_grpc.add_AccountServiceServicer_to_server(
         AccountService(

@@ -190,6 +190,12 @@ class KeyStore(Protocol):
             NotFound: There is no such account.
         """
 
+    async def search(self, text: str, *, limit: int) -> list[Key]:
+        """Return keys of all accounts by id, part of the name in any case, or start of the secret, newest first."""
+
+    async def rename(self, key_id: KeyId, name: str, *, by: Actor, at: datetime) -> Key:
+        """Rename a key. Raises `NotFound` if there is no such key."""
+
     async def bounds_of(self, account_id: AccountId, bounds: Bounds) -> Bounds:
         """Return the account's limits: its plan's, or those of `bounds` where the plan sets none."""
 

@@ -15,7 +15,7 @@ from services.auth.audit import Actor
 from services.auth.db.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, take_revisions, unavailable
 from services.auth.db.tables import accounts, api_keys, key_revision, plans
 from services.auth.keys import owner_settings
-from services.auth.keys.model import Bounds, Key, KeyId, KeyLookup, KeyUpdate, NewKey
+from services.auth.keys.model import SECRET_PREFIX, Bounds, Key, KeyId, KeyLookup, KeyUpdate, NewKey
 from services.auth.limits import WEIGHT_DEFAULT, LimitChanges, from_json, lowered, to_json
 from services.auth.sessions.proofs import check_proof
 from services.auth.watch.feed import Change, Changes
@@ -30,6 +30,8 @@ _CHANGES_MAX = 1_000
 (measured), more than the deadline above: watchers would get nothing until the load went down."""
 _MOVE_SECONDS_MAX = 0.3
 """A lookup waits for the rehash, and gateways wait 2 s for both. If it fails, the next lookup tries again."""
+_SEARCH_SECONDS_MAX = 4.0
+"""A search by a part of the name reads all keys; operators make few."""
 _DAY = timedelta(days=1)
 
 _KEY_COLUMNS = (
@@ -146,6 +148,32 @@ class SQLKeyStore:
             owned = _KEYS.where(api_keys.c.account_id == account_id, api_keys.c.id > after)
             page = await connection.execute(owned.order_by(api_keys.c.id).limit(limit))
             return [_key(row) for row in page]
+
+    @deadline(_SEARCH_SECONDS_MAX, unavailable=unavailable)
+    async def search(self, text: str, *, limit: int) -> list[Key]:
+        """Search keys of all accounts. See `KeyStore.search`."""
+        row = api_keys.c
+        is_found = or_(row.id == text, row.prefix.startswith(text, autoescape=True))
+        if not text.startswith(SECRET_PREFIX):
+            is_found = or_(row.id == text, row.name.icontains(text, autoescape=True))
+        async with self._transactions.reading() as connection:
+            found = await connection.execute(_KEYS.where(is_found).order_by(row.id.desc()).limit(limit))
+            return [_key(one) for one in found]
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def rename(self, key_id: KeyId, name: str, *, by: Actor, at: datetime) -> Key:
+        """Rename a key. See `KeyStore.rename`."""
+        async with self._transactions.writing() as connection:
+            revision = await take_revisions(connection)
+            key = await _read(connection, key_id)
+            if key.name == name:
+                await connection.rollback()
+                return key
+            details = {"name": name}
+            await record(
+                connection, "key.renamed", by=by, at=at, account_id=key.account_id, target=key_id, details=details
+            )
+            return await _change(connection, key_id, name=name, revision=revision)
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def bounds_of(self, account_id: AccountId, bounds: Bounds) -> Bounds:
