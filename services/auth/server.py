@@ -21,6 +21,8 @@ from services.auth.accounts.registration import Registration, Stores
 from services.auth.accounts.rpc import AccountService, AuditService, PlanEventService, PlanService
 from services.auth.accounts.store import SQLAccountStore
 from services.auth.accounts.webhook_signatures import WebhookVerifier
+from services.auth.alerts.rpc import AlertService, OwnerAlertService
+from services.auth.alerts.store import SQLAlertStore
 from services.auth.callers import AdminToken
 from services.auth.db.records import SQLAuditLog, unavailable
 from services.auth.housekeeping import purge_periodically
@@ -72,6 +74,8 @@ from stack.auth.v1 import (
     account_sessions_pb2_grpc,
     accounts_pb2,
     accounts_pb2_grpc,
+    alerts_pb2,
+    alerts_pb2_grpc,
     audit_pb2,
     audit_pb2_grpc,
     auth_pb2,
@@ -111,6 +115,7 @@ _CONTRACTS = (
     owner_pb2,
     identities_pb2,
     totp_pb2,
+    alerts_pb2,
 )
 _SERVICES = tuple(
     service.full_name for contract in _CONTRACTS for service in contract.DESCRIPTOR.services_by_name.values()
@@ -122,6 +127,8 @@ _GATEWAY_SERVICES = (
     "IdentityService",
     "TOTPService",
     "PlanEventService",
+    "AlertService",
+    "OwnerAlertService",
 )
 _CALLERS = {
     # A compromised gateway cannot call the operators' services, even with their token.
@@ -267,7 +274,9 @@ async def _open_mail(
         server = parse_smtp_url(settings.smtp_url.get_secret_value())
         transport = SMTPTransport(server, sender=settings.mail_from, ca_file=settings.smtp_ca_file)
     mailer = Mailer(queue, transport, clock=clock)
-    composer = MailComposer(accounts, SQLOneTimeTokenStore(transactions), templates, pepper=pepper, clock=clock)
+    alerts = SQLAlertStore(transactions, SQLKeyStore(transactions), has_mail=transport is not None)
+    tokens = SQLOneTimeTokenStore(transactions)
+    composer = MailComposer(accounts, tokens, templates, alerts, pepper=pepper, clock=clock)
     await stack.enter_async_context(running(restarting(partial(mailer.run, composer.compose))))
     return _Mail(templates, queue, mailer)
 
@@ -377,6 +386,16 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
         clock=clock,
     )
     totp_pb2_grpc.add_TOTPServiceServicer_to_server(TOTPService(totp, log_in, sessions), server.grpc)
+    alerts = SQLAlertStore(
+        components.user_transactions,
+        SQLKeyStore(components.user_transactions),
+        has_mail=components.mail.mailer.has_mail,
+    )
+    mailer = components.mail.mailer
+    alerts_pb2_grpc.add_AlertServiceServicer_to_server(AlertService(alerts, mailer, clock), server.grpc)
+    alerts_pb2_grpc.add_OwnerAlertServiceServicer_to_server(
+        OwnerAlertService(alerts, sessions, mailer, clock), server.grpc
+    )
     identities_pb2_grpc.add_IdentityServiceServicer_to_server(IdentityService(identities, sessions), server.grpc)
 
 

@@ -20,7 +20,7 @@ from services.auth.db.records import (
     take_revisions,
     unavailable,
 )
-from services.auth.db.tables import accounts, api_keys, one_time_tokens, sessions
+from services.auth.db.tables import accounts, alerts, api_keys, one_time_tokens, sessions
 from services.auth.identities.rows import add_identity, remove_identities
 from services.auth.mail.store import enqueue, forget_emails
 from services.auth.sessions.one_time_tokens import Purpose
@@ -212,6 +212,7 @@ class SQLAccountStore:
             await remove_identities(connection, account_id, by=by, at=at)
             await remove_totp(connection, account_id, "totp.disabled", by=by, at=at)
             await forget_emails(connection, account_id, account.email)
+            await connection.execute(delete(alerts).where(alerts.c.account_id == account_id))
             await self._former_accounts.add(connection, account.email, account.quota_account_id or account.id, at=at)
             await _erase(connection, account_id, at)
             await change_keys(connection, account_id, revoked_at=at)

@@ -1,6 +1,7 @@
 """SQL store for API keys and their changes."""
 
 import json
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -139,6 +140,13 @@ class SQLKeyStore:
         """Return a key. See `KeyStore.get`."""
         async with self._transactions.reading() as connection:
             return await _read(connection, key_id, owner)
+
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def of_ids(self, key_ids: Collection[KeyId]) -> list[Key]:
+        """Return those of the keys that exist, with the limits of their accounts."""
+        async with self._transactions.reading() as connection:
+            rows = await connection.execute(_ONE_KEY.where(api_keys.c.id.in_(key_ids)))
+            return [_key(row, _account_daily_limit(row)) for row in rows]
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def of_account(self, account: str, *, after: str = "", limit: int = 1_000) -> list[Key]:
