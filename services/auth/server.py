@@ -386,12 +386,8 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
         clock=clock,
     )
     totp_pb2_grpc.add_TOTPServiceServicer_to_server(TOTPService(totp, log_in, sessions), server.grpc)
-    alerts = SQLAlertStore(
-        components.user_transactions,
-        SQLKeyStore(components.user_transactions),
-        has_mail=components.mail.mailer.has_mail,
-    )
-    mailer = components.mail.mailer
+    mailer, transactions = components.mail.mailer, components.user_transactions
+    alerts = SQLAlertStore(transactions, SQLKeyStore(transactions), has_mail=mailer.has_mail)
     alerts_pb2_grpc.add_AlertServiceServicer_to_server(AlertService(alerts, mailer, clock), server.grpc)
     alerts_pb2_grpc.add_OwnerAlertServiceServicer_to_server(
         OwnerAlertService(alerts, sessions, mailer, clock), server.grpc

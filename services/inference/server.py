@@ -44,11 +44,15 @@ from services.inference.responses.model import ResponseStore
 from services.inference.responses.rpc import StoredResponseService
 from services.inference.rpc import InferenceService, UsageService
 from services.inference.settings import InferenceSettings
+from services.inference.webhooks.alert_rpc import UsageAlertService
+from services.inference.webhooks.alerts import WebhookAlerts
 from services.inference.webhooks.rpc import UsageWebhookService
 from services.inference.webhooks.service import Webhooks
 from services.inference.webhooks.wiring import open_webhooks
 from stack.common.v1 import status_pb2_grpc
 from stack.inference.v1 import (
+    alerts_pb2,
+    alerts_pb2_grpc,
     export_pb2,
     export_pb2_grpc,
     idempotency_pb2,
@@ -79,6 +83,7 @@ _FLUSH_SECONDS_MIN = 3.0
 _QUEUES = {"stack_upstream_queue_requests": "requests for Groq", "stack_ledger_rows_waiting": "ledger rows"}
 _CALLERS = {
     status_rpc.SERVICE_NAME: (identity("stackctl"),),
+    alerts_pb2.DESCRIPTOR.services_by_name["UsageAlertService"].full_name: (identity("gateway"),),
     export_pb2.DESCRIPTOR.services_by_name["UsageExportService"].full_name: (identity("stackctl"),),
     idempotency_pb2.DESCRIPTOR.services_by_name["IdempotencyService"].full_name: (identity("gateway"),),
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name: (identity("gateway"),),
@@ -108,6 +113,7 @@ class Parts:
     store: SQLLedgerStore
     receipts: ReceiptSigner
     webhooks: Webhooks
+    webhook_alerts: WebhookAlerts
     responses: ResponseStore | None
     """None if responses are not stored."""
     idempotency: IdempotencyKeys | None
@@ -136,6 +142,9 @@ async def serve(settings: InferenceSettings, parts: Parts | None = None) -> None
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(parts.store), server.grpc)
         export_pb2_grpc.add_UsageExportServiceServicer_to_server(UsageExportService(parts.store), server.grpc)
         webhooks_pb2_grpc.add_UsageWebhookServiceServicer_to_server(UsageWebhookService(parts.webhooks), server.grpc)
+        alerts_pb2_grpc.add_UsageAlertServiceServicer_to_server(
+            UsageAlertService(parts.store, parts.webhook_alerts), server.grpc
+        )
         receipts_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptService(parts.receipts), server.grpc)
         responses_pb2_grpc.add_StoredResponseServiceServicer_to_server(
             StoredResponseService(parts.responses), server.grpc
@@ -212,7 +221,7 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
         users=UserDigests(_user_secret(settings)),
     )
     receipts = ReceiptSigner(store, keys_of_receipts, SystemClock())
-    webhooks = await open_webhooks(settings, store, stack)
+    webhooks, webhook_alerts = await open_webhooks(settings, store, stack)
     responses = stores.responses if stores else None
     return Parts(
         completions,
@@ -222,6 +231,7 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
         store,
         receipts=receipts,
         webhooks=webhooks,
+        webhook_alerts=webhook_alerts,
         responses=responses,
         idempotency=_idempotency(settings, stores, store),
     )

@@ -19,8 +19,8 @@ class AlertKind(StrEnum):
     LIMIT_100 = "limit_100"
     EXPIRY = "expiry"
     """A key expires within seven days, or within one."""
-    SILENCE = "silence"
-    """A key was used after 30 days of silence."""
+    IDLE = "idle"
+    """A key was used after 30 idle days."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class AlertStore(Protocol):
         """End a run. Does nothing if another caller has taken it over."""
 
     async def subjects(self, key_ids: Collection[KeyId], *, now: datetime) -> Sequence[Key]:
-        """Return those of the keys that work and whose owners want alerts about limits or silence."""
+        """Return those of the keys that work and whose owners want alerts about limits or idle keys."""
 
     async def record(self, alerts: Sequence[Alert]) -> int:
         """Record the alerts that their owners want and that are new, queue their e-mails, and return their number."""

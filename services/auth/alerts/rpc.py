@@ -20,7 +20,7 @@ _KINDS = {
     AlertKind.LIMIT_80: alerts_pb2.ALERT_KIND_LIMIT_80,
     AlertKind.LIMIT_100: alerts_pb2.ALERT_KIND_LIMIT_100,
     AlertKind.EXPIRY: alerts_pb2.ALERT_KIND_EXPIRY,
-    AlertKind.SILENCE: alerts_pb2.ALERT_KIND_SILENCE,
+    AlertKind.IDLE: alerts_pb2.ALERT_KIND_IDLE,
 }
 _KIND_OF: dict[int, AlertKind] = {value: kind for kind, value in _KINDS.items()}
 _ITEMS_MAX, _IDS_MAX, _PERIOD_CHARACTERS_MAX = 100, 1_000, 40
@@ -94,9 +94,7 @@ class AlertService(alerts_pb2_grpc.AlertServiceServicer):
         is_sound = is_id(message.account_id, Kind.ACCOUNT) and message.kind in _KIND_OF and message.period.isprintable()
         is_sound &= not message.key_id or is_id(message.key_id, Kind.KEY)
         if not is_sound or not 1 <= len(message.period) <= _PERIOD_CHARACTERS_MAX:
-            raise InvalidRequest(
-                "The alert is not valid. Give an account, a kind and a period.", reason="invalid_alert"
-            )
+            raise InvalidRequest("The alert needs an account, a kind and a period.", reason="invalid_alert")
         limits = messages.limits([message.limit] if message.HasField("limit") else [])
         return Alert(
             new_id(Kind.ALERT),

@@ -155,10 +155,10 @@ class SQLAlertStore:
 
     def _wants_expiry(self) -> ColumnElement[bool]:
         row, name = accounts.c, f"%{AlertKind.EXPIRY}%"
-        wants = row.alert_webhook.like(name)
-        if self._has_mail:
-            wants |= row.email_verified_at.is_not(None) & (row.alert_mail.is_(None) | row.alert_mail.like(name))
-        return wants
+        if not self._has_mail:
+            return row.alert_webhook.like(name)
+        by_mail = row.email_verified_at.is_not(None) & (row.alert_mail.is_(None) | row.alert_mail.like(name))
+        return row.alert_webhook.like(name) | by_mail
 
     async def _add(self, connection: AsyncConnection, alert: Alert) -> bool:
         """Add an alert that is wanted and new, with its e-mail, and return whether it is."""

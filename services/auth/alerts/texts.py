@@ -21,7 +21,7 @@ def alert_text(alert: Alert) -> tuple[str, str]:
         return f"Your {key} expires {when}", f"The {key} expires on {moment}. Requests with it are then rejected."
     return (
         f"Your {key} was used again",
-        f"The {key} was used on {alert.period}, after 30 days or more without a request. If that was not you, revoke it.",
+        f"The {key} was used on {alert.period}, after 30 days without a request. If that was not you, revoke it.",
     )
 
 

@@ -121,6 +121,20 @@ def last_days(key_ids: Collection[str]) -> Select[Any]:
     return select(row.key_id, func.max(row.day)).where(row.key_id.in_(key_ids), row.requests > 0).group_by(row.key_id)
 
 
+def active_keys(first_hour: int, before_day: str, *, after: str, keys_max: int) -> Select[Any]:
+    """Select (key id, last day before `before_day` with a request or null) of keys used since an hour, by key id."""
+    parts = [
+        select(table.c.key_id, table.c.requests).where(table.c.hour >= first_hour, table.c.key_id > after)
+        for table in (usage_hours, usage_deltas)
+    ]
+    used = union_all(*parts).subquery()
+    keys = select(used.c.key_id).group_by(used.c.key_id).having(func.sum(used.c.requests) > 0)
+    page = keys.order_by(used.c.key_id).limit(keys_max).subquery()
+    row = usage_days.c
+    previous = select(func.max(row.day)).where(row.key_id == page.c.key_id, row.day < before_day, row.requests > 0)
+    return select(page.c.key_id, previous.correlate(page).scalar_subquery()).order_by(page.c.key_id)
+
+
 def charged(
     owner: str,
     unit: Unit,

@@ -36,8 +36,8 @@ class _AlertKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertKind.V
     """A limit is used up."""
     ALERT_KIND_EXPIRY: _AlertKind.ValueType  # 3
     """A key expires within seven days, or within one."""
-    ALERT_KIND_SILENCE: _AlertKind.ValueType  # 4
-    """A key was used after 30 days of silence."""
+    ALERT_KIND_IDLE: _AlertKind.ValueType  # 4
+    """A key was used after 30 idle days."""
 
 class AlertKind(_AlertKind, metaclass=_AlertKindEnumTypeWrapper):
     """AlertKind is what an alert is about."""
@@ -50,8 +50,8 @@ ALERT_KIND_LIMIT_100: AlertKind.ValueType  # 2
 """A limit is used up."""
 ALERT_KIND_EXPIRY: AlertKind.ValueType  # 3
 """A key expires within seven days, or within one."""
-ALERT_KIND_SILENCE: AlertKind.ValueType  # 4
-"""A key was used after 30 days of silence."""
+ALERT_KIND_IDLE: AlertKind.ValueType  # 4
+"""A key was used after 30 idle days."""
 Global___AlertKind: _TypeAlias = AlertKind  # noqa: Y015
 
 @_typing.final

@@ -89,7 +89,7 @@ class AlertServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListAlertSubjects(self, request, context):
-        """ListAlertSubjects returns those of the keys that work and whose owners want alerts about limits or silence.
+        """ListAlertSubjects returns those of the keys that work and whose owners want alerts about limits or idle keys.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -25,7 +25,7 @@ class AlertServiceStub:
     EndAlertRun: _aio.UnaryUnaryMultiCallable[_alerts_pb2.EndAlertRunRequest, _alerts_pb2.EndAlertRunResponse]
     """EndAlertRun ends a run. If it was not complete, the next one begins with the same time."""
     ListAlertSubjects: _aio.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertSubjectsRequest, _alerts_pb2.ListAlertSubjectsResponse]
-    """ListAlertSubjects returns those of the keys that work and whose owners want alerts about limits or silence."""
+    """ListAlertSubjects returns those of the keys that work and whose owners want alerts about limits or idle keys."""
     RecordAlerts: _aio.UnaryUnaryMultiCallable[_alerts_pb2.RecordAlertsRequest, _alerts_pb2.RecordAlertsResponse]
     """RecordAlerts records alerts that the owners want. One that is recorded already is ignored."""
     ListUnsentAlerts: _aio.UnaryUnaryMultiCallable[_alerts_pb2.ListUnsentAlertsRequest, _alerts_pb2.ListUnsentAlertsResponse]
@@ -62,7 +62,7 @@ class AlertServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _alerts_pb2.ListAlertSubjectsRequest,
         context: _aio.ServicerContext[_alerts_pb2.ListAlertSubjectsRequest, _abc.Awaitable[_alerts_pb2.ListAlertSubjectsResponse]],
     ) -> _abc.Awaitable[_alerts_pb2.ListAlertSubjectsResponse]:
-        """ListAlertSubjects returns those of the keys that work and whose owners want alerts about limits or silence."""
+        """ListAlertSubjects returns those of the keys that work and whose owners want alerts about limits or idle keys."""
 
     @_abc_1.abstractmethod
     def RecordAlerts(

@@ -16,7 +16,7 @@ _HAS_EXPIRY = sa.text("expires_at IS NOT NULL AND revoked_at IS NULL")
 
 
 def upgrade() -> None:
-    """Add columns and tables, which the previous version does not read. Its replicas leave e-mails of alerts to others."""
+    """Add columns and tables, which the previous version does not read. Its replicas cannot send alerts."""
     op.add_column("accounts", sa.Column("alert_mail", sa.String(100), nullable=True))
     op.add_column("accounts", sa.Column("alert_webhook", sa.String(100), nullable=True))
     op.add_column("emails", sa.Column("alert_id", sa.String(30), nullable=True))
