@@ -78,6 +78,7 @@ _ACTIONS = {
     "account.password_reset": "Password reset with a link",
     "account.email_verified": "E-mail address confirmed",
     "account.log_ins_failed": "Many failed log-ins",
+    "alerts.set": "Alerts changed",
     "identity.linked": "Identity linked",
     "identity.unlinked": "Identity unlinked",
     "key.created": "API key created",

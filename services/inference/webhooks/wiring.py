@@ -20,7 +20,9 @@ from services.inference.webhooks.store import SQLWebhookStore
 async def open_webhooks(
     settings: InferenceSettings, ledger: SQLLedgerStore, stack: AsyncExitStack
 ) -> tuple[Webhooks, WebhookAlerts]:
-    """Return the webhooks and the alerts to them, and deliver to them as long as `stack` lives. They are disabled without a receipt key.
+    """Return the webhooks and the alerts to them, and deliver to them as long as `stack` lives.
+
+    They are disabled without a receipt key.
 
     Raises:
         StartError: The file of the receipt key cannot be used.
