@@ -239,11 +239,11 @@ class GrpcOwnerClient:
             answer = await self._alerts.GetOwnAlertSettings(
                 alerts_pb2.GetOwnAlertSettingsRequest(), metadata=self._metadata, timeout=self._timeout_seconds
             )
-        chosen = [
+        mail, webhook = (
             frozenset(KIND_OF[kind] for kind in kinds if kind in KIND_OF)
             for kinds in (answer.settings.mail, answer.settings.webhook)
-        ]
-        return AlertSettings(*chosen, has_mail=answer.has_mail)
+        )
+        return AlertSettings(mail, webhook, has_mail=answer.has_mail)
 
     async def set_alert_settings(self, settings: AlertSettings) -> None:
         """Replace the alerts that the owner wants."""

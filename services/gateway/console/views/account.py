@@ -47,8 +47,10 @@ class AccountViews:
 
     async def set_alerts(self, context: RequestContext) -> Response:
         """`POST /account/alerts`."""
-        chosen = [frozenset(kind for kind in AlertKind if context.text(f"{way}-{kind}")) for way in ("mail", "webhook")]
-        await context.scope.owner.set_alert_settings(AlertSettings(*chosen))
+        mail, webhook = (
+            frozenset(kind for kind in AlertKind if context.text(f"{way}-{kind}")) for way in ("mail", "webhook")
+        )
+        await context.scope.owner.set_alert_settings(AlertSettings(mail, webhook))
         return self._pages.confirm(context, "Your alerts have been saved.", "/account#alerts")
 
     async def end_session(self, context: RequestContext) -> Response:
@@ -104,7 +106,7 @@ class AccountViews:
             "events": events[:_EVENTS],
             "older": events[_EVENTS - 1].id if len(events) > _EVENTS else "",
             "at": at,
-            "alerts": await owner.alert_settings(),
+            "alerts": await or_none(owner.alert_settings()),
             "alert_kinds": _ALERT_KINDS,
             "webhook_url": await or_none(context.scope.usage.webhook_url()),
         }
