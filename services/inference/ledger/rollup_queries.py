@@ -122,7 +122,10 @@ def last_days(key_ids: Collection[str]) -> Select[Any]:
 
 
 def active_keys(first_hour: int, before_day: str, *, after: str, keys_max: int) -> Select[Any]:
-    """Select (key id, last day before `before_day` with a request or null) of keys used since an hour, by key id."""
+    """Select (key id, last days before `before_day` with a request or null) of keys used since an hour, by key id.
+
+    There are two last days: that of the roll-ups, and that of the deltas.
+    """
     parts = [
         select(table.c.key_id, table.c.requests).where(table.c.hour >= first_hour, table.c.key_id > after)
         for table in (usage_hours, usage_deltas)
@@ -132,7 +135,12 @@ def active_keys(first_hour: int, before_day: str, *, after: str, keys_max: int) 
     page = keys.order_by(used.c.key_id).limit(keys_max).subquery()
     row = usage_days.c
     previous = select(func.max(row.day)).where(row.key_id == page.c.key_id, row.day < before_day, row.requests > 0)
-    return select(page.c.key_id, previous.correlate(page).scalar_subquery()).order_by(page.c.key_id)
+    delta = usage_deltas.c
+    waiting = select(delta.key_id, func.max(delta.day).label("day")).where(delta.day < before_day, delta.requests > 0)
+    last = waiting.group_by(delta.key_id).subquery()
+    joined = page.outerjoin(last, last.c.key_id == page.c.key_id)
+    columns = (page.c.key_id, previous.correlate(page).scalar_subquery(), last.c.day)
+    return select(*columns).select_from(joined).order_by(page.c.key_id)
 
 
 def charged(

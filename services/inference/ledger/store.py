@@ -261,7 +261,7 @@ class SQLLedgerStore:
     ) -> list[tuple[str, str]]:
         """Return a page of keys that were used since an hour, with the last day of use before `before_day`."""
         query = rollup_queries.active_keys(first_hour, before_day, after=after, keys_max=keys_max)
-        return [(key_id, day or "") for key_id, day in await self._rolled_up(query)]
+        return [(key_id, max(days or "", later or "")) for key_id, days, later in await self._rolled_up(query)]
 
     async def _rolled_up(self, query: Select[Any]) -> Sequence[Row[Any]]:
         """Return the rows of a query that needs complete roll-ups."""
