@@ -195,7 +195,7 @@ _ACCOUNT = select(
     accounts.c.id, accounts.c.email, accounts.c.email_verified_at, accounts.c.alert_mail, accounts.c.alert_webhook
 ).where(accounts.c.deleted_at.is_(None), accounts.c.suspended_at.is_(None))
 _ALERTS = select(alerts, api_keys.c.name.label("key_name")).join(
-    api_keys, api_keys.c.id == alerts.c.key_id, isouter=True
+    api_keys, (api_keys.c.id == alerts.c.key_id) & (api_keys.c.account_id == alerts.c.account_id), isouter=True
 )
 
 
