@@ -93,8 +93,8 @@ async def owner(running: Stack, mailbox: Mailbox, request: pytest.FixtureRequest
     owner = Owner(running, mailbox, email, await running.create_account_key(email))
 
     async def receive(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
-        headers = dict(line.split(": ", 1) for line in head.split("\r\n")[1:-2])
+        lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[1:-2]
+        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
         owner.events.append(json.loads(await reader.readexactly(int(headers["content-length"]))))
         owner.event_ids.append(headers["webhook-id"])
         writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")

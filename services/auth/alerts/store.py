@@ -137,21 +137,17 @@ class SQLAlertStore:
 
     async def _record_expiries(self, connection: AsyncConnection, at: datetime) -> None:
         """Record the alerts about keys that expire within a day or a week, soonest first."""
-        row, last = api_keys.c, func.max(alerts.c.created_at)
-        seen = select(last).where(alerts.c.key_id == row.id, alerts.c.kind == AlertKind.EXPIRY.value)
-        query = select(row.id, row.account_id, row.expires_at, seen.correlate(api_keys).scalar_subquery().label("seen"))
-        query = query.join(accounts, accounts.c.id == row.account_id).where(
-            self._wants_expiry(), row.revoked_at.is_(None)
-        )
+        row, seen = api_keys.c, await _recent_expiries(connection, at)
+        query = select(row.id, row.account_id, row.expires_at).join(accounts, accounts.c.id == row.account_id)
         # The end of the grace period of a rotation is no surprise.
-        query = query.where(row.replaced_by.is_(None), row.expires_at > at, row.expires_at <= at + _EXPIRY_STEPS[-1])
+        query = query.where(self._wants_expiry(), row.revoked_at.is_(None), row.replaced_by.is_(None))
+        query = query.where(row.expires_at > at, row.expires_at <= at + _EXPIRY_STEPS[-1])
         for key in (await connection.execute(query.order_by(row.expires_at).limit(_EXPIRING_MAX))).all():
-            step = next(step for step in _EXPIRY_STEPS if key.expires_at <= at + step)
-            if key.seen is None or key.seen < key.expires_at - step:
-                period = f"{key.expires_at.isoformat(timespec='seconds')}/{step.days}"
-                await self._add(
-                    connection, Alert(new_id(Kind.ALERT), key.account_id, key.id, AlertKind.EXPIRY, period, at)
-                )
+            days = next(step.days for step in _EXPIRY_STEPS if key.expires_at <= at + step)
+            period = f"{key.expires_at.isoformat(timespec='seconds')}/{days}"
+            if (key.id, period) not in seen:
+                alert = Alert(new_id(Kind.ALERT), key.account_id, key.id, AlertKind.EXPIRY, period, at)
+                await self._add(connection, alert)
 
     def _wants_expiry(self) -> ColumnElement[bool]:
         row, name = accounts.c, f"%{AlertKind.EXPIRY}%"
@@ -210,6 +206,13 @@ def _kinds(text: str) -> frozenset[AlertKind]:
 
 def _text(kinds: Collection[AlertKind]) -> str:
     return ",".join(kind for kind in AlertKind if kind in kinds)
+
+
+async def _recent_expiries(connection: AsyncConnection, at: datetime) -> set[tuple[str, str]]:
+    """Return the keys and periods of the alerts about expiries that may still be ahead."""
+    recent = (alerts.c.kind == AlertKind.EXPIRY.value) & (alerts.c.created_at > at - _EXPIRY_STEPS[-1] - _DAY)
+    found = await connection.execute(select(alerts.c.key_id, alerts.c.period).where(recent))
+    return {(row.key_id, row.period) for row in found}
 
 
 async def _is_full(connection: AsyncConnection, alert: Alert) -> bool:
