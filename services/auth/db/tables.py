@@ -108,7 +108,6 @@ alerts = Table(
     Column("is_unsent", Boolean, nullable=False),
     UniqueConstraint("account_id", "key_id", "kind", "limit_name", "period", name="one_alert"),
     Index("ix_alerts_account_created", "account_id", "created_at"),
-    Index("ix_alerts_key", "key_id", "kind"),
     Index("ix_alerts_unsent", "id", sqlite_where=text("is_unsent"), postgresql_where=text("is_unsent")),
 )
 

@@ -36,7 +36,6 @@ def upgrade() -> None:
     )
     op.create_index("ix_alerts_created_at", "alerts", ["created_at"])
     op.create_index("ix_alerts_account_created", "alerts", ["account_id", "created_at"])
-    op.create_index("ix_alerts_key", "alerts", ["key_id", "kind"])
     op.create_index("ix_alerts_unsent", "alerts", ["id"], sqlite_where=_UNSENT, postgresql_where=_UNSENT)
     op.create_table(
         "alert_runs",
