@@ -74,6 +74,7 @@ def account(source: Account) -> accounts_pb2.Account:
         email_verified_at=timestamp(source.email_verified_at),
         deleted_at=timestamp(source.deleted_at),
         quota_account_id=source.quota_account_id or "",
+        suspended_at=timestamp(source.suspended_at),
     )
 
 

@@ -21,6 +21,8 @@ from services.auth.accounts.registration import Registration, Stores
 from services.auth.accounts.rpc import AccountService, AuditService, PlanEventService, PlanService
 from services.auth.accounts.store import SQLAccountStore
 from services.auth.accounts.webhook_signatures import WebhookVerifier
+from services.auth.alerts.rpc import AlertService, OwnerAlertService
+from services.auth.alerts.store import SQLAlertStore
 from services.auth.callers import AdminToken
 from services.auth.db.records import SQLAuditLog, unavailable
 from services.auth.housekeeping import purge_periodically
@@ -42,6 +44,7 @@ from services.auth.mail.smtp import SMTPTransport, parse_smtp_url
 from services.auth.mail.store import SQLMailQueue
 from services.auth.mail.templates import EmailTemplates
 from services.auth.rpc import AuthService
+from services.auth.sessions.account_sessions_rpc import AccountSessionService
 from services.auth.sessions.devices import Devices
 from services.auth.sessions.log_in import LogIn
 from services.auth.sessions.manager import SessionManager
@@ -59,14 +62,20 @@ from services.auth.watch.feed import ChangeFeed
 from services.common.concurrency.priority_lock import PriorityLock
 from services.common.db import database
 from services.common.db.transactions import Transactions
+from services.common.rpc import status_rpc
 from services.common.rpc.server import GrpcServer
+from services.common.rpc.status_rpc import DependencyStatus, StatusService, database_status
 from services.common.rpc.tls import identity
 from services.common.runtime.clock import Clock, SystemClock, utc_now
 from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
 from stack.auth.v1 import (
+    account_sessions_pb2,
+    account_sessions_pb2_grpc,
     accounts_pb2,
     accounts_pb2_grpc,
+    alerts_pb2,
+    alerts_pb2_grpc,
     audit_pb2,
     audit_pb2_grpc,
     auth_pb2,
@@ -86,6 +95,7 @@ from stack.auth.v1 import (
     totp_pb2,
     totp_pb2_grpc,
 )
+from stack.common.v1 import status_pb2_grpc
 
 _CONNECTIONS, _USER_CONNECTIONS = 5, 5
 """Postgres connections (SQLite opens a few more): first for key lookups, WatchKeys and operators, then for users."""
@@ -96,6 +106,7 @@ VERSION_TABLE = "auth_alembic_version"
 _CONTRACTS = (
     auth_pb2,
     accounts_pb2,
+    account_sessions_pb2,
     keys_pb2,
     plans_pb2,
     audit_pb2,
@@ -104,6 +115,7 @@ _CONTRACTS = (
     owner_pb2,
     identities_pb2,
     totp_pb2,
+    alerts_pb2,
 )
 _SERVICES = tuple(
     service.full_name for contract in _CONTRACTS for service in contract.DESCRIPTOR.services_by_name.values()
@@ -115,12 +127,14 @@ _GATEWAY_SERVICES = (
     "IdentityService",
     "TOTPService",
     "PlanEventService",
+    "AlertService",
+    "OwnerAlertService",
 )
 _CALLERS = {
     # A compromised gateway cannot call the operators' services, even with their token.
     service: (identity("gateway" if service.rpartition(".")[2] in _GATEWAY_SERVICES else "stackctl"),)
     for service in _SERVICES
-}
+} | {status_rpc.SERVICE_NAME: (identity("stackctl"),)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +189,10 @@ async def serve(settings: AuthSettings, parts: Parts | None = None) -> None:
         _add_mail_service(server, parts, admin_token)
         _add_user_services(server, parts)
         # WatchKeys streams never end by themselves and would keep the server draining for the whole grace period.
-        await server.run(_SERVICES, on_drain=parts.feed.close)
+        status_pb2_grpc.add_StatusServiceServicer_to_server(
+            StatusService(partial(_dependencies, parts), {"stack_emails_waiting": "emails"}), server.grpc
+        )
+        await server.run((*_SERVICES, status_rpc.SERVICE_NAME), on_drain=parts.feed.close)
 
 
 async def migrate(settings: AuthSettings) -> None:
@@ -257,16 +274,22 @@ async def _open_mail(
         server = parse_smtp_url(settings.smtp_url.get_secret_value())
         transport = SMTPTransport(server, sender=settings.mail_from, ca_file=settings.smtp_ca_file)
     mailer = Mailer(queue, transport, clock=clock)
-    composer = MailComposer(accounts, SQLOneTimeTokenStore(transactions), templates, pepper=pepper, clock=clock)
+    alerts = SQLAlertStore(transactions, SQLKeyStore(transactions), has_mail=transport is not None)
+    tokens = SQLOneTimeTokenStore(transactions)
+    composer = MailComposer(accounts, tokens, templates, alerts, pepper=pepper, clock=clock)
     await stack.enter_async_context(running(restarting(partial(mailer.run, composer.compose))))
     return _Mail(templates, queue, mailer)
+
+
+async def _dependencies(parts: Parts) -> Sequence[DependencyStatus]:
+    return [await database_status(parts.mail.queue.waiting), DependencyStatus("mail", parts.mail.mailer.server_state)]
 
 
 def _add_operator_services(server: GrpcServer, components: Parts, admin_token: AdminToken) -> None:
     transactions, clock = components.transactions, components.clock
     accounts = SQLAccountStore(transactions, components.former_accounts)
     keys_pb2_grpc.add_KeyServiceServicer_to_server(
-        KeyService(_key_manager(components), admin_token=admin_token), server.grpc
+        KeyService(_key_manager(components), components.key_verifier, admin_token=admin_token), server.grpc
     )
     accounts_pb2_grpc.add_AccountServiceServicer_to_server(
         AccountService(
@@ -280,6 +303,9 @@ def _add_operator_services(server: GrpcServer, components: Parts, admin_token: A
             clock=clock,
         ),
         server.grpc,
+    )
+    account_sessions_pb2_grpc.add_AccountSessionServiceServicer_to_server(
+        AccountSessionService(accounts, _sessions(components, transactions), admin_token=admin_token), server.grpc
     )
     plans_pb2_grpc.add_PlanServiceServicer_to_server(
         PlanService(SQLPlanStore(transactions), feed=components.feed, admin_token=admin_token, clock=clock), server.grpc
@@ -308,13 +334,7 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
     rate_limiter = RateLimiter(
         SQLRateLimitStore(components.engine, components.user_transactions), pepper=components.pepper, clock=clock
     )
-    sessions = SessionManager(
-        SQLSessionStore(components.user_transactions),
-        pepper=components.pepper,
-        clock=clock,
-        idle_seconds=settings.session_idle_seconds,
-        total_seconds=settings.session_seconds,
-    )
+    sessions = _sessions(components, components.user_transactions)
     registration = Registration(
         Stores(
             accounts, SQLOneTimeTokenStore(components.user_transactions), SQLPlanStore(components.user_transactions)
@@ -366,7 +386,23 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
         clock=clock,
     )
     totp_pb2_grpc.add_TOTPServiceServicer_to_server(TOTPService(totp, log_in, sessions), server.grpc)
+    mailer, transactions = components.mail.mailer, components.user_transactions
+    alerts = SQLAlertStore(transactions, SQLKeyStore(transactions), has_mail=mailer.has_mail)
+    alerts_pb2_grpc.add_AlertServiceServicer_to_server(AlertService(alerts, mailer, clock), server.grpc)
+    alerts_pb2_grpc.add_OwnerAlertServiceServicer_to_server(
+        OwnerAlertService(alerts, sessions, mailer, clock), server.grpc
+    )
     identities_pb2_grpc.add_IdentityServiceServicer_to_server(IdentityService(identities, sessions), server.grpc)
+
+
+def _sessions(components: Parts, transactions: Transactions) -> SessionManager:
+    return SessionManager(
+        SQLSessionStore(transactions),
+        pepper=components.pepper,
+        clock=components.clock,
+        idle_seconds=components.settings.session_idle_seconds,
+        total_seconds=components.settings.session_seconds,
+    )
 
 
 def _key_manager(components: Parts) -> KeyManager:

@@ -60,6 +60,10 @@ class Backends:
         metadata = (("authorization", f"Bearer {_admin_token(self.data_dir)}"), *_operator(_operator_name()))
         return Service("auth", self.auth_target, "AUTH_TARGET", metadata)
 
+    def any_auth(self) -> Service:
+        """Return the auth service, for calls that need no admin token."""
+        return Service("auth", self.auth_target, "AUTH_TARGET")
+
     def quota(self) -> Service:
         """Return the quota service."""
         return Service("quota", self.quota_target, "QUOTA_TARGET")

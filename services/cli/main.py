@@ -7,10 +7,12 @@ import click
 from services.cli.client import Backends
 from services.cli.commands.accounts import accounts
 from services.cli.commands.audit import audit
+from services.cli.commands.completion import completion
 from services.cli.commands.keys import keys
 from services.cli.commands.ledger import ledger
 from services.cli.commands.mail import mail
 from services.cli.commands.plans import plans
+from services.cli.commands.status import status
 from services.cli.commands.usage import usage
 from services.cli.commands.verify import verify
 from services.cli.usage_errors import Commands, Target
@@ -46,13 +48,17 @@ def _target(service: str) -> click.Option:
     ],
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+@click.version_option(package_name="stack-api", prog_name="stackctl")
 @click.pass_context
 def main(context: click.Context, /, *, data_dir: Path, **targets: str | None) -> None:
-    """Manage accounts, plans and API keys, and show usage and the audit log.
+    """Manage accounts, plans and API keys, and show usage, the audit log and the state of the services.
 
     The admin token is read from STACK_ADMIN_TOKEN, or from the file `admin-token` in DATA_DIR. The audit log records
     the operator's name: STACK_OPERATOR, or the local user if it is not set. If the services use TLS, set
     TLS_CERTIFICATE_FILE, TLS_KEY_FILE and TLS_CA_FILE to the operator's certificate, its key, and the CA certificates.
+
+    Commands that cannot be undone ask first on a terminal, and need --yes elsewhere. A terminal shows states in colour,
+    unless NO_COLOR is set.
 
     Exit codes: 0 success, 1 rejected or failed, 2 invalid command line, 3 a service does not respond.
     """
@@ -63,5 +69,5 @@ def main(context: click.Context, /, *, data_dir: Path, **targets: str | None) ->
     context.obj = Backends(auth, quota, inference, data_dir)
 
 
-for _command in (accounts, plans, keys, usage, ledger, audit, mail, verify):
+for _command in (accounts, plans, keys, usage, ledger, audit, mail, status, verify, completion):
     main.add_command(_command)

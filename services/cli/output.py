@@ -4,9 +4,10 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import IO, Any
 
 import click
@@ -16,6 +17,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.cli.failures import Failure, printable
 
 _OUTPUT_ERRORS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+
+_STATE_COLORS = {
+    **dict.fromkeys(("ok", "active"), "green"),
+    **dict.fromkeys(("degraded", "expires", "paused", "unknown"), "yellow"),
+    **dict.fromkeys(("revoked", "expired", "suspended", "deleted", "unreachable", "rejected"), "red"),
+}
+_Colors = Mapping[str, Callable[[str], str | None]]
+_PLAIN: _Colors = MappingProxyType({})
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
@@ -68,6 +77,23 @@ def secret_of(key_id: str) -> Iterator[None]:
         ) from exc
 
 
+def state_color(text: str) -> str | None:
+    """Return the colour of a state such as `active` or `revoked 2026-11-30`; None for none."""
+    return _STATE_COLORS.get(text.split(" ", 1)[0])
+
+
+def styled(text: str, *, color: str | None = None, bold: bool = False) -> str:
+    """Return text in a colour, if standard output is a terminal and NO_COLOR is not set (https://no-color.org)."""
+    if not has_colors() or not (color or bold):
+        return text
+    return click.style(text, fg=color, bold=bold or None)
+
+
+def has_colors() -> bool:
+    """Return whether to print colours."""
+    return sys.stdout is not None and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
 def say(line: str = "") -> None:
     """Print one line."""
     with written():
@@ -94,16 +120,37 @@ def show_fields(fields: Mapping[str, Any]) -> None:
         say(f"{name:<{width}}  {value}")
 
 
-def show_table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows below headings. Columns of integers are right-aligned, others left-aligned."""
+def show_table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    colors: _Colors = _PLAIN,
+) -> None:
+    """Print rows below headings. Columns of integers are right-aligned, others left-aligned.
+
+    Args:
+        headings: Names of the columns.
+        rows: The cells of each row.
+        colors: By heading: the colour of a cell.
+    """
     widths = [max(len(str(cell)) for cell in column) for column in zip(headings, *rows, strict=True)]
     is_number = [bool(rows) and all(isinstance(row[place], int) for row in rows) for place in range(len(headings))]
-    for cells in (headings, *rows):
-        line = (
+    color_of = [colors.get(heading, _no_color) for heading in headings]
+    for place, cells in enumerate((headings, *rows)):
+        line = [
             f"{cell!s:>{width}}" if to_right else f"{cell!s:<{width}}"
             for cell, width, to_right in zip(cells, widths, is_number, strict=True)
-        )
-        say("  ".join(line).rstrip())
+        ]
+        line[-1] = line[-1].rstrip()
+        shown = [
+            styled(text, bold=True) if place == 0 else styled(text, color=color(str(cell)))
+            for text, cell, color in zip(line, cells, color_of, strict=True)
+        ]
+        say("  ".join(shown).rstrip())
+
+
+def _no_color(_: str) -> str | None:
+    return None
 
 
 def timestamp(moment: datetime | None) -> Timestamp | None:

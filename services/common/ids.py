@@ -16,6 +16,7 @@ class Kind(StrEnum):
     """The kind of object that an id identifies. The value is the id's prefix."""
 
     ACCOUNT = "acc"
+    ALERT = "alr"
     AUDIT_EVENT = "aud"
     EMAIL = "eml"
     IDENTITY = "idn"

@@ -25,6 +25,7 @@ from services.common.runtime.address import Address
 from services.common.runtime.clock import SystemClock
 from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
+from services.gateway.alerts.runs import AlertRuns
 from services.gateway.apis import routes, tokenizers
 from services.gateway.apis.error_handlers import UNCOUNTED, ErrorHandlers, ExceptionHandlers
 from services.gateway.apis.estimates import Estimator
@@ -39,6 +40,7 @@ from services.gateway.apis.surfaces import Surfaces, render_error
 from services.gateway.apis.usage_export import UsageExport
 from services.gateway.apis.usage_webhook import UsageWebhookEndpoint, UsageWebhooks
 from services.gateway.clients import inference, quota
+from services.gateway.clients.alerts import ALERT_SECONDS_MAX, GrpcAlertRecords, GrpcAlertUsage
 from services.gateway.clients.auth import GrpcAuthClient
 from services.gateway.clients.batched_quota import BatchedQuota
 from services.gateway.clients.channels import Channels, open_channels
@@ -159,6 +161,8 @@ async def serve(settings: GatewaySettings, ports: Ports | None = None) -> None:
         facts = ModelFactsCache(ports.inference)
         handler = _handler(settings, ports, settlements, idempotent, facts)
         await stack.enter_async_context(running(restarting(facts.poll)))
+        if settings.alert_seconds:
+            await stack.enter_async_context(running(restarting(_alert_runs(channels, settings).run)))
         surfaces = Surfaces(
             settings.chat_limits,
             facts,
@@ -217,6 +221,15 @@ async def _grpc_ports(channels: Channels, settings: GatewaySettings, stack: Asyn
         idempotency=GrpcIdempotencyStore(channels.inference, timeout_seconds=STORE_SECONDS_MAX),
         refusals=GrpcRefusalRecord(channels.quota, timeout_seconds=quota_seconds),
         dependencies=(InferenceDependencies(channels.inference), QuotaDependencies(channels.quota)),
+    )
+
+
+def _alert_runs(channels: Channels, settings: GatewaySettings) -> AlertRuns:
+    return AlertRuns(
+        GrpcAlertRecords(channels.auth, timeout_seconds=ALERT_SECONDS_MAX),
+        GrpcAlertUsage(channels.inference, timeout_seconds=ALERT_SECONDS_MAX),
+        GrpcCounters(channels.quota, timeout_seconds=ALERT_SECONDS_MAX),
+        interval_seconds=settings.alert_seconds,
     )
 
 

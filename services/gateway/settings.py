@@ -34,6 +34,9 @@ class GatewaySettings(ServiceSettings):
     metrics_listen: HostAndPort = "127.0.0.1:8280"
     """Address of `GET /metrics`; empty disables metrics."""
 
+    alert_seconds: int = Field(default=30, ge=0, le=3_600)
+    """Seconds between two runs over the keys that were used, for alerts to owners; 0 turns them off."""
+
     auth_target: str = Field(default="127.0.0.1:50051", validation_alias="AUTH_TARGET")
     """gRPC target of auth."""
 

@@ -1,7 +1,9 @@
 """Wiring of the inference service."""
 
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +11,9 @@ from services.common.concurrency.byte_budget import ByteBudget
 from services.common.db import database
 from services.common.errors import StartError
 from services.common.price_file import read_prices
+from services.common.rpc import status_rpc
 from services.common.rpc.server import GrpcServer
+from services.common.rpc.status_rpc import DependencyStatus, StatusService, database_status
 from services.common.rpc.tls import identity
 from services.common.runtime import secret_file
 from services.common.runtime.clock import SystemClock
@@ -21,7 +25,7 @@ from services.inference.groq.provider import GroqProvider, open_groq
 from services.inference.idempotency.keys import KeysByKind, StoredIdempotencyKeys
 from services.inference.idempotency.model import IdempotencyKeys
 from services.inference.idempotency.rpc import IdempotencyService
-from services.inference.key_pool.check import KeyCheck
+from services.inference.key_pool.check import KeyCheck, KeyState
 from services.inference.key_pool.pool import KeyPool
 from services.inference.ledger.export_rpc import UsageExportService
 from services.inference.ledger.maintenance import maintained
@@ -40,10 +44,15 @@ from services.inference.responses.model import ResponseStore
 from services.inference.responses.rpc import StoredResponseService
 from services.inference.rpc import InferenceService, UsageService
 from services.inference.settings import InferenceSettings
+from services.inference.webhooks.alert_rpc import UsageAlertService
+from services.inference.webhooks.alerts import WebhookAlerts
 from services.inference.webhooks.rpc import UsageWebhookService
 from services.inference.webhooks.service import Webhooks
 from services.inference.webhooks.wiring import open_webhooks
+from stack.common.v1 import status_pb2_grpc
 from stack.inference.v1 import (
+    alerts_pb2,
+    alerts_pb2_grpc,
     export_pb2,
     export_pb2_grpc,
     idempotency_pb2,
@@ -71,7 +80,10 @@ _SPARE_CONNECTIONS = 2
 _FLUSH_SECONDS_MIN = 3.0
 """Minimum time to write the last rows, even if requests took the whole shutdown grace period."""
 
+_QUEUES = {"stack_upstream_queue_requests": "requests for Groq", "stack_ledger_rows_waiting": "ledger rows"}
 _CALLERS = {
+    status_rpc.SERVICE_NAME: (identity("stackctl"),),
+    alerts_pb2.DESCRIPTOR.services_by_name["UsageAlertService"].full_name: (identity("gateway"),),
     export_pb2.DESCRIPTOR.services_by_name["UsageExportService"].full_name: (identity("stackctl"),),
     idempotency_pb2.DESCRIPTOR.services_by_name["IdempotencyService"].full_name: (identity("gateway"),),
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name: (identity("gateway"),),
@@ -101,6 +113,7 @@ class Parts:
     store: SQLLedgerStore
     receipts: ReceiptSigner
     webhooks: Webhooks
+    webhook_alerts: WebhookAlerts
     responses: ResponseStore | None
     """None if responses are not stored."""
     idempotency: IdempotencyKeys | None
@@ -129,6 +142,9 @@ async def serve(settings: InferenceSettings, parts: Parts | None = None) -> None
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(parts.store), server.grpc)
         export_pb2_grpc.add_UsageExportServiceServicer_to_server(UsageExportService(parts.store), server.grpc)
         webhooks_pb2_grpc.add_UsageWebhookServiceServicer_to_server(UsageWebhookService(parts.webhooks), server.grpc)
+        alerts_pb2_grpc.add_UsageAlertServiceServicer_to_server(
+            UsageAlertService(parts.store, parts.webhook_alerts), server.grpc
+        )
         receipts_pb2_grpc.add_ReceiptServiceServicer_to_server(ReceiptService(parts.receipts), server.grpc)
         responses_pb2_grpc.add_StoredResponseServiceServicer_to_server(
             StoredResponseService(parts.responses), server.grpc
@@ -136,11 +152,20 @@ async def serve(settings: InferenceSettings, parts: Parts | None = None) -> None
         idempotency_pb2_grpc.add_IdempotencyServiceServicer_to_server(
             IdempotencyService(parts.idempotency), server.grpc
         )
+        status_pb2_grpc.add_StatusServiceServicer_to_server(
+            StatusService(partial(_dependencies, parts), _QUEUES), server.grpc
+        )
         await server.run(list(_CALLERS), on_drain=service.drain)
         # No call is left. Answers that are still read from Groq have the rest of the grace, and so have rows.
         await server.wait_in_grace(parts.completions.finish())
         await parts.completions.close()
         await parts.ledger.close(timeout_seconds=max(_FLUSH_SECONDS_MIN, server.grace_left_seconds))
+
+
+async def _dependencies(parts: Parts) -> Sequence[DependencyStatus]:
+    check = parts.key_check
+    state = "unknown" if check.state is KeyState.UNCHECKED else check.state.value
+    return [await database_status(parts.store.has_several_accounts), DependencyStatus("groq", state, check.message)]
 
 
 async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
@@ -196,7 +221,7 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
         users=UserDigests(_user_secret(settings)),
     )
     receipts = ReceiptSigner(store, keys_of_receipts, SystemClock())
-    webhooks = await open_webhooks(settings, store, stack)
+    webhooks, webhook_alerts = await open_webhooks(settings, store, stack)
     responses = stores.responses if stores else None
     return Parts(
         completions,
@@ -206,6 +231,7 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
         store,
         receipts=receipts,
         webhooks=webhooks,
+        webhook_alerts=webhook_alerts,
         responses=responses,
         idempotency=_idempotency(settings, stores, store),
     )

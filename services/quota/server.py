@@ -1,11 +1,15 @@
 """Wiring of the quota service."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
+from services.common.rpc import status_rpc
 from services.common.rpc.channel import open_channel
 from services.common.rpc.server import GrpcServer
+from services.common.rpc.status_rpc import DependencyStatus, StatusService
 from services.common.rpc.tls import identity
 from services.common.runtime.clock import SystemClock
 from services.common.runtime.tasks import restarting, running
@@ -21,11 +25,15 @@ from services.quota.refusals import RefusalStore
 from services.quota.rpc import QuotaService
 from services.quota.settings import QuotaSettings
 from services.quota.sweeper import Sweeper, SweepLedger
+from stack.common.v1 import status_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 _log = logging.getLogger(__name__)
 _SERVICE = quota_pb2.DESCRIPTOR.services_by_name["QuotaService"].full_name
-_CALLERS = {_SERVICE: (identity("gateway"), identity("stackctl"))}
+_CALLERS = {
+    _SERVICE: (identity("gateway"), identity("stackctl")),
+    status_rpc.SERVICE_NAME: (identity("stackctl"),),
+}
 SWEEP_LEDGER_SECONDS = 10.0
 """The sweeper counts whole days of many keys, and no client waits for it."""
 
@@ -62,7 +70,14 @@ async def serve(settings: QuotaSettings, parts: Parts | None = None) -> None:
             )
         service = QuotaService(parts.holds, parts.sweeper, parts.redis, parts.refusals)
         quota_pb2_grpc.add_QuotaServiceServicer_to_server(service, server.grpc)
-        await server.run([_SERVICE], on_drain=service.drain)
+        status_pb2_grpc.add_StatusServiceServicer_to_server(
+            StatusService(partial(_dependencies, parts.redis)), server.grpc
+        )
+        await server.run(list(_CALLERS), on_drain=service.drain)
+
+
+async def _dependencies(redis: RedisState) -> Sequence[DependencyStatus]:
+    return [DependencyStatus("redis", redis.state.value, redis.message)]
 
 
 async def build(settings: QuotaSettings, stack: AsyncExitStack, *, ledger: Ledger, sweep_ledger: SweepLedger) -> Parts:

@@ -430,6 +430,32 @@ class KeyStoreContract(LongDeadlines):
         with pytest.raises(FailedPrecondition, match="has expired"):
             await stores.keys.update(minted.key.id, limited, by=OPERATOR, at=ends_at, proof=proof)
 
+    async def test_a_suspension_stops_all_keys_of_an_account_until_it_is_resumed(self, stores: Stores) -> None:
+        account = await stores.account()
+        first, second = await stores.key(), await stores.key()
+        await stores.keys.revoke(second.key.id, by=OPERATOR, at=NOW)
+        before = (await stores.changes.changes_after(None)).revision
+
+        for at in (NOW, NOW + timedelta(hours=1)):
+            suspended = await stores.accounts.suspend(account.email, by=OPERATOR, at=at)
+        assert suspended.suspended_at == NOW
+        found = (await stores.keys.find(first.key.digest)).key
+        assert found is not None
+        assert found.is_suspended
+        changes = (await stores.changes.changes_after(before)).changes
+        assert [(change.key_id, change.is_revoked) for change in changes] == [(first.key.id, True)]
+
+        before = (await stores.changes.changes_after(None)).revision
+        for _ in range(2):
+            assert (await stores.accounts.resume(account.id, by=OPERATOR, at=NOW)).suspended_at is None
+        found = (await stores.keys.find(first.key.digest)).key
+        assert found is not None
+        assert not found.is_suspended
+        changes = (await stores.changes.changes_after(before)).changes
+        assert [(change.key_id, change.is_revoked) for change in changes] == [(first.key.id, False)]
+        with pytest.raises(NotFound):
+            await stores.accounts.suspend("nobody@example.com", by=OPERATOR, at=NOW)
+
     async def test_a_key_of_another_account_cannot_be_changed(self, stores: Stores) -> None:
         await stores.account()
         minted = await stores.key()

@@ -102,6 +102,36 @@ async def _ended(session_manager: SessionManager, opened: OpenSession) -> bool:
 class UserStoreContract(LongDeadlines):
     """Contract of `SessionStore`, `OneTimeTokenStore`, `RateLimitStore`, `PlanStore`, `MailQueue` and `AuditLog`."""
 
+    async def test_a_suspended_account_has_no_session_and_gets_none_until_it_is_resumed(self, world: World) -> None:
+        account, manager = await world.account(password_hash="hash"), world.session_manager()
+        proof = Proof(account.id, password_hash="hash")
+        opened = [await manager.open(proof, by=BY) for _ in range(2)]
+
+        for _ in range(2):
+            await world.accounts.suspend(account.id, by=BY, at=world.at)
+
+        assert all([await _ended(manager, session) for session in opened])
+        with pytest.raises(FailedPrecondition, match="Your account is suspended"):
+            await manager.open(proof, by=BY)
+        with pytest.raises(Unauthenticated):
+            await world.accounts.set_password(opened[0].session.proof, "new", by=BY, at=world.at)
+        assert await world.actions() == [
+            *("account.suspended", "session.ended", "session.ended"),
+            *("session.opened", "session.opened", "account.created"),
+        ]
+        await world.accounts.resume(account.id, by=BY, at=world.at)
+        assert not await _ended(manager, await manager.open(proof, by=BY))
+
+    async def test_an_operator_ends_one_session_or_all(self, world: World) -> None:
+        account, manager = await world.account(), world.session_manager()
+        opened = [await manager.open(Proof(account.id), by=BY) for _ in range(3)]
+
+        assert await manager.end(opened[0].session.id, owner=account.id, by=BY) == 1
+        assert [await _ended(manager, session) for session in opened] == [True, False, False]
+        assert await manager.end(None, owner=account.id, by=BY) == 2
+        assert await manager.end(None, owner=account.id, by=BY) == 0
+        assert await manager.of_account(account.id) == []
+
     async def test_each_email_is_claimed_by_one_sender_at_a_time(self, world: World) -> None:
         queued = [new_email(Topic.SIGN_UP, f"ada{n}@example.com", by=BY, clock=world.clock) for n in range(12)]
         for email in queued:

@@ -125,7 +125,7 @@ async def created_and_revoked(stack: Stack, session: aiohttp.ClientSession, url:
     facts = json.loads(made[0])
     key = Key(facts["id"], facts["key"])
     assert (await chats(session, url, [key])).statuses == {200: 1}
-    revoking = stackctl(stack, "keys", "revoke", key.id, "--json")
+    revoking = stackctl(stack, "keys", "revoke", "--yes", key.id, "--json")
     out, err = await asyncio.to_thread(revoking.communicate)
     revoked_at = time.monotonic()
     assert "revoked_at" in out, (out, err)

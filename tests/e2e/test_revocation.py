@@ -19,7 +19,9 @@ import httpx
 import pytest
 
 from services.common import checksummed_token
+from services.common.rpc.channel import open_channel
 from services.local.supervisor.child import Program
+from stack.auth.v1 import accounts_pb2, accounts_pb2_grpc
 from tests.backends import fresh_database
 from tests.e2e import floods
 from tests.e2e.auth_proxy import Remote
@@ -78,6 +80,45 @@ def _give_each_gateway_its_auth(stack: Stack) -> None:
     stack.add(Program("auth-proxy", (sys.executable, "-m", "tests.e2e.auth_proxy", proxy, auth)))
     for number, name in enumerate(("auth-1", "auth-2", "auth-1", "auth-proxy"), start=1):
         stack.own[f"gateway-{number}"] = {"AUTH_TARGET": stack.socket(name)}
+
+
+async def test_keys_of_a_suspended_account_are_refused_within_one_second_on_every_gateway(stack: Stack) -> None:
+    email = "suspended@example.com"
+    key = await stack.create_account_key(email)
+    async with (
+        httpx.AsyncClient(trust_env=False, timeout=10) as client,
+        open_channel(stack.settings.auth_listen) as channel,
+    ):
+        accounts = accounts_pb2_grpc.AccountServiceStub(channel)
+
+        async def ask(gateway: str) -> tuple[int, str]:
+            response = await client.post(f"{gateway}/api/v1/chat", headers=key.headers, json=say("hi"))
+            return response.status_code, response.text
+
+        async def stream() -> str:
+            body = say(_STREAM, stream=True)
+            return (await client.post(f"{stack.base_url}/api/v1/chat", headers=key.headers, json=body)).text
+
+        assert {(await ask(gateway))[0] for gateway in stack.gateways} == {200}
+        streaming = asyncio.create_task(stream())
+        await asyncio.sleep(1)
+        await accounts.SuspendAccount(accounts_pb2.SuspendAccountRequest(account=email), metadata=stack.admin_metadata)
+        suspended_at = time.monotonic()
+        streamed = await streaming
+        ended_seconds = time.monotonic() - suspended_at
+        assert "or its account suspended" in streamed
+        assert "[DONE]" not in streamed
+        await asyncio.sleep(max(0.0, 1 - ended_seconds))
+        for gateway in stack.gateways:
+            status, text = await ask(gateway)
+            assert status == 401
+            assert "The account of this API key is suspended" in text
+        await accounts.ResumeAccount(accounts_pb2.ResumeAccountRequest(account=email), metadata=stack.admin_metadata)
+        await asyncio.sleep(1)
+        assert {(await ask(gateway))[0] for gateway in stack.gateways} == {200}
+        assert "[DONE]" in await stream(), "the gateway forgets that streams of the key were ended"
+    print(f"\nthe stream ended {ended_seconds:.2f} s after the suspension")
+    assert ended_seconds < 1.5
 
 
 async def test_a_revoked_key_is_refused_within_one_second_on_every_gateway(stack: Stack) -> None:

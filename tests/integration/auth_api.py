@@ -10,6 +10,7 @@ from grpc import aio
 
 from services.common.rpc.channel import open_channel
 from stack.auth.v1 import accounts_pb2, keys_pb2, owner_pb2, sessions_pb2
+from stack.auth.v1.account_sessions_pb2_grpc import AccountSessionServiceStub
 from stack.auth.v1.accounts_pb2_grpc import AccountServiceStub
 from stack.auth.v1.audit_pb2_grpc import AuditServiceStub
 from stack.auth.v1.auth_pb2_grpc import AuthServiceStub
@@ -36,6 +37,7 @@ class AuthAPI:
     sessions: SessionServiceStub
     owner: OwnerServiceStub
     mail: MailServiceStub
+    account_sessions: AccountSessionServiceStub
 
     async def sign_up(self, email: str, *, password: str = PASSWORD, address: str = ADDRESS) -> str:
         """Create an account and return its first session's token."""
@@ -98,6 +100,7 @@ async def auth_api_of(target: str) -> AsyncIterator[AuthAPI]:
             SessionServiceStub(channel),
             OwnerServiceStub(channel),
             MailServiceStub(channel),
+            AccountSessionServiceStub(channel),
         )
 
 

@@ -347,6 +347,7 @@ async def test_a_full_queue_refuses_new_and_known_addresses_alike(tmp_path: Path
         with closing(sqlite3.connect(tmp_path / "auth.db", timeout=10)) as database, database:
             database.execute(
                 "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 10000) INSERT INTO emails "
+                "(id, topic, email, account_id, actor, address, created_at, next_try_at, tries) "
                 "SELECT 'eml_' || i, 'sign_up', 'x@example.com', NULL, 'unknown', '', created_at, '2999-01-01', 0 "
                 "FROM n, (SELECT created_at FROM emails LIMIT 1)"
             )

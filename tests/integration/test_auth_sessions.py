@@ -11,7 +11,7 @@ import pytest
 from grpc import StatusCode
 from grpc.aio import AioRpcError
 
-from stack.auth.v1 import accounts_pb2, audit_pb2, auth_pb2, keys_pb2, owner_pb2, sessions_pb2
+from stack.auth.v1 import account_sessions_pb2, accounts_pb2, audit_pb2, auth_pb2, keys_pb2, owner_pb2, sessions_pb2
 from tests.integration.auth_api import PASSWORD, AuthAPI, auth_api_of, bearer, from_address, refusal
 from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, AuthProcess, running_auth
 
@@ -342,3 +342,45 @@ async def test_a_password_is_the_same_however_its_accents_are_typed(auth_api: Au
     assert await auth_api.log_in("accents@example.com", password="caf\u00e9 au lait, s'il te pla\u00eet")
     short = await refusal(auth_api.sign_up("short@example.com", password="e\u0301" * 9))
     assert short.code is StatusCode.INVALID_ARGUMENT, "nine characters were counted as eighteen"
+
+
+async def test_a_suspended_owner_cannot_log_in_and_is_told_why(auth_api: AuthAPI) -> None:
+    email = "suspended@example.com"
+    token = await auth_api.sign_up(email)
+    secret = (await auth_api.create_key(token)).secret
+    request = accounts_pb2.SuspendAccountRequest(account=email)
+
+    suspended = await auth_api.accounts.SuspendAccount(request, metadata=bearer())
+
+    assert suspended.account.HasField("suspended_at")
+    answer = await auth_api.auth.Authenticate(auth_pb2.AuthenticateRequest(api_key=secret))
+    assert answer.denial.reason == auth_pb2.DENIAL_REASON_SUSPENDED
+    assert (await refusal(auth_api.session(token))).code is StatusCode.UNAUTHENTICATED
+    refused = await refusal(auth_api.log_in(email))
+    assert refused.code is StatusCode.FAILED_PRECONDITION
+    assert refused.message.startswith("Your account is suspended")
+    wrong = await refusal(auth_api.log_in(email, password="not the password"))
+    assert wrong.code is StatusCode.UNAUTHENTICATED, "only its owner learns that an account is suspended"
+    await auth_api.accounts.ResumeAccount(accounts_pb2.ResumeAccountRequest(account=email), metadata=bearer())
+    assert (await auth_api.session(await auth_api.log_in(email))).account.email == email
+    answer = await auth_api.auth.Authenticate(auth_pb2.AuthenticateRequest(api_key=secret))
+    assert answer.HasField("principal")
+
+
+async def test_an_operator_lists_and_ends_sessions_of_an_account(auth_api: AuthAPI) -> None:
+    email = "two-sessions@example.com"
+    tokens = [await auth_api.sign_up(email), await auth_api.log_in(email)]
+    listing = account_sessions_pb2.ListSessionsRequest(account=email)
+    listed = (await auth_api.account_sessions.ListSessions(listing, metadata=bearer())).sessions
+    assert len(listed) == 2
+    one = account_sessions_pb2.EndSessionsRequest(account=email, session_id=listed[0].id)
+    rest = account_sessions_pb2.EndSessionsRequest(account=email)
+    bad = account_sessions_pb2.EndSessionsRequest(account=email, session_id="ses_x")
+
+    assert [(await auth_api.account_sessions.EndSessions(r, metadata=bearer())).count for r in (one, rest)] == [1, 1]
+
+    assert [(await refusal(auth_api.session(token))).code for token in tokens] == [StatusCode.UNAUTHENTICATED] * 2
+    refused = await refusal(auth_api.account_sessions.EndSessions(bad, metadata=bearer()))
+    assert refused.code is StatusCode.INVALID_ARGUMENT
+    denied = await refusal(auth_api.account_sessions.ListSessions(listing, metadata=bearer("wrong")))
+    assert denied.code is StatusCode.PERMISSION_DENIED

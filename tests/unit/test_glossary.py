@@ -31,23 +31,24 @@ _MIRRORED = "stack/inference/v1/chat.proto"
 """Its fields have the names of OpenAI's and Groq's JSON."""
 
 _COMMON_WORDS = """
-above accepted action active address after age all allowed answer applied apply arg at auth authenticate authenticated
-base batch before below body by byte ca cached call caller cancelled certificate change changed character chat check
-choice chunk client clock close closed cluster code commit complete completed completion concurrency concurrent connect
-connection console contact content context cors count create created current cursor daily data database default
-definition delete deleted delta denied describe description detail digest dir disable disabled domain dropped duplicate
-duration email enable enabled encrypted end ended endpoint error event excluded expired expires exporter extension extra
-failed failure file first five flight fold format from function gateway generation get groq group has head health host
-hour hsts http id idle ignored image implausible in include index inference ins invalid is issuer item json kind label
-last left level limit list listen log logo look mail mask max message method metric million minute mismatched mode model
-month ms name nesting new next number object offset ok oldest open option origin otel otlp out output over own owned
-page param parameter part partial password path per permitted plaintext policy port prefix pro prompt proxy queue quota
-ratio reason reasoning receiving record redis refused rejected removed rename replace replaced request reset resolve
-response result retry reuse role round route row rpc running sampler scan schema second secret send sent sentinel server
-service set sign signature size smtp smtputf8 source stack stale start state status step stop stream string summarize
-summary sums system target terms test text time timeout timestamp tls to token tool total trace trusted type unavailable
+100 80 above accepted action active address after age all allowed answer applied apply arg at auth authenticate
+authenticated base batch before begin below body by byte ca cached call caller cancelled certificate change changed
+character chat check choice chunk client clock close closed cluster code commit complete completed completion
+concurrency concurrent confirm connect connection console contact content context cors count create created current
+cursor daily data database default definition delete deleted delta denied describe description detail digest dir disable
+disabled domain dropped duplicate duration email enable enabled encrypted end ended endpoint error event excluded
+expired expires expiry exporter extension extra failed failure file find first five flight fold format from function
+gateway generation get groq group has head health host hour hsts http id idle ignored image implausible in include index
+inference ins interval invalid is issuer item json kind label last left length level limit list listen log logo look
+mail mask max message method metric million minute mismatched mode model month ms name nesting new next number object
+offset ok oldest open option origin otel otlp out output over own owned page param parameter part partial password path
+per period permitted plaintext policy port prefix previous pro prompt proxy queue quota ratio reason reasoning receiving
+record redis refused rejected removed rename replace replaced request reset resolve response result retry reuse role
+round route row rpc running sampler scan schema second secret send sent sentinel server service set settings sign
+signature since size smtp smtputf8 source stack stale start state status step stop stream string summarize summary sums
+system target terms test text time timeout timestamp tls to token tokenizers tool total trace trusted type unavailable
 unknown unreachable unreadable unspecified up update upgrade ups url usable usage use used user valkey value
-verification verified verify wait waiting wants window with without
+verification verified verify version wait waiting wants window with without
 """
 _COMMON = frozenset(_COMMON_WORDS.split())
 """Technical words that need no definition."""

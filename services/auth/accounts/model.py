@@ -9,10 +9,13 @@ from services.auth.accounts.addresses import normalized_email
 from services.auth.audit import Actor
 from services.auth.identities.provider import ProviderIdentity
 from services.auth.mail.queue import QueuedEmail
+from services.common.errors import InvalidRequest
 from services.common.ids import Kind, is_id, new_id
 
 AccountId = NewType("AccountId", str)
 """Public id of an account: `acc_` and a ULID."""
+
+_REASON_CHARACTERS_MAX = 200
 
 FREE_PLAN = "free"
 """Name of the default plan of new accounts."""
@@ -34,6 +37,8 @@ class Account:
     """Time of deletion; None means not deleted."""
     quota_account_id: AccountId | None = None
     """Id under which quota counts the account, if it continues the counts of a deleted one; None means its own id."""
+    suspended_at: datetime | None = None
+    """Time of suspension by an operator; None means not suspended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +138,12 @@ class AccountStore(Protocol):
             InvalidRequest: The token is invalid.
         """
 
+    async def suspend(self, reference: str, *, reason: str = "", by: Actor, at: datetime) -> Account:
+        """Suspend an account: its keys are denied, its sessions end, and log-ins are refused. Idempotent."""
+
+    async def resume(self, reference: str, *, by: Actor, at: datetime) -> Account:
+        """End a suspension. Idempotent."""
+
     async def delete(self, reference: str, *, by: Actor, at: datetime, proof: Proof | None = None) -> Account:
         """Erase an account's personal data, revoke its keys and end its sessions. Idempotent.
 
@@ -147,6 +158,21 @@ def open_account(email: str, *, now: datetime, plan: str = FREE_PLAN) -> Account
         InvalidRequest: The text is not an e-mail address.
     """
     return Account(AccountId(new_id(Kind.ACCOUNT)), normalized_email(email), plan, now)
+
+
+def checked_reason(text: str) -> str:
+    """Return the reason of a suspension, stripped of whitespace.
+
+    Raises:
+        InvalidRequest: It is too long, or has characters that cannot be shown.
+    """
+    reason = text.strip()
+    if len(reason) > _REASON_CHARACTERS_MAX or not reason.isprintable():
+        raise InvalidRequest(
+            f"The reason must be one line of at most {_REASON_CHARACTERS_MAX} characters. Shorten it.",
+            reason="invalid_reason",
+        )
+    return reason
 
 
 def checked_reference(text: str) -> str:

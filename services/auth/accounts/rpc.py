@@ -1,7 +1,14 @@
 """gRPC services AccountService, PlanService and AuditService, for operators, and PlanEventService."""
 
 from services.auth import messages
-from services.auth.accounts.model import FREE_PLAN, AccountStore, NewAccount, checked_reference, open_account
+from services.auth.accounts.model import (
+    FREE_PLAN,
+    AccountStore,
+    NewAccount,
+    checked_reason,
+    checked_reference,
+    open_account,
+)
 from services.auth.accounts.plan_events import PlanEvents, PlanEventStatus
 from services.auth.accounts.plans import PLAN_FIELDS, Plan, PlanStore, checked_fields, checked_plan, checked_plan_name
 from services.auth.accounts.webhook_signatures import SignedMessage
@@ -87,6 +94,25 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
         account = await self._store.set_plan(reference, plan, by=operator, at=utc_now(self._clock))
         self._feed.notify()
         return accounts_pb2.SetAccountPlanResponse(account=messages.account(account))
+
+    async def SuspendAccount(
+        self, request: accounts_pb2.SuspendAccountRequest, context: Context
+    ) -> accounts_pb2.SuspendAccountResponse:
+        """Suspend an account."""
+        operator = self._admin_token.require(context)
+        reference, reason = checked_reference(request.account), checked_reason(request.reason)
+        account = await self._store.suspend(reference, reason=reason, by=operator, at=utc_now(self._clock))
+        self._feed.notify()
+        return accounts_pb2.SuspendAccountResponse(account=messages.account(account))
+
+    async def ResumeAccount(
+        self, request: accounts_pb2.ResumeAccountRequest, context: Context
+    ) -> accounts_pb2.ResumeAccountResponse:
+        """End a suspension."""
+        operator = self._admin_token.require(context)
+        account = await self._store.resume(checked_reference(request.account), by=operator, at=utc_now(self._clock))
+        self._feed.notify()
+        return accounts_pb2.ResumeAccountResponse(account=messages.account(account))
 
     async def DeleteAccount(
         self, request: accounts_pb2.DeleteAccountRequest, context: Context

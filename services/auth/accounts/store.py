@@ -20,7 +20,7 @@ from services.auth.db.records import (
     take_revisions,
     unavailable,
 )
-from services.auth.db.tables import accounts, api_keys, one_time_tokens, sessions
+from services.auth.db.tables import accounts, alerts, api_keys, one_time_tokens, sessions
 from services.auth.identities.rows import add_identity, remove_identities
 from services.auth.mail.store import enqueue, forget_emails
 from services.auth.sessions.one_time_tokens import Purpose
@@ -39,6 +39,7 @@ _COLUMNS = (
     accounts.c.email_verified_at,
     accounts.c.deleted_at,
     accounts.c.quota_account_id,
+    accounts.c.suspended_at,
 )
 
 
@@ -176,6 +177,26 @@ class SQLAccountStore:
             return await _read(connection, token.account_id)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def suspend(self, reference: str, *, reason: str = "", by: Actor, at: datetime) -> Account:
+        """Suspend an account. See `AccountStore.suspend`."""
+        async with self._transactions.writing() as connection:
+            account = await _locked_with_keys(connection, reference)
+            if account.suspended_at is None:
+                await end_sessions(connection, account.id, true(), reason="account_suspended", by=by, at=at)
+                details = {"reason": reason} if reason else None
+                await _set_suspension(connection, account.id, at, "account.suspended", by=by, at=at, details=details)
+            return await _read(connection, account.id)
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def resume(self, reference: str, *, by: Actor, at: datetime) -> Account:
+        """End a suspension. See `AccountStore.resume`."""
+        async with self._transactions.writing() as connection:
+            account = await _locked_with_keys(connection, reference)
+            if account.suspended_at is not None:
+                await _set_suspension(connection, account.id, None, "account.resumed", by=by, at=at)
+            return await _read(connection, account.id)
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def delete(self, reference: str, *, by: Actor, at: datetime, proof: Proof | None = None) -> Account:
         """Delete an account. See `AccountStore.delete`."""
         async with self._transactions.writing() as connection:
@@ -191,6 +212,7 @@ class SQLAccountStore:
             await remove_identities(connection, account_id, by=by, at=at)
             await remove_totp(connection, account_id, "totp.disabled", by=by, at=at)
             await forget_emails(connection, account_id, account.email)
+            await connection.execute(delete(alerts).where(alerts.c.account_id == account_id))
             await self._former_accounts.add(connection, account.email, account.quota_account_id or account.id, at=at)
             await _erase(connection, account_id, at)
             await change_keys(connection, account_id, revoked_at=at)
@@ -209,6 +231,30 @@ async def account_id_of(connection: AsyncConnection, reference: str, *, or_delet
     if account_id is None:
         raise _account_not_found(reference)
     return AccountId(account_id)
+
+
+async def _locked_with_keys(connection: AsyncConnection, reference: str) -> Account:
+    """Block other changes of keys and of the account's sessions until the commit, and return the account."""
+    await take_revisions(connection)
+    account_id = await account_id_of(connection, reference)
+    await lock_account(connection, account_id)
+    return await _read(connection, account_id)
+
+
+async def _set_suspension(
+    connection: AsyncConnection,
+    account_id: AccountId,
+    suspended_at: datetime | None,
+    action: str,
+    *,
+    by: Actor,
+    at: datetime,
+    details: Mapping[str, object] | None = None,
+) -> None:
+    """Set the time of a suspension, or None, change the account's keys and write an audit event."""
+    await connection.execute(update(accounts).where(accounts.c.id == account_id).values(suspended_at=suspended_at))
+    await change_keys(connection, account_id)
+    await record(connection, action, by=by, at=at, account_id=account_id, target=account_id, details=details)
 
 
 async def move_to_plan(
@@ -344,4 +390,5 @@ def _account(row: Row[Any]) -> Account:
         email_verified_at=row.email_verified_at,
         deleted_at=row.deleted_at,
         quota_account_id=row.quota_account_id,
+        suspended_at=row.suspended_at,
     )

@@ -43,6 +43,7 @@ class UTCDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+_HAS_EXPIRY = text("expires_at IS NOT NULL AND revoked_at IS NULL")
 _HAS_OWN_LIMIT = text("daily_limit IS NOT NULL AND revoked_at IS NULL")
 
 plans = Table(
@@ -79,6 +80,48 @@ accounts = Table(
     Column("quota_account_id", String(30), nullable=True),
     # Time of the event or of the operator's call that set the plan; null if none has set it since the sign-up.
     Column("plan_set_at", UTCDateTime, nullable=True),
+    # When an operator suspended the account; null means that it is not suspended.
+    Column("suspended_at", UTCDateTime, nullable=True),
+    # Kinds of alerts that the owner wants by mail, with commas between them; null means all of them.
+    Column("alert_mail", String(100), nullable=True),
+    # As `alert_mail`, for the account's webhook; null means none.
+    Column("alert_webhook", String(100), nullable=True),
+)
+
+# Alerts to owners, each of which is sent once.
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("id", String(30), primary_key=True),
+    Column("account_id", ForeignKey("accounts.id"), nullable=False),
+    # Empty for a limit of the account.
+    Column("key_id", String(30), nullable=False),
+    Column("kind", String(20), nullable=False),
+    # Name of the limit, such as `key:tokens:day`; empty for other kinds.
+    Column("limit_name", String(40), nullable=False),
+    # The day, month or expiry time for which there is one alert.
+    Column("period", String(40), nullable=False),
+    Column("created_at", UTCDateTime, nullable=False, index=True),
+    Column("limit_value", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    # Whether inference must still get the alert for the account's webhook.
+    Column("is_unsent", Boolean, nullable=False),
+    UniqueConstraint("account_id", "key_id", "kind", "limit_name", "period", name="one_alert"),
+    Index("ix_alerts_account_created", "account_id", "created_at"),
+    Index("ix_alerts_unsent", "id", sqlite_where=text("is_unsent"), postgresql_where=text("is_unsent")),
+)
+
+# The run over all keys, which one gateway has at a time.
+alert_runs = Table(
+    "alert_runs",
+    metadata,
+    Column("id", SmallInteger, primary_key=True, autoincrement=False),
+    Column("run_id", String(30), nullable=False),
+    Column("started_at", UTCDateTime, nullable=False),
+    Column("leased_until", UTCDateTime, nullable=False),
+    # All keys that were used before this time have been checked.
+    Column("checked_until", UTCDateTime, nullable=False),
+    CheckConstraint("id = 1", name="one_run"),
 )
 
 # Ids of the plan events that were received, each of which is applied once.
@@ -174,6 +217,8 @@ emails = Table(
     # A sender claims an e-mail by setting this to a later time, so that no other sender takes it.
     Column("next_try_at", UTCDateTime, nullable=False, index=True),
     Column("tries", Integer, nullable=False),
+    # The alert; null for other topics.
+    Column("alert_id", String(30), nullable=True),
 )
 
 # Counters of the rate limiter. The subject is a digest, so that the table contains no IP or e-mail addresses.
@@ -214,6 +259,9 @@ api_keys = Table(
     # Revision of the key's latest change, read by WatchKeys.
     Column("revision", BigInteger, nullable=False, index=True),
 )
+
+# The keys with an expiry, of which some expire soon.
+Index("ix_api_keys_expires_at", api_keys.c.expires_at, sqlite_where=_HAS_EXPIRY, postgresql_where=_HAS_EXPIRY)
 
 # The keys with a limit of their own, of which the highest can be the account's.
 Index(

@@ -87,6 +87,12 @@ class KeyManager:
         self._feed.notify()
         return key
 
+    async def rename(self, key_id: KeyId, name: str, *, by: Actor) -> Key:
+        """Rename a key. Raises the exceptions of `KeyStore.rename`, and `InvalidRequest` if the name is invalid."""
+        key = await self.store.rename(key_id, minting.checked_name(name), by=by, at=utc_now(self._clock))
+        self._feed.notify()
+        return key
+
     async def set_limit(self, key_id: KeyId, daily_limit: int | None, *, by: Actor) -> Key:
         """Set a key's own daily limit; None restores its plan's.
 

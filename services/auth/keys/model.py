@@ -56,6 +56,8 @@ class Key:
     """Requests per UTC day that the owner allows, which `daily_limit` includes; None sets no limit."""
     owner_limits: tuple[Limit, ...] = ()
     """Other limits that the owner has set, which `limits` include."""
+    is_suspended: bool = False
+    """Whether the key's account is suspended."""
 
     def is_active(self, now: datetime) -> bool:
         """Return whether the key is neither revoked nor expired at `now`."""
@@ -135,6 +137,7 @@ class Denial(StrEnum):
     REVOKED = "revoked"
     EXPIRED = "expired"
     PAUSED = "paused"
+    SUSPENDED = "suspended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +191,12 @@ class KeyStore(Protocol):
         Raises:
             NotFound: There is no such account.
         """
+
+    async def search(self, text: str, *, limit: int) -> list[Key]:
+        """Return keys of all accounts by id, part of the name in any case, or start of the secret, newest first."""
+
+    async def rename(self, key_id: KeyId, name: str, *, by: Actor, at: datetime) -> Key:
+        """Rename a key. Raises `NotFound` if there is no such key."""
 
     async def bounds_of(self, account_id: AccountId, bounds: Bounds) -> Bounds:
         """Return the account's limits: its plan's, or those of `bounds` where the plan sets none."""

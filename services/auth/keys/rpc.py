@@ -4,17 +4,21 @@ from services.auth import messages
 from services.auth.accounts.model import checked_reference
 from services.auth.callers import AdminToken
 from services.auth.keys.manager import KeyManager
+from services.auth.keys.verifier import KeyVerifier
 from services.common.errors import InvalidRequest
 from services.common.ids import Kind
 from services.common.rpc.types import Context
 from stack.auth.v1 import keys_pb2, keys_pb2_grpc
 
+_TEXT_CHARACTERS_MAX = 100
+
 
 class KeyService(keys_pb2_grpc.KeyServiceServicer):
     """Manages API keys for operators."""
 
-    def __init__(self, key_manager: KeyManager, *, admin_token: AdminToken) -> None:
+    def __init__(self, key_manager: KeyManager, verifier: KeyVerifier, *, admin_token: AdminToken) -> None:
         self._key_manager = key_manager
+        self._verifier = verifier
         self._admin_token = admin_token
 
     async def CreateKey(self, request: keys_pb2.CreateKeyRequest, context: Context) -> keys_pb2.CreateKeyResponse:
@@ -48,6 +52,29 @@ class KeyService(keys_pb2_grpc.KeyServiceServicer):
             limit=messages.page_size(request.page_size),
         )
         return keys_pb2.ListKeysResponse(keys=[messages.key(key) for key in listed])
+
+    async def FindKeys(self, request: keys_pb2.FindKeysRequest, context: Context) -> keys_pb2.FindKeysResponse:
+        """Find keys by id, name, visible start of the secret, or secret."""
+        self._admin_token.require(context)
+        page_size = messages.page_size(request.page_size)
+        if bool(request.text) == bool(request.secret) or len(request.text) > _TEXT_CHARACTERS_MAX:
+            raise InvalidRequest(
+                f"Give either a text of 1 to {_TEXT_CHARACTERS_MAX} characters or a secret to find.",
+                reason="invalid_search",
+            )
+        if request.secret:
+            key = await self._verifier.find(request.secret)
+            return keys_pb2.FindKeysResponse(keys=[messages.key(key)] if key else [])
+        if not request.text.isprintable():
+            raise InvalidRequest("The text to find has characters that no name has.", reason="invalid_search")
+        found = await self._key_manager.store.search(request.text, limit=page_size)
+        return keys_pb2.FindKeysResponse(keys=[messages.key(key) for key in found])
+
+    async def RenameKey(self, request: keys_pb2.RenameKeyRequest, context: Context) -> keys_pb2.RenameKeyResponse:
+        """Rename a key."""
+        operator = self._admin_token.require(context)
+        key = await self._key_manager.rename(messages.key_id(request.key_id), request.name, by=operator)
+        return keys_pb2.RenameKeyResponse(key=messages.key(key))
 
     async def RevokeKey(self, request: keys_pb2.RevokeKeyRequest, context: Context) -> keys_pb2.RevokeKeyResponse:
         """Revoke a key permanently."""

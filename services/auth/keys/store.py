@@ -1,6 +1,7 @@
 """SQL store for API keys and their changes."""
 
 import json
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -15,7 +16,7 @@ from services.auth.audit import Actor
 from services.auth.db.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, take_revisions, unavailable
 from services.auth.db.tables import accounts, api_keys, key_revision, plans
 from services.auth.keys import owner_settings
-from services.auth.keys.model import Bounds, Key, KeyId, KeyLookup, KeyUpdate, NewKey
+from services.auth.keys.model import SECRET_PREFIX, Bounds, Key, KeyId, KeyLookup, KeyUpdate, NewKey
 from services.auth.limits import WEIGHT_DEFAULT, LimitChanges, from_json, lowered, to_json
 from services.auth.sessions.proofs import check_proof
 from services.auth.watch.feed import Change, Changes
@@ -30,6 +31,8 @@ _CHANGES_MAX = 1_000
 (measured), more than the deadline above: watchers would get nothing until the load went down."""
 _MOVE_SECONDS_MAX = 0.3
 """A lookup waits for the rehash, and gateways wait 2 s for both. If it fails, the next lookup tries again."""
+_SEARCH_SECONDS_MAX = 4.0
+"""A search by a part of the name reads all keys; operators make few."""
 _DAY = timedelta(days=1)
 
 _KEY_COLUMNS = (
@@ -52,6 +55,7 @@ _KEY_COLUMNS = (
     plans.c.weight,
     accounts.c.quota_account_id,
     accounts.c.plan,
+    accounts.c.suspended_at,
 )
 _sibling = api_keys.alias("sibling")
 _HIGHEST_OWN_LIMIT = (
@@ -85,7 +89,8 @@ _FIND = select(key_revision.c.revision, _PEPPER_ID, *_KEY_COLUMNS, *_ACCOUNT_COL
 )
 
 _CHANGES = (
-    select(api_keys.c.id, api_keys.c.revision, api_keys.c.revoked_at)
+    select(api_keys.c.id, api_keys.c.revision, api_keys.c.revoked_at, accounts.c.suspended_at)
+    .join(accounts, _OWNER)
     .where(api_keys.c.revision > bindparam("after"))
     .order_by(api_keys.c.revision)
     .limit(bindparam("limit"))
@@ -137,6 +142,13 @@ class SQLKeyStore:
             return await _read(connection, key_id, owner)
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def of_ids(self, key_ids: Collection[KeyId]) -> list[Key]:
+        """Return those of the keys that exist, with the limits of their accounts."""
+        async with self._transactions.reading() as connection:
+            rows = await connection.execute(_ONE_KEY.where(api_keys.c.id.in_(key_ids)))
+            return [_key(row, _account_daily_limit(row)) for row in rows]
+
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def of_account(self, account: str, *, after: str = "", limit: int = 1_000) -> list[Key]:
         """Return a page of an account's keys. See `KeyStore.of_account`."""
         async with self._transactions.reading() as connection:
@@ -144,6 +156,32 @@ class SQLKeyStore:
             owned = _KEYS.where(api_keys.c.account_id == account_id, api_keys.c.id > after)
             page = await connection.execute(owned.order_by(api_keys.c.id).limit(limit))
             return [_key(row) for row in page]
+
+    @deadline(_SEARCH_SECONDS_MAX, unavailable=unavailable)
+    async def search(self, text: str, *, limit: int) -> list[Key]:
+        """Search keys of all accounts. See `KeyStore.search`."""
+        row = api_keys.c
+        is_found = or_(row.id == text, row.prefix.startswith(text, autoescape=True))
+        if not text.startswith(SECRET_PREFIX):
+            is_found = or_(row.id == text, row.name.icontains(text, autoescape=True))
+        async with self._transactions.reading() as connection:
+            found = await connection.execute(_KEYS.where(is_found).order_by(row.id.desc()).limit(limit))
+            return [_key(one) for one in found]
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def rename(self, key_id: KeyId, name: str, *, by: Actor, at: datetime) -> Key:
+        """Rename a key. See `KeyStore.rename`."""
+        async with self._transactions.writing() as connection:
+            revision = await take_revisions(connection)
+            key = await _read(connection, key_id)
+            if key.name == name:
+                await connection.rollback()
+                return key
+            details = {"name": name}
+            await record(
+                connection, "key.renamed", by=by, at=at, account_id=key.account_id, target=key_id, details=details
+            )
+            return await _change(connection, key_id, name=name, revision=revision)
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def bounds_of(self, account_id: AccountId, bounds: Bounds) -> Bounds:
@@ -307,7 +345,7 @@ class SQLKeyStore:
             all_keys_revision = await connection.scalar(select(key_revision.c.all_keys_revision)) or 0
         if len(rows) > _CHANGES_MAX:
             return Changes(present.revision, [Change(None, present.revision)])
-        changes = [Change(KeyId(row.id), row.revision, row.revoked_at is not None) for row in rows]
+        changes = [Change(KeyId(row.id), row.revision, bool(row.revoked_at or row.suspended_at)) for row in rows]
         if all_keys_revision > revision:
             changes.append(Change(None, all_keys_revision))
         changes.sort(key=lambda change: change.revision)
@@ -460,6 +498,7 @@ def _key(row: Row[Any], account_daily_limit: int | None = None) -> Key:
         paused_at=row.paused_at,
         owner_daily_limit=row.owner_daily_limit,
         owner_limits=from_json(row.owner_limits),
+        is_suspended=row.suspended_at is not None,
     )
 
 

@@ -70,6 +70,8 @@ class KeyVerifier:
             return Denial.UNKNOWN
         if key.revoked_at is not None:
             return Denial.REVOKED
+        if key.is_suspended:  # Before the expiry: streams of an expired key may finish, those of this one may not.
+            return Denial.SUSPENDED
         if not key.is_active(utc_now(self._clock)):
             return Denial.EXPIRED
         return Denial.PAUSED if key.paused_at is not None else key

@@ -1,6 +1,8 @@
 """Composition of queued e-mails when they are sent."""
 
 from services.auth.accounts.model import Account, AccountStore
+from services.auth.alerts.model import AlertStore
+from services.auth.alerts.texts import alert_text
 from services.auth.keys.pepper import Pepper
 from services.auth.mail.queue import QueuedEmail, Topic
 from services.auth.mail.templates import Email, EmailTemplates
@@ -17,6 +19,7 @@ class MailComposer:
         accounts: AccountStore,
         tokens: OneTimeTokenStore,
         templates: EmailTemplates,
+        alerts: AlertStore,
         *,
         pepper: Pepper,
         clock: Clock,
@@ -24,6 +27,7 @@ class MailComposer:
         self._accounts = accounts
         self._tokens = tokens
         self._templates = templates
+        self._alerts = alerts
         self._pepper = pepper
         self._clock = clock
 
@@ -55,6 +59,9 @@ class MailComposer:
                 return self._templates.password_reset(account.email, token)
             case Topic.FAILED_LOG_INS:
                 return self._templates.failed_log_ins(account.email)
+            case Topic.ALERT:
+                alert = await self._alerts.to_mail(queued.alert_id or "")
+                return self._templates.alert(account.email, *alert_text(alert)) if alert else None
         return None
 
     async def _account(self, queued: QueuedEmail) -> Account | None:

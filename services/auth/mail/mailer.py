@@ -90,6 +90,13 @@ class Mailer:
         """Whether mail is configured."""
         return self._transport is not None
 
+    @property
+    def server_state(self) -> str:
+        """State of the mail server after the last attempt: `none` without one, `ok` or `unreachable`."""
+        if self._transport is None:
+            return "none"
+        return "ok" if self._is_up else "unreachable"
+
     def require_mail(self) -> Transport:
         """Return the transport.
 

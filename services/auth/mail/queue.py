@@ -27,6 +27,8 @@ class Topic(StrEnum):
     """A password reset was requested; addresses without an account get nothing."""
     FAILED_LOG_INS = "failed_log_ins"
     """Many wrong passwords were tried on the account."""
+    ALERT = "alert"
+    """An alert about a limit or a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class QueuedEmail:
     created_at: datetime
     tries: int = 0
     """Number of delivery attempts, including the current one."""
+    alert_id: str | None = None
+    """Id of the alert; None for other topics."""
 
 
 class MailQueue(Protocol):

@@ -80,6 +80,7 @@ async def enqueue(connection: AsyncConnection, email: QueuedEmail) -> None:
         "created_at": email.created_at,
         "next_try_at": email.created_at,
         "tries": 0,
+        "alert_id": email.alert_id,
     }
     await connection.execute(insert(emails).values(values))
 
@@ -98,4 +99,5 @@ def _email(row: Row[Any]) -> QueuedEmail:
         by=Actor(row.actor, row.address),
         created_at=row.created_at,
         tries=row.tries,
+        alert_id=row.alert_id,
     )

@@ -79,6 +79,16 @@ class EmailTemplates:
             "anywhere else. You can still log in from browsers that you have used before.",
         )
 
+    def alert(self, to: str, subject: str, text: str) -> Email:
+        """Return the e-mail of an alert."""
+        return _email(
+            to,
+            subject,
+            f"{text} See your keys and limits:",
+            f"{self._console_url}/keys",
+            f"To choose which alerts you get, open {self._console_url}/account#alerts .",
+        )
+
     def test(self, to: str) -> Email:
         """Return the e-mail of `stackctl mail test`."""
         return _email(

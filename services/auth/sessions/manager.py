@@ -67,9 +67,9 @@ class SessionManager:
         now = utc_now(self._clock)
         return [session for session in await self._store.of_account(account_id) if self._is_open(session, now)]
 
-    async def end(self, session_id: str, *, owner: AccountId, by: Actor) -> None:
-        """End a session of this account. Does nothing if there is no such session."""
-        await self._store.end(session_id, owner=owner, by=by, at=utc_now(self._clock))
+    async def end(self, session_id: str | None, *, owner: AccountId, by: Actor) -> int:
+        """End a session of this account, or all if the id is None; return how many were open."""
+        return await self._store.end(session_id, owner=owner, by=by, at=utc_now(self._clock))
 
     async def log_out(self, token: str, *, by: Actor) -> None:
         """End the session of a token. Does nothing if it has already ended."""

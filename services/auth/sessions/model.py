@@ -71,8 +71,8 @@ class SessionStore(Protocol):
     async def of_account(self, account_id: AccountId) -> Sequence[Session]:
         """Return an account's sessions, newest first, including idle ones that have ended."""
 
-    async def end(self, session_id: str, *, owner: AccountId, by: Actor, at: datetime) -> None:
-        """End a session of this account with an audit event. Does nothing if there is no such session."""
+    async def end(self, session_id: str | None, *, owner: AccountId, by: Actor, at: datetime) -> int:
+        """End a session of this account with an audit event, or all if the id is None; return how many were open."""
 
 
 def session_ended() -> Unauthenticated:

@@ -11,7 +11,7 @@ from services.auth.db.tables import accounts, identities, sessions, totp_secrets
 from services.auth.identities.authorization import identity_rejected
 from services.auth.sessions.model import session_ended
 from services.auth.totp.pending import log_in_expired
-from services.common.errors import NotFound
+from services.common.errors import FailedPrecondition, NotFound
 
 
 async def lock_account(connection: AsyncConnection, account_id: str) -> Row[Any] | None:
@@ -21,7 +21,7 @@ async def lock_account(connection: AsyncConnection, account_id: str) -> Row[Any]
     any other row of the account, so such writes cannot deadlock. Postgres locks with FOR NO KEY UPDATE, which does not
     block inserts with a foreign key to the row. A write on SQLite locks the whole database.
     """
-    lock = select(accounts.c.id, accounts.c.email, accounts.c.password_hash)
+    lock = select(accounts.c.id, accounts.c.email, accounts.c.password_hash, accounts.c.suspended_at)
     lock = lock.where(accounts.c.id == account_id, accounts.c.deleted_at.is_(None))
     return (await connection.execute(lock.with_for_update(key_share=True))).one_or_none()
 
@@ -32,6 +32,7 @@ async def check_proof(connection: AsyncConnection, proof: Proof) -> None:
     Raises:
         Unauthenticated: The session has ended, or the account was deleted.
         PermissionDenied: The password was changed, or the identity was unlinked.
+        FailedPrecondition: The account is suspended.
     """
     account = await lock_account(connection, proof.account_id)
     if account is None:
@@ -40,8 +41,19 @@ async def check_proof(connection: AsyncConnection, proof: Proof) -> None:
         raise session_ended()
     if proof.password_hash is not None and account.password_hash != proof.password_hash:
         raise password_wrong()
+    if account.suspended_at is not None:
+        raise account_suspended()
     if proof.identity_id and not await _is_linked(connection, proof):
         raise identity_rejected()
+
+
+def account_suspended() -> FailedPrecondition:
+    """Return the error for an account that an operator has suspended."""
+    return FailedPrecondition(
+        "Your account is suspended, so you cannot log in and its API keys are rejected. Contact the operator of this "
+        "service.",
+        reason="account_suspended",
+    )
 
 
 async def check_second_factor(connection: AsyncConnection, proof: Proof) -> None:

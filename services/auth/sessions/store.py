@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Table, case, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, Table, case, delete, insert, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.auth.accounts.model import Account, AccountId, Proof
@@ -74,8 +74,11 @@ class SQLSessionStore:
     async def find(self, digest: str) -> Session | None:
         """Return a session by its token digest. See `SessionStore.find`."""
         async with self._transactions.reading() as connection:
-            # During an upgrade, a replica of the previous version may open a session of an account just deleted.
-            query = _SESSIONS.where(sessions.c.digest == digest, accounts.c.deleted_at.is_(None))
+            # During an upgrade, a replica of an earlier version may open a session of an account just deleted or
+            # suspended.
+            query = _SESSIONS.where(
+                sessions.c.digest == digest, accounts.c.deleted_at.is_(None), accounts.c.suspended_at.is_(None)
+            )
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else _session(row)
 
@@ -93,12 +96,12 @@ class SQLSessionStore:
             return [_session(row) for row in await connection.execute(owned)]
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
-    async def end(self, session_id: str, *, owner: AccountId, by: Actor, at: datetime) -> None:
-        """End a session. See `SessionStore.end`."""
-        owned = (sessions.c.id == session_id) & (sessions.c.account_id == owner)
+    async def end(self, session_id: str | None, *, owner: AccountId, by: Actor, at: datetime) -> int:
+        """End a session, or all. See `SessionStore.end`."""
+        chosen = true() if session_id is None else sessions.c.id == session_id
         async with self._transactions.writing() as connection:
             await lock_account(connection, owner)  # Writes that depend on this session commit earlier or are refused.
-            await end_sessions(connection, owner, owned, reason="ended", by=by, at=at)
+            return await end_sessions(connection, owner, chosen, reason="ended", by=by, at=at)
 
 
 async def end_sessions(
@@ -109,13 +112,14 @@ async def end_sessions(
     reason: str,
     by: Actor,
     at: datetime,
-) -> None:
-    """End sessions of an account in an open transaction, with an audit event for each."""
+) -> int:
+    """End sessions of an account in an open transaction, with an audit event for each; return their number."""
     which = which & (sessions.c.account_id == account_id)
     ended = list(await connection.scalars(delete(sessions).where(which).returning(sessions.c.id)))
     await record_all(
         connection, "session.ended", by=by, at=at, targets=ended, account_id=account_id, details={"reason": reason}
     )
+    return len(ended)
 
 
 async def _end_replaced(connection: AsyncConnection, proof: Proof, digest: str, *, by: Actor, at: datetime) -> None:

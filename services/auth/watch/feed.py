@@ -38,7 +38,7 @@ class Change:
     revision: int
     """Revision of this change, unique to it."""
     is_revoked: bool = False
-    """Whether the key is now revoked."""
+    """Whether the key is now revoked, or its account suspended."""
 
 
 @dataclass(frozen=True, slots=True)

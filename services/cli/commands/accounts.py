@@ -10,6 +10,8 @@ from grpc import aio
 
 from services.cli import client, output
 from services.cli.client import Backends, Service
+from services.cli.commands.sessions import sessions
+from services.cli.confirmation import confirmed
 from services.cli.failures import Failure
 from services.cli.usage_errors import Id
 from services.common.errors import Unavailable
@@ -59,8 +61,9 @@ def list_accounts(backends: Backends, *, limit: int, after: str, as_json: bool) 
     if as_json:
         output.show_json({"accounts": found})
         return
-    columns = ("id", "email", "plan", "created_at", "deleted_at")
-    output.show_table(columns, [[item.get(name) or "" for name in columns] for item in found])
+    columns = ("id", "email", "plan", "created_at", "state")
+    rows = [[*(item.get(name) or "" for name in columns[:-1]), _state(item)] for item in found]
+    output.show_table(columns, rows, colors={"state": output.state_color})
 
 
 @accounts.command()
@@ -86,7 +89,31 @@ def set_plan(backends: Backends, account: str, plan: str, *, as_json: bool) -> N
 
 @accounts.command()
 @click.argument("account")
-@click.confirmation_option(prompt="This revokes all keys of the account and erases its personal data. Continue?")
+@click.option("--reason", default="", help="Reason for the audit log, which the owner can read.")
+@output.as_json_option
+@click.pass_obj
+def suspend(backends: Backends, account: str, *, reason: str, as_json: bool) -> None:
+    """Suspend an account: refuse its keys within a second, end its sessions, and refuse log-ins, until `resume`."""
+    request = accounts_pb2.SuspendAccountRequest(account=account, reason=reason)
+    _show(_call(backends, lambda stub: stub.SuspendAccount, request).account, as_json=as_json)
+
+
+@accounts.command()
+@click.argument("account")
+@output.as_json_option
+@click.pass_obj
+def resume(backends: Backends, account: str, *, as_json: bool) -> None:
+    """End the suspension of an account. Its keys work again; its owner logs in again."""
+    request = accounts_pb2.ResumeAccountRequest(account=account)
+    _show(_call(backends, lambda stub: stub.ResumeAccount, request).account, as_json=as_json)
+
+
+accounts.add_command(sessions)
+
+
+@accounts.command()
+@click.argument("account")
+@confirmed("This revokes all keys of the account and erases its personal data.")
 @output.as_json_option
 @click.pass_obj
 def delete(backends: Backends, account: str, *, as_json: bool) -> None:
@@ -113,6 +140,7 @@ def reset_password(backends: Backends, account: str, *, as_json: bool) -> None:
 
 @accounts.command("reset-totp")
 @click.argument("account")
+@confirmed("This removes the second factor of the account and its recovery codes.")
 @output.as_json_option
 @click.pass_obj
 def reset_totp(backends: Backends, account: str, *, as_json: bool) -> None:
@@ -188,6 +216,11 @@ def _show_link(
     output.show_json(fields) if as_json else output.show_fields(fields)
 
 
+def _state(fields: dict[str, Any]) -> str:
+    ends = [f"{name} {fields[f'{name}_at']}" for name in ("deleted", "suspended") if fields.get(f"{name}_at")]
+    return ends[0] if ends else "active"
+
+
 def _fields(account: accounts_pb2.Account) -> dict[str, Any]:
     fields = {
         "id": account.id,
@@ -195,5 +228,5 @@ def _fields(account: accounts_pb2.Account) -> dict[str, Any]:
         "plan": account.plan,
         "created_at": output.moment(account, "created_at"),
     }
-    later = {name: output.moment(account, name) for name in ("email_verified_at", "deleted_at")}
+    later = {name: output.moment(account, name) for name in ("email_verified_at", "suspended_at", "deleted_at")}
     return fields | {name: moment for name, moment in later.items() if moment}

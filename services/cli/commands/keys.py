@@ -1,13 +1,15 @@
 """`stackctl keys`: create, list, limit, rotate and revoke API keys."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
 
 from services.cli import client, output
 from services.cli.client import Backends
+from services.cli.confirmation import confirm, confirmed
 from services.cli.durations import Duration, Expiry
+from services.cli.key_texts import read_secret, visible_text
 from services.cli.key_uses import key_uses
 from services.cli.limits import LimitName, LimitText
 from services.cli.usage_errors import Id
@@ -19,6 +21,8 @@ from stack.auth.v1.keys_pb2_grpc import KeyServiceStub
 
 _SAVE_NOTICE = "\nSave the key now. It cannot be shown again."
 _USES = ("used_today", "last_used_at")
+_ABSENT = {"used_today": "unknown", "last_used_at": "never"}
+"""What a table shows for a value that is missing."""
 _PAGE_SIZE = 1_000
 _DAILY_LIMIT = click.IntRange(0, 10**9)
 _LIMITS_OPTION = click.option(
@@ -94,10 +98,13 @@ def create(
 @keys.command()
 @click.argument("key_id", type=Id(Kind.KEY))
 @click.option("--grace", type=Duration(), default="24h", show_default=True, help="How long the old key keeps working.")
+@click.option("--yes", "-y", "is_confirmed", is_flag=True, help="Do not ask for confirmation of --grace 0s.")
 @output.as_json_option
 @click.pass_obj
-def rotate(backends: Backends, key_id: str, *, grace: timedelta, as_json: bool) -> None:
+def rotate(backends: Backends, key_id: str, *, grace: timedelta, is_confirmed: bool, as_json: bool) -> None:
     """Replace a key with a new one that has the same attributes. The new secret is shown only once."""
+    if not grace and not is_confirmed:
+        confirm("Without --grace, the old key stops working at once.")
     request = keys_pb2.RotateKeyRequest(key_id=key_id, grace_seconds=int(grace.total_seconds()))
     rotated = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).RotateKey, request)
     fields = {
@@ -131,13 +138,56 @@ def list_keys(backends: Backends, email: str, *, with_usage: bool, as_json: bool
     if as_json:
         output.show_json({"keys": found})
         return
-    columns = ("id", "name", "prefix", "daily_limit", "created_at", *(_USES if with_usage else ()), "state")
-    rows = [[_cell(item, name) for name in columns[:-1]] + [_state(item)] for item in found]
-    output.show_table(columns, rows)
+    _show_table(found, ("id", "name", "prefix", "daily_limit", "created_at", *(_USES if with_usage else ())))
 
 
 @keys.command()
 @click.argument("key_id", type=Id(Kind.KEY))
+@output.as_json_option
+@click.pass_obj
+def show(backends: Backends, key_id: str, *, as_json: bool) -> None:
+    """Show one key."""
+    _show(get(backends, key_id), as_json=as_json)
+
+
+@keys.command()
+@click.argument("text", required=False, default="")
+@click.option(
+    "--secret", "by_secret", is_flag=True, help="Find the key of a secret that is read from standard input, hidden."
+)
+@output.as_json_option
+@click.pass_obj
+def find(backends: Backends, text: str, *, by_secret: bool, as_json: bool) -> None:
+    """Find keys of all accounts by TEXT: an id, a part of the name, or the visible part of the secret.
+
+    Finds at most 100, newest first. With --secret, finds the key of a whole secret, whatever its state.
+    """
+    if bool(text) == by_secret:
+        raise click.UsageError("Give either TEXT or --secret.")
+    request = keys_pb2.FindKeysRequest(text=visible_text(text), secret=read_secret() if by_secret else "")
+    listed = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).FindKeys, request).keys
+    found = [_fields(key) for key in listed]
+    if as_json:
+        output.show_json({"keys": found})
+        return
+    _show_table(found, ("id", "account_id", "name", "prefix", "created_at"))
+
+
+@keys.command()
+@click.argument("key_id", type=Id(Kind.KEY))
+@click.argument("name")
+@output.as_json_option
+@click.pass_obj
+def rename(backends: Backends, key_id: str, name: str, *, as_json: bool) -> None:
+    """Rename a key."""
+    request = keys_pb2.RenameKeyRequest(key_id=key_id, name=name)
+    answer = client.call(backends.auth(), lambda channel: KeyServiceStub(channel).RenameKey, request)
+    _show(answer.key, as_json=as_json)
+
+
+@keys.command()
+@click.argument("key_id", type=Id(Kind.KEY))
+@confirmed("This revokes the key everywhere and ends its streams.")
 @output.as_json_option
 @click.pass_obj
 def revoke(backends: Backends, key_id: str, *, as_json: bool) -> None:
@@ -243,6 +293,7 @@ def _fields(key: keys_pb2.Key) -> dict[str, Any]:
         "created_at": output.moment(key, "created_at"),
         "revoked_at": output.moment(key, "revoked_at"),
         "expires_at": output.moment(key, "expires_at"),
+        "paused_at": output.moment(key, "paused_at"),
         "models": list(key.models),
         "replaced_by": key.replaced_by or None,
         "limits": [str(limit) for limit in limits_from_proto(key.limits)],
@@ -250,11 +301,20 @@ def _fields(key: keys_pb2.Key) -> dict[str, Any]:
     }
 
 
+def _show_table(found: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    rows = [[*(_cell(item, name) for name in columns), _state(item)] for item in found]
+    output.show_table((*columns, "state"), rows, colors={"state": output.state_color})
+
+
 def _cell(fields: dict[str, Any], name: str) -> Any:
-    return fields[name] if fields.get(name) is not None else "never"
+    return fields[name] if fields.get(name) is not None else _ABSENT[name]
 
 
 def _state(fields: dict[str, Any]) -> str:
     if fields["revoked_at"]:
         return f"revoked {fields['revoked_at']}"
+    if fields["expires_at"] and datetime.fromisoformat(fields["expires_at"]) <= datetime.now(UTC):
+        return f"expired {fields['expires_at']}"
+    if fields["paused_at"]:
+        return f"paused {fields['paused_at']}"
     return f"expires {fields['expires_at']}" if fields["expires_at"] else "active"

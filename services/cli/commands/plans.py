@@ -18,11 +18,11 @@ _COLUMNS = ("name", "daily_limit", "account_daily_limit", "active_keys_max", "ne
 _OPTIONAL = ("account_daily_limit", "active_keys_max", "new_keys_per_day_max")
 _DEFAULT = -1
 _ABSENT = {"account_daily_limit": "none"}
-"""What a table shows for a limit that is not set; `default` for others."""
+"""What a table shows for a limit that is not set, in the word that sets it; `default` for others."""
 
 
 class Bound(click.ParamType[int]):
-    """A limit on the number of keys; `default` uses the setting."""
+    """A limit on keys; `default` uses the setting of auth."""
 
     name = "number|default"
 
@@ -32,7 +32,7 @@ class Bound(click.ParamType[int]):
 
 
 class AccountLimit(click.ParamType[int]):
-    """A limit of requests; `none` sets no limit."""
+    """A limit on requests; `none` removes it."""
 
     name = "number|none"
 
@@ -43,14 +43,14 @@ class AccountLimit(click.ParamType[int]):
 
 @click.group()
 def plans() -> None:
-    """Manage plans."""
+    """Manage plans. NAME is the name of a plan."""
 
 
 @plans.command("list")
 @output.as_json_option
 @click.pass_obj
 def list_plans(backends: Backends, *, as_json: bool) -> None:
-    """List all plans."""
+    """List the plans with all their limits."""
     found = _all(backends)
     if as_json:
         output.show_json({"plans": found})
@@ -64,7 +64,7 @@ def list_plans(backends: Backends, *, as_json: bool) -> None:
 @output.as_json_option
 @click.pass_obj
 def show_plan(backends: Backends, name: str, *, as_json: bool) -> None:
-    """Show the plan NAME with all its limits."""
+    """Show one plan with all its limits."""
     if (fields := next((plan for plan in _all(backends) if plan["name"] == name), None)) is None:
         raise Failure(f"No plan {name} was found. List the plans with `stackctl plans list`.")
     _show(fields, as_json=as_json)
@@ -78,10 +78,10 @@ def show_plan(backends: Backends, name: str, *, as_json: bool) -> None:
 @click.option(
     "--account-daily-limit",
     type=AccountLimit(),
-    help="Requests per UTC day of an account with all its keys. A higher limit of one of its keys applies instead.",
+    help="Requests per UTC day of each account, with all its keys. A higher limit of one of its keys applies instead.",
 )
-@click.option("--active-keys-max", type=Bound(), help="Maximum active keys per account.")
-@click.option("--new-keys-per-day-max", type=Bound(), help="Maximum keys created in 24 hours.")
+@click.option("--active-keys-max", type=Bound(), help="Active keys of each account.")
+@click.option("--new-keys-per-day-max", type=Bound(), help="New keys of each account in any 24 hours.")
 @click.option("--weight", type=click.IntRange(1, 1_000), help="Share of Groq's allowance relative to other accounts.")
 @click.option(
     "--limit",
@@ -112,13 +112,14 @@ def set_plan(
     removed_limits: tuple[Limit, ...],
     as_json: bool,
 ) -> None:
-    """Create the plan NAME, or change it for all its accounts. Options that are not given keep their values.
+    """Create a plan, or change it for all its accounts. Limits whose options are not given stay as they are.
 
     Other limits are written `SCOPE:UNIT:WINDOW=NUMBER`: the scope is `key` or `account`, and the rest is
     `requests:minute`, `tokens:minute`, `tokens:day`, `cost:day`, `cost:month` (in microdollars, or in dollars after
     `$`) or `concurrent_requests`.
 
-    A limit on keys is a number, or `default` for the value of AUTH_ACTIVE_KEYS_MAX or AUTH_NEW_KEYS_PER_DAY_MAX.
+    For limits on keys, `default` means the value of AUTH_ACTIVE_KEYS_MAX or AUTH_NEW_KEYS_PER_DAY_MAX. For the limit on
+    an account's requests, `none` means no limit.
     """
     options = {
         "daily_limit": daily_limit,

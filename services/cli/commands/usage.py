@@ -1,7 +1,7 @@
-"""`stackctl usage`: show the usage of a key, today's from quota and by day from inference's ledger, and export rows."""
+"""`stackctl usage`: show the usage of a key or of all accounts, and export rows."""
 
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import click
@@ -17,7 +17,7 @@ from services.common.ids import Kind
 from services.common.prices import dollars
 from services.common.rpc.surface import surface_from_proto
 from stack.auth.v1 import keys_pb2
-from stack.inference.v1 import usage_pb2, usage_pb2_grpc
+from stack.inference.v1 import export_pb2, export_pb2_grpc, usage_pb2, usage_pb2_grpc
 from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 _SUMS = (
@@ -29,6 +29,7 @@ _SUMS = (
     "cached_tokens",
     "reasoning_tokens",
 )
+_ALL_SECONDS_MAX = 30.0
 _COLUMNS = ("day", "model", "surface", *_SUMS, "cost_usd")
 
 
@@ -43,25 +44,34 @@ class _WithDefault(click.Group):
 
 @click.group(cls=_WithDefault)
 def usage() -> None:
-    """Show the usage of a key, or export that of all accounts. `usage KEY_ID` means `usage show KEY_ID`."""
+    """Show the usage of a key or, with --all, of all accounts, and export rows.
+
+    `usage KEY_ID` means `usage show KEY_ID`, and `usage --all` means `usage show --all`.
+    """
 
 
 usage.add_command(export)
 
 
 @usage.command()
-@click.argument("key_id", type=Id(Kind.KEY))
+@click.argument("key_id", type=Id(Kind.KEY), required=False, default="")
+@click.option("--all", "all_accounts", is_flag=True, help="Show the usage of all accounts instead of one key.")
 @click.option(
     "--days", type=click.IntRange(1, 3660), default=7, show_default=True, help="Number of UTC days, including today."
 )
 @output.as_json_option
 @click.pass_obj
-def show(backends: Backends, key_id: str, *, days: int, as_json: bool) -> None:
-    """Show a key's requests today, and its requests, tokens and cost by day, model and surface.
+def show(backends: Backends, key_id: str, *, all_accounts: bool, days: int, as_json: bool) -> None:
+    """Show a key's requests today, and its requests, tokens and cost by day, model and surface; or all accounts' sums.
 
     The surface is the API of the requests. It is empty for requests of earlier versions, and if the outcome is unknown.
     The cost is that of the requests whose cost is known; it is empty if there are none, as for a model without a price.
     """
+    if bool(key_id) == all_accounts:
+        raise click.UsageError("Give either KEY_ID or --all.")
+    if all_accounts:
+        _show_all(backends, days=days, as_json=as_json)
+        return
     key = keys.get(backends, key_id)
     status = _status(backends, key)
     # Quota's clock decides which day it is.
@@ -72,6 +82,26 @@ def show(backends: Backends, key_id: str, *, days: int, as_json: bool) -> None:
         return
     output.show_fields({"key_id": key_id, **today})
     output.say()
+    _show_table(rows)
+
+
+def _show_all(backends: Backends, *, days: int, as_json: bool) -> None:
+    """Show the sums of all accounts. This machine's clock decides which day it is, since no key is counted."""
+    last_day = datetime.now(UTC).date()
+    request = export_pb2.SummarizeAllUsageRequest(
+        from_day=(last_day - timedelta(days=days - 1)).isoformat(), to_day=last_day.isoformat()
+    )
+    answer = client.call(
+        backends.inference(),
+        lambda channel: export_pb2_grpc.UsageExportServiceStub(channel).SummarizeAllUsage,
+        request,
+        timeout_seconds=_ALL_SECONDS_MAX,
+    )
+    rows = [_row(summary) for summary in answer.summaries]
+    output.show_json({"days": rows}) if as_json else _show_table(rows)
+
+
+def _show_table(rows: Sequence[dict[str, Any]]) -> None:
     output.show_table(_COLUMNS, [["" if row[name] is None else row[name] for name in _COLUMNS] for row in rows])
 
 

@@ -15,6 +15,7 @@ _DENIALS = {
     auth_pb2.DENIAL_REASON_REVOKED: "revoked",
     auth_pb2.DENIAL_REASON_EXPIRED: "expired",
     auth_pb2.DENIAL_REASON_PAUSED: "paused",
+    auth_pb2.DENIAL_REASON_SUSPENDED: "suspended",
 }
 
 

@@ -142,6 +142,7 @@ def _routes(console: Console) -> Sequence[BaseRoute]:
         Route("/playground/markdown", views.script(playground.markdown), methods=["POST"]),
         views.private("/account", account.index),
         views.private("/account/password", None, on_form=account.change_password, page="/account"),
+        views.private("/account/alerts", None, on_form=account.set_alerts, page="/account"),
         views.private("/account/sessions/{id}/end", None, on_form=account.end_session, page="/account"),
         views.private("/account/delete", None, on_form=account.delete, page="/account"),
         *console.docs.files(),

@@ -10,6 +10,7 @@ from typing import Protocol
 from services.common.limits import Limit
 from services.common.receipts import Receipt
 from services.common.surface import Surface
+from services.gateway.alerts.model import AlertKind
 from services.gateway.apis.receipts import DayUsage
 from services.gateway.apis.surface import ModelFacts
 from services.gateway.console.usage.ranges import UsageRange
@@ -271,6 +272,16 @@ class SessionClient(Protocol):
         """Set a new password with a password reset token."""
 
 
+@dataclass(frozen=True, slots=True)
+class AlertSettings:
+    """The alerts that an owner wants."""
+
+    mail: frozenset[AlertKind]
+    webhook: frozenset[AlertKind]
+    has_mail: bool = False
+    """Whether mail is configured."""
+
+
 class ModelsClient(Protocol):
     """The model list."""
 
@@ -323,6 +334,12 @@ class OwnerClient(Protocol):
     async def delete_account(self, password: str) -> None:
         """Delete the account."""
 
+    async def alert_settings(self) -> AlertSettings:
+        """Return the alerts that the owner wants."""
+
+    async def set_alert_settings(self, settings: AlertSettings) -> None:
+        """Replace the alerts that the owner wants."""
+
 
 class UsageClient(Protocol):
     """The usage of one account."""
@@ -360,6 +377,9 @@ class UsageClient(Protocol):
 
     async def requests(self, filters: RequestFilter, *, count: int, scan_max: int = 50_000) -> RequestPage:
         """Return a page of requests, newest first, for which at most `scan_max` are read."""
+
+    async def webhook_url(self) -> str:
+        """Return the URL of the account's active webhook; empty if there is none."""
 
     async def delete_webhook(self) -> None:
         """Delete the account's usage webhook, if there is one."""

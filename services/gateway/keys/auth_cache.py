@@ -91,7 +91,7 @@ class AuthCache:
             address: The client's address; empty if unknown.
 
         Raises:
-            Unauthenticated: The key is malformed, unknown, revoked, expired or paused; see the reason.
+            Unauthenticated: The key is malformed, unknown, revoked, expired, paused or suspended; see the reason.
             Throttled: Too many unknown keys came from the address.
             Unavailable: Auth is unavailable, and the key was not confirmed in the last five seconds.
         """

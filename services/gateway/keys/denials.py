@@ -6,14 +6,25 @@ _REMEDY = "You can find and create API keys in the console under API Keys."
 _MESSAGES = {
     "revoked": f"This API key has been revoked: {{key}}. {_REMEDY}",
     "expired": f"This API key has expired: {{key}}. {_REMEDY}",
+    "suspended": "The account of this API key is suspended: {key}. Contact the operator of this service.",
     "paused": "This API key is paused: {key}. Its owner can resume it in the console under API Keys.",
 }
+_STREAM_ENDED = f"This API key has been revoked, or its account suspended: {{key}}. {_REMEDY}"
 _INCORRECT = f"Incorrect API key provided: {{key}}. {_REMEDY}"
 
 
 def refused(api_key: str, reason: str) -> Unauthenticated:
-    """Return the error for a key that is `malformed`, `unknown`, `revoked`, `expired` or `paused`."""
-    return Unauthenticated(_MESSAGES.get(reason, _INCORRECT).format(key=_masked(api_key)), reason=reason)
+    """Return the error for a key that is `malformed`, `unknown`, `revoked`, `expired`, `paused` or `suspended`."""
+    return _error(api_key, reason, _MESSAGES.get(reason, _INCORRECT))
+
+
+def stream_refused(api_key: str) -> Unauthenticated:
+    """Return the error for streams of a key that was revoked, or whose account was suspended."""
+    return _error(api_key, "revoked", _STREAM_ENDED)
+
+
+def _error(api_key: str, reason: str, message: str) -> Unauthenticated:
+    return Unauthenticated(message.format(key=_masked(api_key)), reason=reason)
 
 
 def _masked(api_key: str) -> str:

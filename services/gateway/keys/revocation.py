@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 
 from services.common.errors import Unauthenticated
 from services.common.runtime.clock import Clock
-from services.gateway.keys.denials import refused
+from services.gateway.keys.denials import stream_refused
 from services.gateway.requests.types import Departure
 
 Identity = TypeVar("Identity")
@@ -81,7 +81,7 @@ class Revocation:
         """The error with which a cancelled stream ends."""
         if self._reason is IdentityState.SESSION_ENDED:
             return Unauthenticated("Your session has ended. Log in again.", reason="session_ended")
-        return refused(self._api_key, "revoked")
+        return stream_refused(self._api_key)
 
     def cancel(self, reason: IdentityState = IdentityState.REVOKED) -> None:
         """Cancel the streams, permanently."""

@@ -1,4 +1,4 @@
-"""gRPC servicer that lists the rows of all accounts."""
+"""gRPC servicer that lists and sums the rows of all accounts."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -6,8 +6,8 @@ from typing import Protocol
 from services.common.errors import InvalidRequest
 from services.common.rpc.types import Context
 from services.inference import translate
-from services.inference.ledger.checks import ITEMS_MAX, check_day, check_id
-from services.inference.ledger.writer import LedgerRow
+from services.inference.ledger.checks import ITEMS_MAX, check_day, check_id, check_span
+from services.inference.ledger.writer import LedgerRow, UsageSummary
 from stack.inference.v1 import export_pb2, export_pb2_grpc
 
 
@@ -22,10 +22,27 @@ class DayRows(Protocol):
         """
 
 
-class UsageExportService(export_pb2_grpc.UsageExportServiceServicer):
-    """Lists the rows of all accounts."""
+class Sums(Protocol):
+    """Port to the ledger's sums."""
 
-    def __init__(self, rows: DayRows) -> None:
+    async def summarize(
+        self, key_id: str, *, account_id: str, from_day: str, to_day: str, by_surface: bool = False
+    ) -> Sequence[UsageSummary]:
+        """Return sums by day, model and surface; empty ids do not filter.
+
+        Raises:
+            Unavailable: The ledger cannot be read.
+        """
+
+
+class AllRows(DayRows, Sums, Protocol):
+    """Port to the ledger of all accounts."""
+
+
+class UsageExportService(export_pb2_grpc.UsageExportServiceServicer):
+    """Lists and sums the rows of all accounts."""
+
+    def __init__(self, rows: AllRows) -> None:
         self._rows = rows
 
     async def ListDayRequests(
@@ -39,3 +56,15 @@ class UsageExportService(export_pb2_grpc.UsageExportServiceServicer):
         rows_max = request.page_size or ITEMS_MAX
         rows = await self._rows.list_day_requests(request.day, after=request.after, rows_max=rows_max)
         return export_pb2.ListDayRequestsResponse(records=[translate.usage_record(row) for row in rows])
+
+    async def SummarizeAllUsage(
+        self, request: export_pb2.SummarizeAllUsageRequest, context: Context
+    ) -> export_pb2.SummarizeAllUsageResponse:
+        """Sum the rows of all accounts by day, model and surface."""
+        check_day("from_day", request.from_day)
+        check_day("to_day", request.to_day)
+        check_span(request.from_day, request.to_day)
+        summaries = await self._rows.summarize(
+            "", account_id="", from_day=request.from_day, to_day=request.to_day, by_surface=True
+        )
+        return export_pb2.SummarizeAllUsageResponse(summaries=map(translate.usage_summary, summaries))

@@ -121,6 +121,28 @@ def last_days(key_ids: Collection[str]) -> Select[Any]:
     return select(row.key_id, func.max(row.day)).where(row.key_id.in_(key_ids), row.requests > 0).group_by(row.key_id)
 
 
+def active_keys(first_hour: int, before_day: str, *, after: str, keys_max: int) -> Select[Any]:
+    """Select (key id, last days before `before_day` with a request or null) of keys used since an hour, by key id.
+
+    There are two last days: that of the roll-ups, and that of the deltas.
+    """
+    parts = [
+        select(table.c.key_id, table.c.requests).where(table.c.hour >= first_hour, table.c.key_id > after)
+        for table in (usage_hours, usage_deltas)
+    ]
+    used = union_all(*parts).subquery()
+    keys = select(used.c.key_id).group_by(used.c.key_id).having(func.sum(used.c.requests) > 0)
+    page = keys.order_by(used.c.key_id).limit(keys_max).subquery()
+    row = usage_days.c
+    previous = select(func.max(row.day)).where(row.key_id == page.c.key_id, row.day < before_day, row.requests > 0)
+    delta = usage_deltas.c
+    waiting = select(delta.key_id, func.max(delta.day).label("day")).where(delta.day < before_day, delta.requests > 0)
+    last = waiting.group_by(delta.key_id).subquery()
+    joined = page.outerjoin(last, last.c.key_id == page.c.key_id)
+    columns = (page.c.key_id, previous.correlate(page).scalar_subquery(), last.c.day)
+    return select(*columns).select_from(joined).order_by(page.c.key_id)
+
+
 def charged(
     owner: str,
     unit: Unit,

@@ -260,6 +260,14 @@ class SQLLedgerStore:
             for day, user, *sums in await self._rolled_up(query)
         ]
 
+    @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
+    async def active_keys(
+        self, first_hour: int, before_day: str, *, after: str, keys_max: int
+    ) -> list[tuple[str, str]]:
+        """Return a page of keys that were used since an hour, with the last day of use before `before_day`."""
+        query = rollup_queries.active_keys(first_hour, before_day, after=after, keys_max=keys_max)
+        return [(key_id, max(days or "", later or "")) for key_id, days, later in await self._rolled_up(query)]
+
     async def _rolled_up(self, query: Select[Any]) -> Sequence[Row[Any]]:
         """Return the rows of a query that needs complete roll-ups."""
         async with self._transactions.reading() as connection:

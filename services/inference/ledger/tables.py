@@ -97,3 +97,18 @@ usage_webhook = Table(
     Column("last_error", String(256), nullable=False),
     Index("ix_usage_webhook_next_attempt", "next_attempt_at"),
 )
+
+# Alerts for webhooks. A row stays for a while after its delivery, so that a repeated one is recognised.
+webhook_alert = Table(
+    "webhook_alert",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("account_id", String(64), nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    # Null if it was delivered or given up.
+    Column("next_attempt_at", Float(53), nullable=True),
+    Column("failures", BigInteger, nullable=False),
+    Index("ix_webhook_alert_next_attempt", "next_attempt_at"),
+    Index("ix_webhook_alert_account", "account_id", "created_at"),
+)

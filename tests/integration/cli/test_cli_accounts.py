@@ -211,8 +211,8 @@ def test_the_second_factor_of_an_account_is_reset(stackctl: Stackctl) -> None:
     """Also where there is none, so that the command can be repeated."""
     asked(stackctl, "accounts", "create", "--email", "lost@example.com")
 
-    assert asked(stackctl, "accounts", "reset-totp", "lost@example.com")["email"] == "lost@example.com"
-    assert stackctl("accounts", "reset-totp", "unknown@example.com").exit_code == 1
+    assert asked(stackctl, "accounts", "reset-totp", "--yes", "lost@example.com")["email"] == "lost@example.com"
+    assert stackctl("accounts", "reset-totp", "--yes", "unknown@example.com").exit_code == 1
 
 
 @pytest.mark.parametrize(
@@ -245,8 +245,8 @@ def test_an_operators_name_that_no_call_can_carry_is_transliterated(
 def test_the_audit_log_names_the_operator_and_the_action(stackctl: Stackctl) -> None:
     account = asked(stackctl, "accounts", "create", "--email", "audit@example.com")
     key = asked(stackctl, "keys", "create", "--email", "audit@example.com", "--name", "x")
-    asked(stackctl, "keys", "revoke", key["id"])
-    asked(stackctl, "keys", "revoke", key["id"])
+    asked(stackctl, "keys", "revoke", "--yes", key["id"])
+    asked(stackctl, "keys", "revoke", "--yes", key["id"])
 
     events = asked(stackctl, "audit", "--account", "audit@example.com")["events"]
 

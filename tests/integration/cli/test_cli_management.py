@@ -53,7 +53,7 @@ def test_a_created_key_is_printed_with_the_warning_that_it_is_shown_once(stackct
 def test_listed_keys_are_aligned_and_show_which_are_revoked(stackctl: Stackctl) -> None:
     key = new_key(stackctl, "list@example.com")
     stackctl("keys", "create", "--email", "list@example.com", "--name", "a much longer name")
-    stackctl("keys", "revoke", str(key["id"]))
+    stackctl("keys", "revoke", "--yes", str(key["id"]))
 
     heading, first, second = stackctl("keys", "list", "--email", "list@example.com").stdout.splitlines()
 
@@ -73,7 +73,7 @@ def test_an_account_without_keys_lists_none(stackctl: Stackctl) -> None:
 def test_revoking_twice_is_no_error(stackctl: Stackctl) -> None:
     key = new_key(stackctl, "revoke@example.com")
 
-    first, second = (stackctl("keys", "revoke", str(key["id"]), "--json") for _ in range(2))
+    first, second = (stackctl("keys", "revoke", "--yes", str(key["id"]), "--json") for _ in range(2))
 
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert json.loads(first.stdout) == json.loads(second.stdout)
@@ -180,7 +180,7 @@ def test_addresses_of_every_form_are_accepted(stackctl: Stackctl, target: str) -
     ("arguments", "sentence"),
     [
         (("keys", "list", "--email", "nobody@example.com"), "No account nobody@example.com"),
-        (("keys", "revoke", _NO_KEY), f"No key {_NO_KEY}"),
+        (("keys", "revoke", "--yes", _NO_KEY), f"No key {_NO_KEY}"),
         (("usage", _NO_KEY), f"No key {_NO_KEY}"),
     ],
 )

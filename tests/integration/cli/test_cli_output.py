@@ -45,7 +45,7 @@ def test_a_key_whose_secret_could_not_be_printed_is_named_so_that_it_can_be_revo
     rotated = _into(">/dev/full", service, tmp_path, "keys", "rotate", key_id, *options)
     assert (made.returncode, rotated.returncode) == (1, 1)
     for one in (_named(rotated.stderr), key_id):
-        assert stackctl("keys", "revoke", one).exit_code == 0
+        assert stackctl("keys", "revoke", "--yes", one).exit_code == 0
 
 
 def _named(stderr: str) -> str:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstack/auth/v1/accounts.proto\x12\rstack.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\x01\n\x07\x41\x63\x63ount\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x0c\n\x04plan\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11\x65mail_verified_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ndeleted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10quota_account_id\x18\x07 \x01(\t\"3\n\x14\x43reateAccountRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x0c\n\x04plan\x18\x02 \x01(\t\"@\n\x15\x43reateAccountResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"$\n\x11GetAccountRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"=\n\x12GetAccountResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"7\n\x13ListAccountsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\"@\n\x14ListAccountsResponse\x12(\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x16.stack.auth.v1.Account\"6\n\x15SetAccountPlanRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0c\n\x04plan\x18\x02 \x01(\t\"A\n\x16SetAccountPlanResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"\'\n\x14\x44\x65leteAccountRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"@\n\x15\x44\x65leteAccountResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"-\n\x1a\x43reatePasswordResetRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"i\n\x1b\x43reatePasswordResetResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"#\n\x10ResetTOTPRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"<\n\x11ResetTOTPResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"#\n\x13\x43reateInviteRequest\x12\x0c\n\x04plan\x18\x01 \x01(\t\"b\n\x14\x43reateInviteResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xea\x05\n\x0e\x41\x63\x63ountService\x12Z\n\rCreateAccount\x12#.stack.auth.v1.CreateAccountRequest\x1a$.stack.auth.v1.CreateAccountResponse\x12Q\n\nGetAccount\x12 .stack.auth.v1.GetAccountRequest\x1a!.stack.auth.v1.GetAccountResponse\x12W\n\x0cListAccounts\x12\".stack.auth.v1.ListAccountsRequest\x1a#.stack.auth.v1.ListAccountsResponse\x12]\n\x0eSetAccountPlan\x12$.stack.auth.v1.SetAccountPlanRequest\x1a%.stack.auth.v1.SetAccountPlanResponse\x12Z\n\rDeleteAccount\x12#.stack.auth.v1.DeleteAccountRequest\x1a$.stack.auth.v1.DeleteAccountResponse\x12l\n\x13\x43reatePasswordReset\x12).stack.auth.v1.CreatePasswordResetRequest\x1a*.stack.auth.v1.CreatePasswordResetResponse\x12N\n\tResetTOTP\x12\x1f.stack.auth.v1.ResetTOTPRequest\x1a .stack.auth.v1.ResetTOTPResponse\x12W\n\x0c\x43reateInvite\x12\".stack.auth.v1.CreateInviteRequest\x1a#.stack.auth.v1.CreateInviteResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cstack/auth/v1/accounts.proto\x12\rstack.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x95\x02\n\x07\x41\x63\x63ount\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05\x65mail\x18\x02 \x01(\t\x12\x0c\n\x04plan\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x11\x65mail_verified_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ndeleted_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10quota_account_id\x18\x07 \x01(\t\x12\x30\n\x0csuspended_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"3\n\x14\x43reateAccountRequest\x12\r\n\x05\x65mail\x18\x01 \x01(\t\x12\x0c\n\x04plan\x18\x02 \x01(\t\"@\n\x15\x43reateAccountResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"$\n\x11GetAccountRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"=\n\x12GetAccountResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"7\n\x13ListAccountsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\"@\n\x14ListAccountsResponse\x12(\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32\x16.stack.auth.v1.Account\"6\n\x15SetAccountPlanRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0c\n\x04plan\x18\x02 \x01(\t\"A\n\x16SetAccountPlanResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"\'\n\x14\x44\x65leteAccountRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"@\n\x15\x44\x65leteAccountResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"8\n\x15SuspendAccountRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"A\n\x16SuspendAccountResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"\'\n\x14ResumeAccountRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"@\n\x15ResumeAccountResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"-\n\x1a\x43reatePasswordResetRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"i\n\x1b\x43reatePasswordResetResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"#\n\x10ResetTOTPRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"<\n\x11ResetTOTPResponse\x12\'\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x16.stack.auth.v1.Account\"#\n\x13\x43reateInviteRequest\x12\x0c\n\x04plan\x18\x01 \x01(\t\"b\n\x14\x43reateInviteResponse\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0b\n\x03url\x18\x02 \x01(\t\x12.\n\nexpires_at\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xa5\x07\n\x0e\x41\x63\x63ountService\x12Z\n\rCreateAccount\x12#.stack.auth.v1.CreateAccountRequest\x1a$.stack.auth.v1.CreateAccountResponse\x12Q\n\nGetAccount\x12 .stack.auth.v1.GetAccountRequest\x1a!.stack.auth.v1.GetAccountResponse\x12W\n\x0cListAccounts\x12\".stack.auth.v1.ListAccountsRequest\x1a#.stack.auth.v1.ListAccountsResponse\x12]\n\x0eSetAccountPlan\x12$.stack.auth.v1.SetAccountPlanRequest\x1a%.stack.auth.v1.SetAccountPlanResponse\x12Z\n\rDeleteAccount\x12#.stack.auth.v1.DeleteAccountRequest\x1a$.stack.auth.v1.DeleteAccountResponse\x12]\n\x0eSuspendAccount\x12$.stack.auth.v1.SuspendAccountRequest\x1a%.stack.auth.v1.SuspendAccountResponse\x12Z\n\rResumeAccount\x12#.stack.auth.v1.ResumeAccountRequest\x1a$.stack.auth.v1.ResumeAccountResponse\x12l\n\x13\x43reatePasswordReset\x12).stack.auth.v1.CreatePasswordResetRequest\x1a*.stack.auth.v1.CreatePasswordResetResponse\x12N\n\tResetTOTP\x12\x1f.stack.auth.v1.ResetTOTPRequest\x1a .stack.auth.v1.ResetTOTPResponse\x12W\n\x0c\x43reateInvite\x12\".stack.auth.v1.CreateInviteRequest\x1a#.stack.auth.v1.CreateInviteResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,39 +33,47 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stack.auth.v1.accounts_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ACCOUNT']._serialized_start=81
-  _globals['_ACCOUNT']._serialized_end=308
-  _globals['_CREATEACCOUNTREQUEST']._serialized_start=310
-  _globals['_CREATEACCOUNTREQUEST']._serialized_end=361
-  _globals['_CREATEACCOUNTRESPONSE']._serialized_start=363
-  _globals['_CREATEACCOUNTRESPONSE']._serialized_end=427
-  _globals['_GETACCOUNTREQUEST']._serialized_start=429
-  _globals['_GETACCOUNTREQUEST']._serialized_end=465
-  _globals['_GETACCOUNTRESPONSE']._serialized_start=467
-  _globals['_GETACCOUNTRESPONSE']._serialized_end=528
-  _globals['_LISTACCOUNTSREQUEST']._serialized_start=530
-  _globals['_LISTACCOUNTSREQUEST']._serialized_end=585
-  _globals['_LISTACCOUNTSRESPONSE']._serialized_start=587
-  _globals['_LISTACCOUNTSRESPONSE']._serialized_end=651
-  _globals['_SETACCOUNTPLANREQUEST']._serialized_start=653
-  _globals['_SETACCOUNTPLANREQUEST']._serialized_end=707
-  _globals['_SETACCOUNTPLANRESPONSE']._serialized_start=709
-  _globals['_SETACCOUNTPLANRESPONSE']._serialized_end=774
-  _globals['_DELETEACCOUNTREQUEST']._serialized_start=776
-  _globals['_DELETEACCOUNTREQUEST']._serialized_end=815
-  _globals['_DELETEACCOUNTRESPONSE']._serialized_start=817
-  _globals['_DELETEACCOUNTRESPONSE']._serialized_end=881
-  _globals['_CREATEPASSWORDRESETREQUEST']._serialized_start=883
-  _globals['_CREATEPASSWORDRESETREQUEST']._serialized_end=928
-  _globals['_CREATEPASSWORDRESETRESPONSE']._serialized_start=930
-  _globals['_CREATEPASSWORDRESETRESPONSE']._serialized_end=1035
-  _globals['_RESETTOTPREQUEST']._serialized_start=1037
-  _globals['_RESETTOTPREQUEST']._serialized_end=1072
-  _globals['_RESETTOTPRESPONSE']._serialized_start=1074
-  _globals['_RESETTOTPRESPONSE']._serialized_end=1134
-  _globals['_CREATEINVITEREQUEST']._serialized_start=1136
-  _globals['_CREATEINVITEREQUEST']._serialized_end=1171
-  _globals['_CREATEINVITERESPONSE']._serialized_start=1173
-  _globals['_CREATEINVITERESPONSE']._serialized_end=1271
-  _globals['_ACCOUNTSERVICE']._serialized_start=1274
-  _globals['_ACCOUNTSERVICE']._serialized_end=2020
+  _globals['_ACCOUNT']._serialized_end=358
+  _globals['_CREATEACCOUNTREQUEST']._serialized_start=360
+  _globals['_CREATEACCOUNTREQUEST']._serialized_end=411
+  _globals['_CREATEACCOUNTRESPONSE']._serialized_start=413
+  _globals['_CREATEACCOUNTRESPONSE']._serialized_end=477
+  _globals['_GETACCOUNTREQUEST']._serialized_start=479
+  _globals['_GETACCOUNTREQUEST']._serialized_end=515
+  _globals['_GETACCOUNTRESPONSE']._serialized_start=517
+  _globals['_GETACCOUNTRESPONSE']._serialized_end=578
+  _globals['_LISTACCOUNTSREQUEST']._serialized_start=580
+  _globals['_LISTACCOUNTSREQUEST']._serialized_end=635
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_start=637
+  _globals['_LISTACCOUNTSRESPONSE']._serialized_end=701
+  _globals['_SETACCOUNTPLANREQUEST']._serialized_start=703
+  _globals['_SETACCOUNTPLANREQUEST']._serialized_end=757
+  _globals['_SETACCOUNTPLANRESPONSE']._serialized_start=759
+  _globals['_SETACCOUNTPLANRESPONSE']._serialized_end=824
+  _globals['_DELETEACCOUNTREQUEST']._serialized_start=826
+  _globals['_DELETEACCOUNTREQUEST']._serialized_end=865
+  _globals['_DELETEACCOUNTRESPONSE']._serialized_start=867
+  _globals['_DELETEACCOUNTRESPONSE']._serialized_end=931
+  _globals['_SUSPENDACCOUNTREQUEST']._serialized_start=933
+  _globals['_SUSPENDACCOUNTREQUEST']._serialized_end=989
+  _globals['_SUSPENDACCOUNTRESPONSE']._serialized_start=991
+  _globals['_SUSPENDACCOUNTRESPONSE']._serialized_end=1056
+  _globals['_RESUMEACCOUNTREQUEST']._serialized_start=1058
+  _globals['_RESUMEACCOUNTREQUEST']._serialized_end=1097
+  _globals['_RESUMEACCOUNTRESPONSE']._serialized_start=1099
+  _globals['_RESUMEACCOUNTRESPONSE']._serialized_end=1163
+  _globals['_CREATEPASSWORDRESETREQUEST']._serialized_start=1165
+  _globals['_CREATEPASSWORDRESETREQUEST']._serialized_end=1210
+  _globals['_CREATEPASSWORDRESETRESPONSE']._serialized_start=1212
+  _globals['_CREATEPASSWORDRESETRESPONSE']._serialized_end=1317
+  _globals['_RESETTOTPREQUEST']._serialized_start=1319
+  _globals['_RESETTOTPREQUEST']._serialized_end=1354
+  _globals['_RESETTOTPRESPONSE']._serialized_start=1356
+  _globals['_RESETTOTPRESPONSE']._serialized_end=1416
+  _globals['_CREATEINVITEREQUEST']._serialized_start=1418
+  _globals['_CREATEINVITEREQUEST']._serialized_end=1453
+  _globals['_CREATEINVITERESPONSE']._serialized_start=1455
+  _globals['_CREATEINVITERESPONSE']._serialized_end=1553
+  _globals['_ACCOUNTSERVICE']._serialized_start=1556
+  _globals['_ACCOUNTSERVICE']._serialized_end=2489
 # @@protoc_insertion_point(module_scope)

@@ -61,6 +61,16 @@ class AccountServiceStub:
                 request_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.DeleteAccountRequest.SerializeToString,
                 response_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.DeleteAccountResponse.FromString,
                 _registered_method=True)
+        self.SuspendAccount = channel.unary_unary(
+                '/stack.auth.v1.AccountService/SuspendAccount',
+                request_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.SuspendAccountRequest.SerializeToString,
+                response_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.SuspendAccountResponse.FromString,
+                _registered_method=True)
+        self.ResumeAccount = channel.unary_unary(
+                '/stack.auth.v1.AccountService/ResumeAccount',
+                request_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.ResumeAccountRequest.SerializeToString,
+                response_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.ResumeAccountResponse.FromString,
+                _registered_method=True)
         self.CreatePasswordReset = channel.unary_unary(
                 '/stack.auth.v1.AccountService/CreatePasswordReset',
                 request_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.CreatePasswordResetRequest.SerializeToString,
@@ -122,6 +132,23 @@ class AccountServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SuspendAccount(self, request, context):
+        """SuspendAccount suspends an account: its keys are denied and their streams end within a second, its sessions end, and
+        log-ins are refused. Nothing is deleted. Suspending it again succeeds and keeps the first time. NOT_FOUND if the
+        account does not exist or was deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeAccount(self, request, context):
+        """ResumeAccount ends a suspension: the account's keys work again, except those that were revoked, expired or paused.
+        Does nothing if the account is not suspended. NOT_FOUND if it does not exist or was deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreatePasswordReset(self, request, context):
         """CreatePasswordReset returns a token with which the owner can set a password, for operators to pass on if mail is
         not configured. NOT_FOUND if the account does not exist.
@@ -172,6 +199,16 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     servicer.DeleteAccount,
                     request_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.DeleteAccountRequest.FromString,
                     response_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.DeleteAccountResponse.SerializeToString,
+            ),
+            'SuspendAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.SuspendAccount,
+                    request_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.SuspendAccountRequest.FromString,
+                    response_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.SuspendAccountResponse.SerializeToString,
+            ),
+            'ResumeAccount': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeAccount,
+                    request_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.ResumeAccountRequest.FromString,
+                    response_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.ResumeAccountResponse.SerializeToString,
             ),
             'CreatePasswordReset': grpc.unary_unary_rpc_method_handler(
                     servicer.CreatePasswordReset,
@@ -326,6 +363,60 @@ class AccountService:
             '/stack.auth.v1.AccountService/DeleteAccount',
             stack_dot_auth_dot_v1_dot_accounts__pb2.DeleteAccountRequest.SerializeToString,
             stack_dot_auth_dot_v1_dot_accounts__pb2.DeleteAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SuspendAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.auth.v1.AccountService/SuspendAccount',
+            stack_dot_auth_dot_v1_dot_accounts__pb2.SuspendAccountRequest.SerializeToString,
+            stack_dot_auth_dot_v1_dot_accounts__pb2.SuspendAccountResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeAccount(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.auth.v1.AccountService/ResumeAccount',
+            stack_dot_auth_dot_v1_dot_accounts__pb2.ResumeAccountRequest.SerializeToString,
+            stack_dot_auth_dot_v1_dot_accounts__pb2.ResumeAccountResponse.FromString,
             options,
             channel_credentials,
             insecure,

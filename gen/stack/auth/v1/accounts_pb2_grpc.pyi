@@ -35,6 +35,15 @@ class AccountServiceStub:
     account's id. An account that is created with the same mailbox before the day ends continues its counts. Does nothing if the account is already deleted. NOT_FOUND if it does not exist. The caller then deletes
     the account's responses with stack.inference.v1.StoredResponseService.DeleteResponses.
     """
+    SuspendAccount: _aio.UnaryUnaryMultiCallable[_accounts_pb2.SuspendAccountRequest, _accounts_pb2.SuspendAccountResponse]
+    """SuspendAccount suspends an account: its keys are denied and their streams end within a second, its sessions end, and
+    log-ins are refused. Nothing is deleted. Suspending it again succeeds and keeps the first time. NOT_FOUND if the
+    account does not exist or was deleted.
+    """
+    ResumeAccount: _aio.UnaryUnaryMultiCallable[_accounts_pb2.ResumeAccountRequest, _accounts_pb2.ResumeAccountResponse]
+    """ResumeAccount ends a suspension: the account's keys work again, except those that were revoked, expired or paused.
+    Does nothing if the account is not suspended. NOT_FOUND if it does not exist or was deleted.
+    """
     CreatePasswordReset: _aio.UnaryUnaryMultiCallable[_accounts_pb2.CreatePasswordResetRequest, _accounts_pb2.CreatePasswordResetResponse]
     """CreatePasswordReset returns a token with which the owner can set a password, for operators to pass on if mail is
     not configured. NOT_FOUND if the account does not exist.
@@ -96,6 +105,27 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         """DeleteAccount deletes the account's personal data, revokes its keys and ends its sessions. Usage is kept under the
         account's id. An account that is created with the same mailbox before the day ends continues its counts. Does nothing if the account is already deleted. NOT_FOUND if it does not exist. The caller then deletes
         the account's responses with stack.inference.v1.StoredResponseService.DeleteResponses.
+        """
+
+    @_abc_1.abstractmethod
+    def SuspendAccount(
+        self,
+        request: _accounts_pb2.SuspendAccountRequest,
+        context: _aio.ServicerContext[_accounts_pb2.SuspendAccountRequest, _abc.Awaitable[_accounts_pb2.SuspendAccountResponse]],
+    ) -> _abc.Awaitable[_accounts_pb2.SuspendAccountResponse]:
+        """SuspendAccount suspends an account: its keys are denied and their streams end within a second, its sessions end, and
+        log-ins are refused. Nothing is deleted. Suspending it again succeeds and keeps the first time. NOT_FOUND if the
+        account does not exist or was deleted.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeAccount(
+        self,
+        request: _accounts_pb2.ResumeAccountRequest,
+        context: _aio.ServicerContext[_accounts_pb2.ResumeAccountRequest, _abc.Awaitable[_accounts_pb2.ResumeAccountResponse]],
+    ) -> _abc.Awaitable[_accounts_pb2.ResumeAccountResponse]:
+        """ResumeAccount ends a suspension: the account's keys work again, except those that were revoked, expired or paused.
+        Does nothing if the account is not suspended. NOT_FOUND if it does not exist or was deleted.
         """
 
     @_abc_1.abstractmethod

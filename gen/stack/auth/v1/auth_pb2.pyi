@@ -37,6 +37,8 @@ class _DenialReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DenialRe
     """The key has expired."""
     DENIAL_REASON_PAUSED: _DenialReason.ValueType  # 4
     """The owner has paused the key."""
+    DENIAL_REASON_SUSPENDED: _DenialReason.ValueType  # 5
+    """The operator has suspended the key's account."""
 
 class DenialReason(_DenialReason, metaclass=_DenialReasonEnumTypeWrapper):
     """DenialReason is the reason for which a key is rejected."""
@@ -51,6 +53,8 @@ DENIAL_REASON_EXPIRED: DenialReason.ValueType  # 3
 """The key has expired."""
 DENIAL_REASON_PAUSED: DenialReason.ValueType  # 4
 """The owner has paused the key."""
+DENIAL_REASON_SUSPENDED: DenialReason.ValueType  # 5
+"""The operator has suspended the key's account."""
 Global___DenialReason: _TypeAlias = DenialReason  # noqa: Y015
 
 @_typing.final
@@ -256,7 +260,7 @@ class WatchKeysResponse(_message.Message):
     returns the key's new state.
     """
     is_revoked: _builtins.bool
-    """Whether the changed key was revoked, so that its streams must be ended."""
+    """Whether the changed key was revoked or its account suspended, so that its streams must be ended."""
     all_keys_changed: _builtins.bool
     """Whether any key may have changed, such as after a change of a plan, so that all cached keys must be discarded."""
     def __init__(

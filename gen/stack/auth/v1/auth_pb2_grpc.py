@@ -52,8 +52,8 @@ class AuthServiceServicer:
     """
 
     def Authenticate(self, request, context):
-        """Authenticate returns the owner and the permissions of an API key. An unknown, revoked, expired or paused key
-        yields a `denial`, not an error. UNAVAILABLE means that the key could not be checked, and must not be reported as a bad key.
+        """Authenticate returns the owner and the permissions of an API key. An unknown, revoked, expired or paused key, or
+        one of a suspended account, yields a `denial`, not an error. UNAVAILABLE means that the key could not be checked, and must not be reported as a bad key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

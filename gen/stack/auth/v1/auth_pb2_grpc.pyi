@@ -17,8 +17,8 @@ class AuthServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Authenticate: _aio.UnaryUnaryMultiCallable[_auth_pb2.AuthenticateRequest, _auth_pb2.AuthenticateResponse]
-    """Authenticate returns the owner and the permissions of an API key. An unknown, revoked, expired or paused key
-    yields a `denial`, not an error. UNAVAILABLE means that the key could not be checked, and must not be reported as a bad key.
+    """Authenticate returns the owner and the permissions of an API key. An unknown, revoked, expired or paused key, or
+    one of a suspended account, yields a `denial`, not an error. UNAVAILABLE means that the key could not be checked, and must not be reported as a bad key.
     """
     WatchKeys: _aio.UnaryStreamMultiCallable[_auth_pb2.WatchKeysRequest, _auth_pb2.WatchKeysResponse]
     """WatchKeys streams changes of keys in commit order, and a heartbeat every 0.5 s while auth can read its database.
@@ -35,8 +35,8 @@ class AuthServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _auth_pb2.AuthenticateRequest,
         context: _aio.ServicerContext[_auth_pb2.AuthenticateRequest, _abc.Awaitable[_auth_pb2.AuthenticateResponse]],
     ) -> _abc.Awaitable[_auth_pb2.AuthenticateResponse]:
-        """Authenticate returns the owner and the permissions of an API key. An unknown, revoked, expired or paused key
-        yields a `denial`, not an error. UNAVAILABLE means that the key could not be checked, and must not be reported as a bad key.
+        """Authenticate returns the owner and the permissions of an API key. An unknown, revoked, expired or paused key, or
+        one of a suspended account, yields a `denial`, not an error. UNAVAILABLE means that the key could not be checked, and must not be reported as a bad key.
         """
 
     @_abc_1.abstractmethod

@@ -51,6 +51,16 @@ class KeyServiceStub:
                 request_serializer=stack_dot_auth_dot_v1_dot_keys__pb2.ListKeysRequest.SerializeToString,
                 response_deserializer=stack_dot_auth_dot_v1_dot_keys__pb2.ListKeysResponse.FromString,
                 _registered_method=True)
+        self.FindKeys = channel.unary_unary(
+                '/stack.auth.v1.KeyService/FindKeys',
+                request_serializer=stack_dot_auth_dot_v1_dot_keys__pb2.FindKeysRequest.SerializeToString,
+                response_deserializer=stack_dot_auth_dot_v1_dot_keys__pb2.FindKeysResponse.FromString,
+                _registered_method=True)
+        self.RenameKey = channel.unary_unary(
+                '/stack.auth.v1.KeyService/RenameKey',
+                request_serializer=stack_dot_auth_dot_v1_dot_keys__pb2.RenameKeyRequest.SerializeToString,
+                response_deserializer=stack_dot_auth_dot_v1_dot_keys__pb2.RenameKeyResponse.FromString,
+                _registered_method=True)
         self.RevokeKey = channel.unary_unary(
                 '/stack.auth.v1.KeyService/RevokeKey',
                 request_serializer=stack_dot_auth_dot_v1_dot_keys__pb2.RevokeKeyRequest.SerializeToString,
@@ -101,6 +111,22 @@ class KeyServiceServicer:
     def ListKeys(self, request, context):
         """ListKeys lists an account's keys by id, which is oldest first, including revoked ones. NOT_FOUND if the account
         does not exist.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindKeys(self, request, context):
+        """FindKeys finds keys of all accounts, newest first, including revoked ones, by an id, a part of the name, the visible
+        start of the secret, or the secret itself, of which only the digest is compared. INVALID_ARGUMENT unless exactly one
+        of `text` and `secret` is set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenameKey(self, request, context):
+        """RenameKey sets a key's name. NOT_FOUND if the key does not exist.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -161,6 +187,16 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.ListKeys,
                     request_deserializer=stack_dot_auth_dot_v1_dot_keys__pb2.ListKeysRequest.FromString,
                     response_serializer=stack_dot_auth_dot_v1_dot_keys__pb2.ListKeysResponse.SerializeToString,
+            ),
+            'FindKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindKeys,
+                    request_deserializer=stack_dot_auth_dot_v1_dot_keys__pb2.FindKeysRequest.FromString,
+                    response_serializer=stack_dot_auth_dot_v1_dot_keys__pb2.FindKeysResponse.SerializeToString,
+            ),
+            'RenameKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenameKey,
+                    request_deserializer=stack_dot_auth_dot_v1_dot_keys__pb2.RenameKeyRequest.FromString,
+                    response_serializer=stack_dot_auth_dot_v1_dot_keys__pb2.RenameKeyResponse.SerializeToString,
             ),
             'RevokeKey': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeKey,
@@ -271,6 +307,60 @@ class KeyService:
             '/stack.auth.v1.KeyService/ListKeys',
             stack_dot_auth_dot_v1_dot_keys__pb2.ListKeysRequest.SerializeToString,
             stack_dot_auth_dot_v1_dot_keys__pb2.ListKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.auth.v1.KeyService/FindKeys',
+            stack_dot_auth_dot_v1_dot_keys__pb2.FindKeysRequest.SerializeToString,
+            stack_dot_auth_dot_v1_dot_keys__pb2.FindKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenameKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.auth.v1.KeyService/RenameKey',
+            stack_dot_auth_dot_v1_dot_keys__pb2.RenameKeyRequest.SerializeToString,
+            stack_dot_auth_dot_v1_dot_keys__pb2.RenameKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

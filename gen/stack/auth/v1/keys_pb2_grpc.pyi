@@ -28,6 +28,13 @@ class KeyServiceStub:
     """ListKeys lists an account's keys by id, which is oldest first, including revoked ones. NOT_FOUND if the account
     does not exist.
     """
+    FindKeys: _aio.UnaryUnaryMultiCallable[_keys_pb2.FindKeysRequest, _keys_pb2.FindKeysResponse]
+    """FindKeys finds keys of all accounts, newest first, including revoked ones, by an id, a part of the name, the visible
+    start of the secret, or the secret itself, of which only the digest is compared. INVALID_ARGUMENT unless exactly one
+    of `text` and `secret` is set.
+    """
+    RenameKey: _aio.UnaryUnaryMultiCallable[_keys_pb2.RenameKeyRequest, _keys_pb2.RenameKeyResponse]
+    """RenameKey sets a key's name. NOT_FOUND if the key does not exist."""
     RevokeKey: _aio.UnaryUnaryMultiCallable[_keys_pb2.RevokeKeyRequest, _keys_pb2.RevokeKeyResponse]
     """RevokeKey permanently revokes a key. All gateways reject it within a second of the response. Revoking a key again
     succeeds and keeps the first time. NOT_FOUND if the key does not exist.
@@ -77,6 +84,25 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         """ListKeys lists an account's keys by id, which is oldest first, including revoked ones. NOT_FOUND if the account
         does not exist.
         """
+
+    @_abc_1.abstractmethod
+    def FindKeys(
+        self,
+        request: _keys_pb2.FindKeysRequest,
+        context: _aio.ServicerContext[_keys_pb2.FindKeysRequest, _abc.Awaitable[_keys_pb2.FindKeysResponse]],
+    ) -> _abc.Awaitable[_keys_pb2.FindKeysResponse]:
+        """FindKeys finds keys of all accounts, newest first, including revoked ones, by an id, a part of the name, the visible
+        start of the secret, or the secret itself, of which only the digest is compared. INVALID_ARGUMENT unless exactly one
+        of `text` and `secret` is set.
+        """
+
+    @_abc_1.abstractmethod
+    def RenameKey(
+        self,
+        request: _keys_pb2.RenameKeyRequest,
+        context: _aio.ServicerContext[_keys_pb2.RenameKeyRequest, _abc.Awaitable[_keys_pb2.RenameKeyResponse]],
+    ) -> _abc.Awaitable[_keys_pb2.RenameKeyResponse]:
+        """RenameKey sets a key's name. NOT_FOUND if the key does not exist."""
 
     @_abc_1.abstractmethod
     def RevokeKey(

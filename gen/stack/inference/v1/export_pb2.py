@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from stack.inference.v1 import usage_pb2 as stack_dot_inference_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fstack/inference/v1/export.proto\x12\x12stack.inference.v1\x1a\x1estack/inference/v1/usage.proto\"G\n\x16ListDayRequestsRequest\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\"K\n\x17ListDayRequestsResponse\x12\x30\n\x07records\x18\x01 \x03(\x0b\x32\x1f.stack.inference.v1.UsageRecord2\x80\x01\n\x12UsageExportService\x12j\n\x0fListDayRequests\x12*.stack.inference.v1.ListDayRequestsRequest\x1a+.stack.inference.v1.ListDayRequestsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fstack/inference/v1/export.proto\x12\x12stack.inference.v1\x1a\x1estack/inference/v1/usage.proto\"G\n\x16ListDayRequestsRequest\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\"K\n\x17ListDayRequestsResponse\x12\x30\n\x07records\x18\x01 \x03(\x0b\x32\x1f.stack.inference.v1.UsageRecord\"<\n\x18SummarizeAllUsageRequest\x12\x10\n\x08\x66rom_day\x18\x01 \x01(\t\x12\x0e\n\x06to_day\x18\x02 \x01(\t\"P\n\x19SummarizeAllUsageResponse\x12\x33\n\tsummaries\x18\x01 \x03(\x0b\x32 .stack.inference.v1.UsageSummary2\xf2\x01\n\x12UsageExportService\x12j\n\x0fListDayRequests\x12*.stack.inference.v1.ListDayRequestsRequest\x1a+.stack.inference.v1.ListDayRequestsResponse\x12p\n\x11SummarizeAllUsage\x12,.stack.inference.v1.SummarizeAllUsageRequest\x1a-.stack.inference.v1.SummarizeAllUsageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,6 +36,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTDAYREQUESTSREQUEST']._serialized_end=158
   _globals['_LISTDAYREQUESTSRESPONSE']._serialized_start=160
   _globals['_LISTDAYREQUESTSRESPONSE']._serialized_end=235
-  _globals['_USAGEEXPORTSERVICE']._serialized_start=238
-  _globals['_USAGEEXPORTSERVICE']._serialized_end=366
+  _globals['_SUMMARIZEALLUSAGEREQUEST']._serialized_start=237
+  _globals['_SUMMARIZEALLUSAGEREQUEST']._serialized_end=297
+  _globals['_SUMMARIZEALLUSAGERESPONSE']._serialized_start=299
+  _globals['_SUMMARIZEALLUSAGERESPONSE']._serialized_end=379
+  _globals['_USAGEEXPORTSERVICE']._serialized_start=382
+  _globals['_USAGEEXPORTSERVICE']._serialized_end=624
 # @@protoc_insertion_point(module_scope)

@@ -72,3 +72,53 @@ class ListDayRequestsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListDayRequestsResponse: _TypeAlias = ListDayRequestsResponse  # noqa: Y015
+
+@_typing.final
+class SummarizeAllUsageRequest(_message.Message):
+    """SummarizeAllUsageRequest selects rows by their days."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_DAY_FIELD_NUMBER: _builtins.int
+    TO_DAY_FIELD_NUMBER: _builtins.int
+    from_day: _builtins.str
+    """First UTC date, `YYYY-MM-DD`."""
+    to_day: _builtins.str
+    """Last UTC date, `YYYY-MM-DD`."""
+    def __init__(
+        self,
+        *,
+        from_day: _builtins.str = ...,
+        to_day: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_day", b"from_day", "to_day", b"to_day"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SummarizeAllUsageRequest: _TypeAlias = SummarizeAllUsageRequest  # noqa: Y015
+
+@_typing.final
+class SummarizeAllUsageResponse(_message.Message):
+    """SummarizeAllUsageResponse contains the sums."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUMMARIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def summaries(self) -> _containers.RepeatedCompositeFieldContainer[_usage_pb2.UsageSummary]:
+        """Newest day first, then by model and surface."""
+
+    def __init__(
+        self,
+        *,
+        summaries: _abc.Iterable[_usage_pb2.UsageSummary] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["summaries", b"summaries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SummarizeAllUsageResponse: _TypeAlias = SummarizeAllUsageResponse  # noqa: Y015

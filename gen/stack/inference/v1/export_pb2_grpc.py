@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class UsageExportServiceStub:
-    """UsageExportService lists the ledger rows of all accounts. `stackctl` exports them and compares them with Groq's. Gateways
-    may not call it.
+    """UsageExportService reads the ledger of all accounts. `stackctl` exports its rows, compares them with Groq's, and shows
+    sums. Gateways may not call it.
     """
 
     def __init__(self, channel):
@@ -41,15 +41,27 @@ class UsageExportServiceStub:
                 request_serializer=stack_dot_inference_dot_v1_dot_export__pb2.ListDayRequestsRequest.SerializeToString,
                 response_deserializer=stack_dot_inference_dot_v1_dot_export__pb2.ListDayRequestsResponse.FromString,
                 _registered_method=True)
+        self.SummarizeAllUsage = channel.unary_unary(
+                '/stack.inference.v1.UsageExportService/SummarizeAllUsage',
+                request_serializer=stack_dot_inference_dot_v1_dot_export__pb2.SummarizeAllUsageRequest.SerializeToString,
+                response_deserializer=stack_dot_inference_dot_v1_dot_export__pb2.SummarizeAllUsageResponse.FromString,
+                _registered_method=True)
 
 
 class UsageExportServiceServicer:
-    """UsageExportService lists the ledger rows of all accounts. `stackctl` exports them and compares them with Groq's. Gateways
-    may not call it.
+    """UsageExportService reads the ledger of all accounts. `stackctl` exports its rows, compares them with Groq's, and shows
+    sums. Gateways may not call it.
     """
 
     def ListDayRequests(self, request, context):
         """ListDayRequests lists the rows of a day, in the order of their request ids.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SummarizeAllUsage(self, request, context):
+        """SummarizeAllUsage sums the rows of all accounts by day, model and surface.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -63,6 +75,11 @@ def add_UsageExportServiceServicer_to_server(servicer, server):
                     request_deserializer=stack_dot_inference_dot_v1_dot_export__pb2.ListDayRequestsRequest.FromString,
                     response_serializer=stack_dot_inference_dot_v1_dot_export__pb2.ListDayRequestsResponse.SerializeToString,
             ),
+            'SummarizeAllUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.SummarizeAllUsage,
+                    request_deserializer=stack_dot_inference_dot_v1_dot_export__pb2.SummarizeAllUsageRequest.FromString,
+                    response_serializer=stack_dot_inference_dot_v1_dot_export__pb2.SummarizeAllUsageResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'stack.inference.v1.UsageExportService', rpc_method_handlers)
@@ -72,8 +89,8 @@ def add_UsageExportServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UsageExportService:
-    """UsageExportService lists the ledger rows of all accounts. `stackctl` exports them and compares them with Groq's. Gateways
-    may not call it.
+    """UsageExportService reads the ledger of all accounts. `stackctl` exports its rows, compares them with Groq's, and shows
+    sums. Gateways may not call it.
     """
 
     @staticmethod
@@ -93,6 +110,33 @@ class UsageExportService:
             '/stack.inference.v1.UsageExportService/ListDayRequests',
             stack_dot_inference_dot_v1_dot_export__pb2.ListDayRequestsRequest.SerializeToString,
             stack_dot_inference_dot_v1_dot_export__pb2.ListDayRequestsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SummarizeAllUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.inference.v1.UsageExportService/SummarizeAllUsage',
+            stack_dot_inference_dot_v1_dot_export__pb2.SummarizeAllUsageRequest.SerializeToString,
+            stack_dot_inference_dot_v1_dot_export__pb2.SummarizeAllUsageResponse.FromString,
             options,
             channel_credentials,
             insecure,

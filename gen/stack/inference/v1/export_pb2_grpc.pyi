@@ -13,17 +13,19 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UsageExportServiceStub:
-    """UsageExportService lists the ledger rows of all accounts. `stackctl` exports them and compares them with Groq's. Gateways
-    may not call it.
+    """UsageExportService reads the ledger of all accounts. `stackctl` exports its rows, compares them with Groq's, and shows
+    sums. Gateways may not call it.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListDayRequests: _aio.UnaryUnaryMultiCallable[_export_pb2.ListDayRequestsRequest, _export_pb2.ListDayRequestsResponse]
     """ListDayRequests lists the rows of a day, in the order of their request ids."""
+    SummarizeAllUsage: _aio.UnaryUnaryMultiCallable[_export_pb2.SummarizeAllUsageRequest, _export_pb2.SummarizeAllUsageResponse]
+    """SummarizeAllUsage sums the rows of all accounts by day, model and surface."""
 
 class UsageExportServiceServicer(metaclass=_abc_1.ABCMeta):
-    """UsageExportService lists the ledger rows of all accounts. `stackctl` exports them and compares them with Groq's. Gateways
-    may not call it.
+    """UsageExportService reads the ledger of all accounts. `stackctl` exports its rows, compares them with Groq's, and shows
+    sums. Gateways may not call it.
     """
 
     @_abc_1.abstractmethod
@@ -33,5 +35,13 @@ class UsageExportServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_export_pb2.ListDayRequestsRequest, _abc.Awaitable[_export_pb2.ListDayRequestsResponse]],
     ) -> _abc.Awaitable[_export_pb2.ListDayRequestsResponse]:
         """ListDayRequests lists the rows of a day, in the order of their request ids."""
+
+    @_abc_1.abstractmethod
+    def SummarizeAllUsage(
+        self,
+        request: _export_pb2.SummarizeAllUsageRequest,
+        context: _aio.ServicerContext[_export_pb2.SummarizeAllUsageRequest, _abc.Awaitable[_export_pb2.SummarizeAllUsageResponse]],
+    ) -> _abc.Awaitable[_export_pb2.SummarizeAllUsageResponse]:
+        """SummarizeAllUsage sums the rows of all accounts by day, model and surface."""
 
 def add_UsageExportServiceServicer_to_server(servicer: UsageExportServiceServicer, server: _aio.Server) -> None: ...

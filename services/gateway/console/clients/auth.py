@@ -13,9 +13,11 @@ from services.common.errors import Unauthenticated
 from services.common.rpc.limits import limit_to_proto, limits_from_proto
 from services.common.rpc.status import rpc_errors
 from services.common.timestamps import timestamp, unix_seconds
+from services.gateway.clients.alerts import KIND_OF, KINDS
 from services.gateway.clients.auth import principal_of
 from services.gateway.console.ports import (
     AccountEvent,
+    AlertSettings,
     Key,
     Keys,
     KeySettings,
@@ -29,7 +31,16 @@ from services.gateway.console.ports import (
     SignUp,
 )
 from services.gateway.requests.types import Principal
-from stack.auth.v1 import keys_pb2, owner_pb2, owner_pb2_grpc, plans_pb2, sessions_pb2, sessions_pb2_grpc
+from stack.auth.v1 import (
+    alerts_pb2,
+    alerts_pb2_grpc,
+    keys_pb2,
+    owner_pb2,
+    owner_pb2_grpc,
+    plans_pb2,
+    sessions_pb2,
+    sessions_pb2_grpc,
+)
 
 _PAGE_SIZE = 1_000
 _POLICIES = {
@@ -133,6 +144,7 @@ class GrpcOwnerClient:
     def __init__(self, channel: aio.Channel, token: str, *, address: str, timeout_seconds: float) -> None:
         """Use `channel` with the token of a session. `address` is the client's address."""
         self._stub = owner_pb2_grpc.OwnerServiceStub(channel)
+        self._alerts = alerts_pb2_grpc.OwnerAlertServiceStub(channel)
         self._metadata: Metadata = owner_metadata(token, address)
         self._timeout_seconds = timeout_seconds
 
@@ -220,6 +232,27 @@ class GrpcOwnerClient:
                 owner_pb2.GetOwnPlanRequest(), metadata=self._metadata, timeout=self._timeout_seconds
             )
         return Plans(_plan(answer.plan), _plan(answer.pro) if answer.HasField("pro") else None)
+
+    async def alert_settings(self) -> AlertSettings:
+        """Return the alerts that the owner wants."""
+        with _auth_errors():
+            answer = await self._alerts.GetOwnAlertSettings(
+                alerts_pb2.GetOwnAlertSettingsRequest(), metadata=self._metadata, timeout=self._timeout_seconds
+            )
+        mail, webhook = (
+            frozenset(KIND_OF[kind] for kind in kinds if kind in KIND_OF)
+            for kinds in (answer.settings.mail, answer.settings.webhook)
+        )
+        return AlertSettings(mail, webhook, has_mail=answer.has_mail)
+
+    async def set_alert_settings(self, settings: AlertSettings) -> None:
+        """Replace the alerts that the owner wants."""
+        message = alerts_pb2.AlertSettings(
+            mail=[KINDS[kind] for kind in settings.mail], webhook=[KINDS[kind] for kind in settings.webhook]
+        )
+        request = alerts_pb2.SetOwnAlertSettingsRequest(settings=message)
+        with _auth_errors():
+            await self._alerts.SetOwnAlertSettings(request, metadata=self._metadata, timeout=self._timeout_seconds)
 
     async def sessions(self) -> Sequence[Session]:
         """Return the active sessions, newest first."""

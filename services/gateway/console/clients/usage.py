@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from grpc import aio
 
 from services.common.batched import batched
+from services.common.errors import NotFound
 from services.common.receipts import Receipt
 from services.common.rpc.status import rpc_errors
 from services.common.rpc.surface import surface_to_proto
@@ -134,6 +135,14 @@ class GrpcUsage:
         with rpc_errors(unavailable_reason="inference_unavailable"):
             answer = await self._stub.ListRequests(request, timeout=self._timeout_seconds)
         return RequestPage([receipt_of(record) for record in answer.records], answer.next_before)
+
+    async def webhook_url(self) -> str:
+        """Return the URL of the account's active webhook; empty if there is none."""
+        try:
+            webhook = await self._webhooks.get(self._account_id)
+        except NotFound:
+            return ""
+        return webhook.url if webhook.next_attempt_at is not None else ""
 
     async def delete_webhook(self) -> None:
         """Delete the account's usage webhook, if there is one."""

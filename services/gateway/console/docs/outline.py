@@ -6,7 +6,7 @@ OUTLINE = (
     ("Get started", (INDEX, "quickstart", "authentication", "model-names", "sdks")),
     ("APIs", ("chat", "responses", "messages")),
     ("Guides", ("streaming", "tools", "structured-output", "images", "reasoning")),
-    ("Operation", ("errors", "limits", "idempotency", "receipts")),
+    ("Operation", ("errors", "limits", "alerts", "idempotency", "receipts")),
     ("More", ("faq", "changelog")),
 )
 """Groups of pages, by the names of their files."""

@@ -7,12 +7,21 @@ from starlette.responses import Response
 
 from services.common.errors import ServiceError
 from services.common.ids import Kind, is_id
+from services.gateway.alerts.model import AlertKind
 from services.gateway.console.page import Pages, redirect
+from services.gateway.console.ports import AlertSettings
 from services.gateway.console.request_context import RequestContext
+from services.gateway.console.unknown import or_none
 from services.gateway.requests.ports import ResponseStore
 
 _log = logging.getLogger(__name__)
 _EVENTS = 50
+_ALERT_KINDS = {
+    AlertKind.LIMIT_80: "80 % of a limit is used",
+    AlertKind.LIMIT_100: "A limit is used up",
+    AlertKind.EXPIRY: "An API key expires in 7 days, and in 1 day",
+    AlertKind.IDLE: "An API key is used after 30 idle days",
+}
 
 
 class AccountViews:
@@ -35,6 +44,14 @@ class AccountViews:
             return await self._show(context, error=exc, at="password")
         message = "Your password has been changed and all other sessions have been ended."
         return self._pages.confirm(context, message, "/account")
+
+    async def set_alerts(self, context: RequestContext) -> Response:
+        """`POST /account/alerts`."""
+        mail, webhook = (
+            frozenset(kind for kind in AlertKind if context.text(f"{way}-{kind}")) for way in ("mail", "webhook")
+        )
+        await context.scope.owner.set_alert_settings(AlertSettings(mail, webhook))
+        return self._pages.confirm(context, "Your alerts have been saved.", "/account#alerts")
 
     async def end_session(self, context: RequestContext) -> Response:
         """`POST /account/sessions/{id}/end`."""
@@ -89,6 +106,9 @@ class AccountViews:
             "events": events[:_EVENTS],
             "older": events[_EVENTS - 1].id if len(events) > _EVENTS else "",
             "at": at,
+            "alerts": await or_none(owner.alert_settings()),
+            "alert_kinds": _ALERT_KINDS,
+            "webhook_url": await or_none(context.scope.usage.webhook_url()),
         }
         if error is not None:
             return self._pages.show_error(context, "account", error, **variables)
