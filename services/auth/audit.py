@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NewType, Protocol
 
-from services.common.ids import Kind, new_id
+from services.common.ids import Kind, is_id, new_id
 
 EventId = NewType("EventId", str)
 """Id of an event: `aud_` and a ULID, so ids sort by time."""
@@ -14,6 +14,9 @@ OWNER = "owner"
 """Actor name of the account owner, authenticated by session, password or e-mailed token."""
 WEBHOOK = "webhook"
 """Actor name of a payment provider, authenticated by its signature."""
+OPERATOR_PREFIX = "operator:"
+"""Beginning of the names of operators. After it: the id of the account with which the operator logged in, or else the
+name that an operator with the admin token gave."""
 UNAUTHENTICATED = "unknown"
 """Actor name of an unauthenticated caller, for example after a wrong password."""
 _NAME_CHARACTERS_MAX = 60
@@ -25,7 +28,7 @@ class Actor:
     """The origin of a change: who made it, and from which address."""
 
     name: str
-    """`owner`, `webhook`, `unknown`, or `operator:` followed by the name that the operator gave."""
+    """`owner`, `webhook`, `unknown`, or `operator:` followed by the operator's account or name."""
     address: str = ""
     """Network address; empty if unknown."""
 
@@ -50,11 +53,15 @@ class AuditEvent:
 class AuditLog(Protocol):
     """Interface for reading the audit log. Methods raise `Unavailable` if the store cannot be reached."""
 
-    async def events(self, *, account_id: str, before: str, limit: int) -> Sequence[AuditEvent]:
+    async def events(
+        self, *, account_id: str, before: str, limit: int, actor: str = "", action: str = ""
+    ) -> Sequence[AuditEvent]:
         """Return events, newest first.
 
         Args:
             account_id: Return only events of this account; empty means all accounts.
+            actor: Return only events by this actor; `operator:` means any operator, and empty any actor.
+            action: Return only events of this action, or of this group, such as `key`; empty means all actions.
             before: Return only events older than the event with this id; empty starts at the newest.
             limit: Maximum number of events.
         """
@@ -71,9 +78,18 @@ def webhook(address: str) -> Actor:
 
 
 def operator(name: str, address: str) -> Actor:
-    """Return the actor for an operator. The name is unverified, because operators share one token."""
-    named = _sanitize(name, _NAME_CHARACTERS_MAX) or "unnamed"
-    return Actor(f"operator:{named}", _sanitize(address, _ADDRESS_CHARACTERS_MAX))
+    """Return the actor for an operator with the admin token. The name is unverified, because they share the token.
+
+    Account ids are the names of operators whom auth has verified, so they are not accepted here.
+    """
+    named = _sanitize(name, _NAME_CHARACTERS_MAX)
+    named = "unnamed" if not named or is_id(named, Kind.ACCOUNT) else named
+    return Actor(f"{OPERATOR_PREFIX}{named}", _sanitize(address, _ADDRESS_CHARACTERS_MAX))
+
+
+def operator_account(account_id: str, address: str) -> Actor:
+    """Return the actor for an operator who logged in to the operators' console, which verified the account."""
+    return Actor(f"{OPERATOR_PREFIX}{account_id}", _sanitize(address, _ADDRESS_CHARACTERS_MAX))
 
 
 def new_event_id() -> EventId:

@@ -1,4 +1,4 @@
-"""Authentication of RPC callers: operators with the admin token, users with a session."""
+"""Authentication of RPC callers: operators with the admin token or a session of their console, users with a session."""
 
 import hmac
 from urllib.parse import unquote
@@ -57,6 +57,28 @@ class SessionAuthenticator:
             Unauthenticated: The call has no token, or the session has ended.
         """
         return await self._sessions.get(_bearer(context) or "")
+
+
+class OperatorAuthenticator:
+    """Authenticates operators by the token of their session in the operators' console."""
+
+    def __init__(self, sessions: SessionManager) -> None:
+        """Look tokens up in `sessions`, which are those of operators only."""
+        self._sessions = sessions
+
+    async def session(self, context: Context) -> Session:
+        """Return the caller's session.
+
+        Raises:
+            Unauthenticated: The call has no token, the session has ended, or it is no longer that of an operator who
+                logged in with TOTP.
+        """
+        return await self._sessions.get(_bearer(context) or "")
+
+    async def require(self, context: Context) -> Actor:
+        """Return the operator who makes the call. Raises the exceptions of `session`."""
+        session = await self.session(context)
+        return audit.operator_account(session.account.id, _metadata(context, _CLIENT_ADDRESS) or _peer(context))
 
 
 def user_actor(context: Context) -> Actor:

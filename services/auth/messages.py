@@ -75,6 +75,7 @@ def account(source: Account) -> accounts_pb2.Account:
         deleted_at=timestamp(source.deleted_at),
         quota_account_id=source.quota_account_id or "",
         suspended_at=timestamp(source.suspended_at),
+        operator_since=timestamp(source.operator_since),
     )
 
 

@@ -23,7 +23,7 @@ from services.auth.accounts.store import SQLAccountStore
 from services.auth.accounts.webhook_signatures import WebhookVerifier
 from services.auth.alerts.rpc import AlertService, OwnerAlertService
 from services.auth.alerts.store import SQLAlertStore
-from services.auth.callers import AdminToken
+from services.auth.callers import AdminToken, OperatorAuthenticator
 from services.auth.db.records import SQLAuditLog, unavailable
 from services.auth.housekeeping import purge_periodically
 from services.auth.identities.authorization import Authorizations
@@ -43,11 +43,16 @@ from services.auth.mail.rpc import MailService
 from services.auth.mail.smtp import SMTPTransport, parse_smtp_url
 from services.auth.mail.store import SQLMailQueue
 from services.auth.mail.templates import EmailTemplates
+from services.auth.operators.directory_store import SQLAccountDirectory
+from services.auth.operators.log_in import OperatorLogIn
+from services.auth.operators.rpc import OperatorService, OperatorStores
+from services.auth.operators.session_rpc import OperatorSessionService
+from services.auth.operators.store import SQLOperatorStore
 from services.auth.rpc import AuthService
 from services.auth.sessions.account_sessions_rpc import AccountSessionService
 from services.auth.sessions.devices import Devices
 from services.auth.sessions.log_in import LogIn
-from services.auth.sessions.manager import SessionManager
+from services.auth.sessions.manager import OPERATOR_TOKEN_PREFIX, SessionManager
 from services.auth.sessions.rate_limiter import RateLimiter
 from services.auth.sessions.rpc import SessionService
 from services.auth.sessions.store import SQLExpiredRows, SQLRateLimitStore, SQLSessionStore
@@ -86,6 +91,8 @@ from stack.auth.v1 import (
     keys_pb2_grpc,
     mail_pb2,
     mail_pb2_grpc,
+    operators_pb2,
+    operators_pb2_grpc,
     owner_pb2,
     owner_pb2_grpc,
     plans_pb2,
@@ -116,6 +123,7 @@ _CONTRACTS = (
     identities_pb2,
     totp_pb2,
     alerts_pb2,
+    operators_pb2,
 )
 _SERVICES = tuple(
     service.full_name for contract in _CONTRACTS for service in contract.DESCRIPTOR.services_by_name.values()
@@ -130,11 +138,24 @@ _GATEWAY_SERVICES = (
     "AlertService",
     "OwnerAlertService",
 )
-_CALLERS = {
-    # A compromised gateway cannot call the operators' services, even with their token.
-    service: (identity("gateway" if service.rpartition(".")[2] in _GATEWAY_SERVICES else "stackctl"),)
-    for service in _SERVICES
-} | {status_rpc.SERVICE_NAME: (identity("stackctl"),)}
+_OPERATOR_CONSOLE_SERVICES = ("OperatorSessionService", "OperatorService")
+
+
+def _caller_of(service: str) -> str:
+    """Return the only caller of a service.
+
+    A compromised gateway cannot call the operators' services, even with their token or session.
+    """
+    name = service.rpartition(".")[2]
+    if name in _OPERATOR_CONSOLE_SERVICES:
+        return "operator-console"
+    return "gateway" if name in _GATEWAY_SERVICES else "stackctl"
+
+
+CALLERS = {service: (identity(_caller_of(service)),) for service in _SERVICES} | {
+    status_rpc.SERVICE_NAME: (identity("stackctl"),)
+}
+"""Which callers each service accepts (docs/internal-callers.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +202,7 @@ async def serve(settings: AuthSettings, parts: Parts | None = None) -> None:
     async with AsyncExitStack() as stack:
         stack.enter_context(metrics.served(settings.metrics_listen))
         admin_token = AdminToken(bootstrap_secrets.admin_token(settings))
-        server = await stack.enter_async_context(GrpcServer(settings.listen, settings, callers=_CALLERS))
+        server = await stack.enter_async_context(GrpcServer(settings.listen, settings, callers=CALLERS))
         if parts is None:
             parts = await build(settings, stack)
         auth_pb2_grpc.add_AuthServiceServicer_to_server(AuthService(parts.key_verifier, parts.feed), server.grpc)
@@ -296,6 +317,7 @@ def _add_operator_services(server: GrpcServer, components: Parts, admin_token: A
             accounts,
             SQLOneTimeTokenStore(transactions),
             SQLTOTPStore(transactions),
+            SQLOperatorStore(transactions),
             templates=components.mail.templates,
             feed=components.feed,
             pepper=components.pepper,
@@ -354,6 +376,7 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
         clock=clock,
         issuer=urlsplit(settings.console_url).hostname or "console",
     )
+    pending = PendingLogIns(components.pepper, clock)
     log_in = LogIn(
         accounts,
         sessions,
@@ -361,7 +384,7 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
         rate_limiter=rate_limiter,
         devices=Devices(components.pepper),
         totp=totp,
-        pending=PendingLogIns(components.pepper, clock),
+        pending=pending,
         mailer=components.mail.mailer,
         clock=clock,
         log_ins_per_address_max=settings.log_ins_per_address_max,
@@ -393,6 +416,49 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
         OwnerAlertService(alerts, sessions, mailer, clock), server.grpc
     )
     identities_pb2_grpc.add_IdentityServiceServicer_to_server(IdentityService(identities, sessions), server.grpc)
+    operator_sessions = _operator_sessions(components)
+    operator_log_in = OperatorLogIn(log_in, accounts, operator_sessions, totp=totp, pending=pending)
+    operators_pb2_grpc.add_OperatorSessionServiceServicer_to_server(
+        OperatorSessionService(operator_log_in, operator_sessions), server.grpc
+    )
+    operators_pb2_grpc.add_OperatorServiceServicer_to_server(
+        _operator_service(components, sessions, operator_sessions), server.grpc
+    )
+
+
+def _operator_sessions(components: Parts) -> SessionManager:
+    settings = components.settings
+    return SessionManager(
+        SQLSessionStore(components.user_transactions, is_for_operators=True),
+        pepper=components.pepper,
+        clock=components.clock,
+        idle_seconds=settings.operator_session_idle_seconds,
+        total_seconds=settings.operator_session_seconds,
+        token_prefix=OPERATOR_TOKEN_PREFIX,
+    )
+
+
+def _operator_service(
+    components: Parts, sessions: SessionManager, operator_sessions: SessionManager
+) -> OperatorService:
+    transactions = components.transactions
+    stores = OperatorStores(
+        SQLAccountStore(transactions, components.former_accounts),
+        SQLAccountDirectory(transactions),
+        SQLKeyStore(transactions),
+        sessions,
+        SQLPlanStore(transactions),
+        SQLOneTimeTokenStore(transactions),
+        SQLAuditLog(transactions),
+    )
+    return OperatorService(
+        stores,
+        OperatorAuthenticator(operator_sessions),
+        templates=components.mail.templates,
+        feed=components.feed,
+        pepper=components.pepper,
+        clock=components.clock,
+    )
 
 
 def _sessions(components: Parts, transactions: Transactions) -> SessionManager:

@@ -91,6 +91,12 @@ class AuthSettings(ServiceSettings):
     session_seconds: int = Field(default=30 * 86_400, ge=60)
     """Maximum lifetime of a session, regardless of use."""
 
+    operator_session_idle_seconds: int = Field(default=30 * 60, ge=60)
+    """Idle time after which a session of the operators' console ends."""
+
+    operator_session_seconds: int = Field(default=12 * 3_600, ge=60)
+    """Maximum lifetime of a session of the operators' console, regardless of use."""
+
     log_ins_per_address_max: int = Field(default=100, ge=1)
     """Maximum log-in attempts from one network address (/64 for IPv6) in 15 minutes. Devices that have logged in to the
     account before have their own limit."""

@@ -11,6 +11,7 @@ from services.cli.commands.completion import completion
 from services.cli.commands.keys import keys
 from services.cli.commands.ledger import ledger
 from services.cli.commands.mail import mail
+from services.cli.commands.operators import operators
 from services.cli.commands.plans import plans
 from services.cli.commands.status import status
 from services.cli.commands.usage import usage
@@ -69,5 +70,5 @@ def main(context: click.Context, /, *, data_dir: Path, **targets: str | None) ->
     context.obj = Backends(auth, quota, inference, data_dir)
 
 
-for _command in (accounts, plans, keys, usage, ledger, audit, mail, status, verify, completion):
+for _command in (accounts, operators, plans, keys, usage, ledger, audit, mail, status, verify, completion):
     main.add_command(_command)

@@ -33,6 +33,8 @@ from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.users import UserDigests
 from services.inference.ledger.writer import Ledger
 from services.inference.metrics import export_keys
+from services.inference.operators.groq_keys import GroqKeys
+from services.inference.operators.rpc import OperatorUsageService
 from services.inference.receipts.rpc import ReceiptService
 from services.inference.receipts.signer import ReceiptSigner
 from services.inference.receipts.wiring import receipt_keys
@@ -59,6 +61,8 @@ from stack.inference.v1 import (
     idempotency_pb2_grpc,
     inference_pb2,
     inference_pb2_grpc,
+    operators_pb2,
+    operators_pb2_grpc,
     receipts_pb2,
     receipts_pb2_grpc,
     responses_pb2,
@@ -81,12 +85,13 @@ _FLUSH_SECONDS_MIN = 3.0
 """Minimum time to write the last rows, even if requests took the whole shutdown grace period."""
 
 _QUEUES = {"stack_upstream_queue_requests": "requests for Groq", "stack_ledger_rows_waiting": "ledger rows"}
-_CALLERS = {
+CALLERS = {
     status_rpc.SERVICE_NAME: (identity("stackctl"),),
     alerts_pb2.DESCRIPTOR.services_by_name["UsageAlertService"].full_name: (identity("gateway"),),
     export_pb2.DESCRIPTOR.services_by_name["UsageExportService"].full_name: (identity("stackctl"),),
     idempotency_pb2.DESCRIPTOR.services_by_name["IdempotencyService"].full_name: (identity("gateway"),),
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name: (identity("gateway"),),
+    operators_pb2.DESCRIPTOR.services_by_name["OperatorUsageService"].full_name: (identity("operator-console"),),
     receipts_pb2.DESCRIPTOR.services_by_name["ReceiptService"].full_name: (identity("gateway"),),
     responses_pb2.DESCRIPTOR.services_by_name["StoredResponseService"].full_name: (
         identity("gateway"),
@@ -100,6 +105,7 @@ _CALLERS = {
         identity(name) for name in ("gateway", "quota", "stackctl")
     ),
 }
+"""Which callers each service accepts (docs/internal-callers.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +115,7 @@ class Parts:
     completions: Completions
     catalogue: Catalogue
     key_check: KeyCheck
+    groq_keys: GroqKeys
     ledger: Ledger
     store: SQLLedgerStore
     receipts: ReceiptSigner
@@ -132,7 +139,7 @@ async def serve(settings: InferenceSettings, parts: Parts | None = None) -> None
     """
     async with AsyncExitStack() as stack:
         stack.enter_context(metrics.served(settings.metrics_listen))
-        server = await stack.enter_async_context(GrpcServer(settings.listen, settings, callers=_CALLERS))
+        server = await stack.enter_async_context(GrpcServer(settings.listen, settings, callers=CALLERS))
         if parts is None:
             parts = await build(settings, stack)
         service = InferenceService(
@@ -141,6 +148,9 @@ async def serve(settings: InferenceSettings, parts: Parts | None = None) -> None
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server.grpc)
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(parts.store), server.grpc)
         export_pb2_grpc.add_UsageExportServiceServicer_to_server(UsageExportService(parts.store), server.grpc)
+        operators_pb2_grpc.add_OperatorUsageServiceServicer_to_server(
+            OperatorUsageService(parts.store, parts.groq_keys, SystemClock()), server.grpc
+        )
         webhooks_pb2_grpc.add_UsageWebhookServiceServicer_to_server(UsageWebhookService(parts.webhooks), server.grpc)
         alerts_pb2_grpc.add_UsageAlertServiceServicer_to_server(
             UsageAlertService(parts.store, parts.webhook_alerts), server.grpc
@@ -155,7 +165,7 @@ async def serve(settings: InferenceSettings, parts: Parts | None = None) -> None
         status_pb2_grpc.add_StatusServiceServicer_to_server(
             StatusService(partial(_dependencies, parts), _QUEUES), server.grpc
         )
-        await server.run(list(_CALLERS), on_drain=service.drain)
+        await server.run(list(CALLERS), on_drain=service.drain)
         # No call is left. Answers that are still read from Groq have the rest of the grace, and so have rows.
         await server.wait_in_grace(parts.completions.finish())
         await parts.completions.close()
@@ -198,9 +208,10 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
     await stack.enter_async_context(running(restarting(catalogue.refresh_periodically)))
     key_check = KeyCheck(provider.check_key, keys_count=len(settings.keys))
     await stack.enter_async_context(running(restarting(key_check.run)))
+    view = open_view(settings, stack)
     queue = UpstreamQueue(
         keys,
-        open_view(settings, stack),
+        view,
         Limits(settings.concurrency_max, settings.calls_per_account_max, settings.queue_requests_max),
         clock=SystemClock(),
         is_shared=await store.has_several_accounts(),
@@ -227,6 +238,7 @@ async def build(settings: InferenceSettings, stack: AsyncExitStack) -> Parts:
         completions,
         catalogue,
         key_check,
+        GroqKeys(keys, key_check, view),
         ledger,
         store,
         receipts=receipts,

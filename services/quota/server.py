@@ -30,10 +30,11 @@ from stack.quota.v1 import quota_pb2, quota_pb2_grpc
 
 _log = logging.getLogger(__name__)
 _SERVICE = quota_pb2.DESCRIPTOR.services_by_name["QuotaService"].full_name
-_CALLERS = {
+CALLERS = {
     _SERVICE: (identity("gateway"), identity("stackctl")),
     status_rpc.SERVICE_NAME: (identity("stackctl"),),
 }
+"""Which callers each service accepts (docs/internal-callers.md)."""
 SWEEP_LEDGER_SECONDS = 10.0
 """The sweeper counts whole days of many keys, and no client waits for it."""
 
@@ -56,7 +57,7 @@ async def serve(settings: QuotaSettings, parts: Parts | None = None) -> None:
         parts: Domain objects that `build` made for this process; None builds them here.
     """
     async with AsyncExitStack() as stack:
-        server = await stack.enter_async_context(GrpcServer(settings.listen, settings, callers=_CALLERS))
+        server = await stack.enter_async_context(GrpcServer(settings.listen, settings, callers=CALLERS))
         stack.enter_context(metrics.served(settings.metrics_listen))
         if parts is None:
             channel = await stack.enter_async_context(

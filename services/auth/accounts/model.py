@@ -39,6 +39,8 @@ class Account:
     """Id under which quota counts the account, if it continues the counts of a deleted one; None means its own id."""
     suspended_at: datetime | None = None
     """Time of suspension by an operator; None means not suspended."""
+    operator_since: datetime | None = None
+    """Time at which the account got the role of operators; None if it does not have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,11 @@ class AccountStore(Protocol):
         """
 
     async def suspend(self, reference: str, *, reason: str = "", by: Actor, at: datetime) -> Account:
-        """Suspend an account: its keys are denied, its sessions end, and log-ins are refused. Idempotent."""
+        """Suspend an account: deny its keys and end its sessions. Idempotent.
+
+        Raises:
+            FailedPrecondition: The account has the role of operators.
+        """
 
     async def resume(self, reference: str, *, by: Actor, at: datetime) -> Account:
         """End a suspension. Idempotent."""

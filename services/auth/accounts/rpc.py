@@ -17,6 +17,7 @@ from services.auth.callers import AdminToken, webhook_actor
 from services.auth.keys.pepper import Pepper
 from services.auth.limits import WEIGHT_DEFAULT
 from services.auth.mail.templates import EmailTemplates
+from services.auth.operators.model import OperatorStore
 from services.auth.sessions.one_time_tokens import MintedToken, OneTimeTokenStore, Purpose, mint_token
 from services.auth.totp.model import TOTPStore
 from services.auth.watch.feed import ChangeFeed
@@ -42,6 +43,7 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
         store: AccountStore,
         tokens: OneTimeTokenStore,
         totp: TOTPStore,
+        operators: OperatorStore,
         *,
         templates: EmailTemplates,
         feed: ChangeFeed,
@@ -52,6 +54,7 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
         self._store = store
         self._tokens = tokens
         self._totp = totp
+        self._operators = operators
         self._templates = templates
         self._feed = feed
         self._pepper = pepper
@@ -162,6 +165,34 @@ class AccountService(accounts_pb2_grpc.AccountServiceServicer):
             expires_at=messages.timestamp(minted.kept.expires_at),
         )
 
+    async def AddOperator(
+        self, request: accounts_pb2.AddOperatorRequest, context: Context
+    ) -> accounts_pb2.AddOperatorResponse:
+        """Give an account the role of operators."""
+        by = self._admin_token.require(context)
+        account = await self._operators.add(checked_reference(request.account), by=by, at=utc_now(self._clock))
+        return accounts_pb2.AddOperatorResponse(account=messages.account(account))
+
+    async def RemoveOperator(
+        self, request: accounts_pb2.RemoveOperatorRequest, context: Context
+    ) -> accounts_pb2.RemoveOperatorResponse:
+        """Take the role of operators away."""
+        by = self._admin_token.require(context)
+        account = await self._operators.remove(checked_reference(request.account), by=by, at=utc_now(self._clock))
+        return accounts_pb2.RemoveOperatorResponse(account=messages.account(account))
+
+    async def ListOperators(
+        self, request: accounts_pb2.ListOperatorsRequest, context: Context
+    ) -> accounts_pb2.ListOperatorsResponse:
+        """Return all operators."""
+        self._admin_token.require(context)
+        found = await self._operators.operators()
+        return accounts_pb2.ListOperatorsResponse(
+            operators=[
+                accounts_pb2.Operator(account=messages.account(one.account), has_totp=one.has_totp) for one in found
+            ]
+        )
+
     def _invitation(self, plan: str) -> MintedToken:
         return mint_token(Purpose.INVITE, plan=plan, pepper=self._pepper, clock=self._clock)
 
@@ -184,7 +215,7 @@ class PlanService(plans_pb2_grpc.PlanServiceServicer):
         """Create a plan, or update the fields in the update mask."""
         operator = self._admin_token.require(context)
         only = checked_fields(request.update_mask.paths) if request.HasField("update_mask") else PLAN_FIELDS
-        plan = checked_plan(_plan(request.plan))
+        plan = checked_plan(plan_of(request.plan))
         changes = messages.limit_changes(request.changed_limits, request.removed_limits)
         plan = await self._store.set(plan, by=operator, at=utc_now(self._clock), only=only, limit_changes=changes)
         self._feed.notify()
@@ -230,7 +261,8 @@ class AuditService(audit_pb2_grpc.AuditServiceServicer):
         return audit_pb2.ListAuditEventsResponse(events=[messages.event(event) for event in events])
 
 
-def _plan(message: plans_pb2.Plan) -> Plan:
+def plan_of(message: plans_pb2.Plan) -> Plan:
+    """Return the plan of a message. Raises the exceptions of `messages.limits`."""
     return Plan(
         name=message.name,
         daily_limit=message.daily_limit,

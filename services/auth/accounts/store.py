@@ -29,9 +29,9 @@ from services.auth.sessions.store import end_sessions
 from services.auth.sessions.token_store import redeem
 from services.auth.totp.rows import remove_totp
 from services.common.db.transactions import Transactions, deadline
-from services.common.errors import AlreadyExists, NotFound
+from services.common.errors import AlreadyExists, FailedPrecondition, NotFound
 
-_COLUMNS = (
+ACCOUNT_COLUMNS = (
     accounts.c.id,
     accounts.c.email,
     accounts.c.plan,
@@ -40,6 +40,7 @@ _COLUMNS = (
     accounts.c.deleted_at,
     accounts.c.quota_account_id,
     accounts.c.suspended_at,
+    accounts.c.operator_since,
 )
 
 
@@ -90,37 +91,41 @@ class SQLAccountStore:
                 await add_identity(connection, account.id, new.identity, by=by, at=account.created_at)
             if new.queued_email is not None:
                 await enqueue(connection, new.queued_email)
-            return await _read(connection, account.id)
+            return await read_account(connection, account.id)
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def find_by_mailbox(self, address: str) -> Account | None:
         """Return an account by address or mailbox. See `AccountStore.find_by_mailbox`."""
         same = or_(accounts.c.email == address, accounts.c.identity == identity_of(address))
-        query = select(*_COLUMNS).where(same, accounts.c.deleted_at.is_(None)).order_by(accounts.c.email != address)
+        query = (
+            select(*ACCOUNT_COLUMNS).where(same, accounts.c.deleted_at.is_(None)).order_by(accounts.c.email != address)
+        )
         async with self._transactions.reading() as connection:
             row = (await connection.execute(query.order_by(accounts.c.id).limit(1))).one_or_none()
-        return None if row is None else _account(row)
+        return None if row is None else account_of_row(row)
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def get(self, reference: str) -> Account:
         """Return an account. See `AccountStore.get`."""
         async with self._transactions.reading() as connection:
-            return await _read(connection, reference)
+            return await read_account(connection, reference)
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def page(self, *, after: str, limit: int) -> Sequence[Account]:
         """Return a page of accounts. See `AccountStore.page`."""
-        query = select(*_COLUMNS).where(accounts.c.id > after).order_by(accounts.c.id).limit(limit)
+        query = select(*ACCOUNT_COLUMNS).where(accounts.c.id > after).order_by(accounts.c.id).limit(limit)
         async with self._transactions.reading() as connection:
-            return [_account(row) for row in await connection.execute(query)]
+            return [account_of_row(row) for row in await connection.execute(query)]
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def credentials(self, reference: str) -> Credentials | None:
         """Return an account with its password hash. See `AccountStore.credentials`."""
-        query = select(*_COLUMNS, accounts.c.password_hash).where(_matches(reference), accounts.c.deleted_at.is_(None))
+        query = select(*ACCOUNT_COLUMNS, accounts.c.password_hash).where(
+            _matches(reference), accounts.c.deleted_at.is_(None)
+        )
         async with self._transactions.reading() as connection:
             row = (await connection.execute(query)).one_or_none()
-        return None if row is None else Credentials(_account(row), row.password_hash)
+        return None if row is None else Credentials(account_of_row(row), row.password_hash)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def set_plan(self, reference: str, plan: str, *, by: Actor, at: datetime) -> Account:
@@ -130,7 +135,7 @@ class SQLAccountStore:
             account_id = await account_id_of(connection, reference)
             await require_plan(connection, plan)
             await move_to_plan(connection, account_id, plan, set_at=at, by=by, at=at)
-            return await _read(connection, account_id)
+            return await read_account(connection, account_id)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def set_password(self, proof: Proof, password_hash: str, *, by: Actor, at: datetime) -> None:
@@ -169,23 +174,25 @@ class SQLAccountStore:
         """Redeem a token and replace the password. See `AccountStore.reset_password`."""
         async with self._transactions.writing() as connection:
             token = await redeem(connection, digest, Purpose.RESET_PASSWORD, now=at)
-            if (await _read(connection, token.account_id)).email_verified_at is None:
+            if (await read_account(connection, token.account_id)).email_verified_at is None:
                 await remove_identities(connection, token.account_id, by=by, at=at)
             await _replace_password(connection, token.account_id, password_hash)
             await end_sessions(connection, token.account_id, true(), reason="password_reset", by=by, at=at)
             await _mark_verified(connection, token.account_id, "account.password_reset", by, at)
-            return await _read(connection, token.account_id)
+            return await read_account(connection, token.account_id)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def suspend(self, reference: str, *, reason: str = "", by: Actor, at: datetime) -> Account:
         """Suspend an account. See `AccountStore.suspend`."""
         async with self._transactions.writing() as connection:
             account = await _locked_with_keys(connection, reference)
+            if account.operator_since is not None:
+                raise _is_operator(account)
             if account.suspended_at is None:
                 await end_sessions(connection, account.id, true(), reason="account_suspended", by=by, at=at)
                 details = {"reason": reason} if reason else None
                 await _set_suspension(connection, account.id, at, "account.suspended", by=by, at=at, details=details)
-            return await _read(connection, account.id)
+            return await read_account(connection, account.id)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def resume(self, reference: str, *, by: Actor, at: datetime) -> Account:
@@ -194,7 +201,7 @@ class SQLAccountStore:
             account = await _locked_with_keys(connection, reference)
             if account.suspended_at is not None:
                 await _set_suspension(connection, account.id, None, "account.resumed", by=by, at=at)
-            return await _read(connection, account.id)
+            return await read_account(connection, account.id)
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def delete(self, reference: str, *, by: Actor, at: datetime, proof: Proof | None = None) -> Account:
@@ -204,7 +211,7 @@ class SQLAccountStore:
             if proof is not None:
                 await check_proof(connection, proof)
             account_id = await account_id_of(connection, reference, or_deleted=True)
-            account = await _read(connection, account_id)
+            account = await read_account(connection, account_id)
             if await lock_account(connection, account_id) is None:
                 await connection.rollback()
                 return account
@@ -217,7 +224,7 @@ class SQLAccountStore:
             await _erase(connection, account_id, at)
             await change_keys(connection, account_id, revoked_at=at)
             await record(connection, "account.deleted", by=by, at=at, account_id=account_id, target=account_id)
-            return await _read(connection, account_id)
+            return await read_account(connection, account_id)
 
 
 async def account_id_of(connection: AsyncConnection, reference: str, *, or_deleted: bool = False) -> AccountId:
@@ -238,7 +245,7 @@ async def _locked_with_keys(connection: AsyncConnection, reference: str) -> Acco
     await take_revisions(connection)
     account_id = await account_id_of(connection, reference)
     await lock_account(connection, account_id)
-    return await _read(connection, account_id)
+    return await read_account(connection, account_id)
 
 
 async def _set_suspension(
@@ -292,6 +299,13 @@ async def move_to_plan(
     )
 
 
+def _is_operator(account: Account) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"Account {account.id} has the role of operators. Take it away first: stackctl operators remove {account.id}",
+        reason="account_is_operator",
+    )
+
+
 async def _check_mailbox(connection: AsyncConnection, email: str) -> None:
     """Check that the mailbox has no account, and lock it until the transaction ends.
 
@@ -337,6 +351,7 @@ async def _erase(connection: AsyncConnection, account_id: AccountId, at: datetim
         "password_hash": None,
         "email_verified_at": None,
         "deleted_at": at,
+        "operator_since": None,
     }
     await connection.execute(update(accounts).where(accounts.c.id == account_id).values(blank))
     await connection.execute(update(api_keys).where(api_keys.c.account_id == account_id).values(name="deleted"))
@@ -366,11 +381,11 @@ async def change_keys(
     await connection.execute(change, parameters)
 
 
-async def _read(connection: AsyncConnection, reference: str) -> Account:
-    row = (await connection.execute(select(*_COLUMNS).where(_matches(reference)))).one_or_none()
+async def read_account(connection: AsyncConnection, reference: str) -> Account:
+    row = (await connection.execute(select(*ACCOUNT_COLUMNS).where(_matches(reference)))).one_or_none()
     if row is None:
         raise _account_not_found(reference)
-    return _account(row)
+    return account_of_row(row)
 
 
 def _matches(reference: str) -> Any:
@@ -381,7 +396,7 @@ def _account_not_found(reference: str) -> NotFound:
     return NotFound(f"No account {reference} was found. Create it, or list the accounts.", reason="account_not_found")
 
 
-def _account(row: Row[Any]) -> Account:
+def account_of_row(row: Row[Any]) -> Account:
     return Account(
         id=AccountId(row.id),
         email="" if row.deleted_at else row.email,
@@ -391,4 +406,5 @@ def _account(row: Row[Any]) -> Account:
         deleted_at=row.deleted_at,
         quota_account_id=row.quota_account_id,
         suspended_at=row.suspended_at,
+        operator_since=row.operator_since,
     )

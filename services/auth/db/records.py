@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth.audit import Actor, AuditEvent, EventId, new_event_id
@@ -84,13 +84,21 @@ class SQLAuditLog:
         self._transactions = transactions
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
-    async def events(self, *, account_id: str, before: str, limit: int) -> Sequence[AuditEvent]:
+    async def events(
+        self, *, account_id: str, before: str, limit: int, actor: str = "", action: str = ""
+    ) -> Sequence[AuditEvent]:
         """Return audit events, newest first. See `AuditLog.events`."""
         query = select(audit_events).order_by(audit_events.c.id.desc()).limit(limit)
         if account_id:
             query = query.where(audit_events.c.account_id == account_id)
         if before:
             query = query.where(audit_events.c.id < before)
+        if actor:
+            name = audit_events.c.actor
+            query = query.where(name.startswith(actor, autoescape=True) if actor.endswith(":") else name == actor)
+        if action:
+            name = audit_events.c.action
+            query = query.where(or_(name == action, name.startswith(f"{action}.", autoescape=True)))
         async with self._transactions.reading() as connection:
             return [_event(row) for row in await connection.execute(query)]
 

@@ -80,6 +80,8 @@ accounts = Table(
     Column("quota_account_id", String(30), nullable=True),
     # Time of the event or of the operator's call that set the plan; null if none has set it since the sign-up.
     Column("plan_set_at", UTCDateTime, nullable=True),
+    # When the account got the role of operators; null if it does not have it.
+    Column("operator_since", UTCDateTime, nullable=True),
     # When an operator suspended the account; null means that it is not suspended.
     Column("suspended_at", UTCDateTime, nullable=True),
     # Kinds of alerts that the owner wants by mail, with commas between them; null means all of them.
@@ -151,6 +153,8 @@ sessions = Table(
     Column("last_used_at", UTCDateTime, nullable=False),
     Column("expires_at", UTCDateTime, nullable=False, index=True),
     Column("address", String(64), nullable=False),
+    # In the operators' console: id of the TOTP enrolment whose code was checked. Null for all other sessions.
+    Column("operator_totp_id", String(30), nullable=True),
 )
 
 # Identities at identity providers, with which owners log in.

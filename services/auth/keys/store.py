@@ -184,6 +184,13 @@ class SQLKeyStore:
             return await _change(connection, key_id, name=name, revision=revision)
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def newest_of_account(self, account_id: AccountId, *, limit: int) -> list[Key]:
+        """Return the newest keys of an account. See `KeyStore.newest_of_account`."""
+        owned = _KEYS.where(api_keys.c.account_id == account_id).order_by(api_keys.c.id.desc()).limit(limit)
+        async with self._transactions.reading() as connection:
+            return [_key(row) for row in await connection.execute(owned)][::-1]
+
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def bounds_of(self, account_id: AccountId, bounds: Bounds) -> Bounds:
         """Return the account's limits. See `KeyStore.bounds_of`."""
         async with self._transactions.reading() as connection:

@@ -92,6 +92,11 @@ class LogIn:
             FailedPrecondition: Both are correct, but the e-mail is not verified yet.
             Throttled: There were too many attempts.
         """
+        proof = await self.prove_password(email, password, device_token=device_token, by=by)
+        return await self.finish(proof, replaced_token=replaced_token, device_token=device_token, by=by)
+
+    async def prove_password(self, email: str, password: str, *, device_token: str, by: Actor) -> Proof:
+        """Check a password and return a proof of it. Raises the exceptions of `log_in`."""
         address = _normalized(email)
         credentials = await self._credentials(address, self._devices.read(device_token), address_prefix(by.address))
         if not await self._matches(password, credentials, email=address, by=by):
@@ -103,8 +108,7 @@ class LogIn:
                 "Your e-mail address is not confirmed. Open the link in the e-mail that we sent to you.",
                 reason="email_unverified",
             )
-        proof = Proof(account.id, password_hash=credentials.password_hash)
-        return await self.finish(proof, replaced_token=replaced_token, device_token=device_token, by=by)
+        return Proof(account.id, password_hash=credentials.password_hash)
 
     async def finish(
         self, proof: Proof, *, replaced_token: str, device_token: str, by: Actor
@@ -125,15 +129,21 @@ class LogIn:
             PermissionDenied: The code is wrong or was used.
             Throttled: There were too many attempts.
         """
+        proof = await self.prove_code(pending_token, code, device_token=device_token, by=by)
+        return await self.open(proof, replaced_token=replaced_token, device_token=device_token, by=by)
+
+    async def prove_code(self, pending_token: str, code: str, *, device_token: str, by: Actor) -> Proof:
+        """Check the code of a pending log-in and return a proof of it, and of what was proved before.
+
+        Raises the exceptions of `complete`.
+        """
         account_id = self._pending.account_of(pending_token)
         credentials = await self._accounts.credentials(account_id)
         if credentials is None:
             raise log_in_expired()
         proof = self._pending.proof(pending_token, credentials.password_hash)
         totp_id = await self._check_code(credentials, code, device_token, by)
-        return await self.open(
-            replace(proof, totp_id=totp_id), replaced_token=replaced_token, device_token=device_token, by=by
-        )
+        return replace(proof, totp_id=totp_id)
 
     async def _check_code(self, credentials: Credentials, code: str, device_token: str, by: Actor) -> str:
         """Check a code, and count a failure as a failed log-in. Known devices have their own limits."""

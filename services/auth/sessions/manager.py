@@ -10,7 +10,9 @@ from services.common import checksummed_token
 from services.common.ids import Kind, new_id
 from services.common.runtime.clock import Clock, utc_now
 
-_TOKEN_PREFIX = "ses_stk_"
+TOKEN_PREFIX = "ses_stk_"
+OPERATOR_TOKEN_PREFIX = "ops_stk_"
+"""Prefix of the tokens of the operators' console."""
 _TOUCH_INTERVAL = timedelta(minutes=1)
 """Minimum time between updates of a session's last use."""
 
@@ -19,9 +21,20 @@ class SessionManager:
     """Opens, authenticates and ends sessions."""
 
     def __init__(
-        self, store: SessionStore, *, pepper: Pepper, clock: Clock, idle_seconds: float, total_seconds: float
+        self,
+        store: SessionStore,
+        *,
+        pepper: Pepper,
+        clock: Clock,
+        idle_seconds: float,
+        total_seconds: float,
+        token_prefix: str = TOKEN_PREFIX,
     ) -> None:
-        """Store sessions in `store`. They end after `idle_seconds` without use, and `total_seconds` after the start."""
+        """Store sessions in `store`. They end after `idle_seconds` without use, and `total_seconds` after the start.
+
+        Only tokens with `token_prefix` are accepted, so that those of one kind of sessions are none of another.
+        """
+        self._prefix = token_prefix
         self._store = store
         self._pepper = pepper
         self._clock = clock
@@ -35,7 +48,7 @@ class SessionManager:
             Unauthenticated: The account was deleted.
             PermissionDenied: The password of the proof was changed in the meantime.
         """
-        token = checksummed_token.mint(_TOKEN_PREFIX)
+        token = checksummed_token.mint(self._prefix)
         now = utc_now(self._clock)
         session = NewSession(
             id=new_id(Kind.SESSION),
@@ -45,7 +58,7 @@ class SessionManager:
             expires_at=now + self._total,
             address=by.address,
         )
-        replaces = self._pepper.digest(replaced_token) if _is_token(replaced_token) else ""
+        replaces = self._pepper.digest(replaced_token) if self._is_token(replaced_token) else ""
         return OpenSession(await self._store.open(session, proof=proof, replaces=replaces, by=by), token)
 
     async def get(self, token: str, *, is_check: bool = False) -> Session:
@@ -54,7 +67,7 @@ class SessionManager:
         Raises:
             Unauthenticated: The token is invalid, or the session has ended.
         """
-        session = await self._store.find(self._pepper.digest(token)) if _is_token(token) else None
+        session = await self._store.find(self._pepper.digest(token)) if self._is_token(token) else None
         now = utc_now(self._clock)
         if session is None or not self._is_open(session, now):
             raise session_ended()
@@ -73,13 +86,12 @@ class SessionManager:
 
     async def log_out(self, token: str, *, by: Actor) -> None:
         """End the session of a token. Does nothing if it has already ended."""
-        session = await self._store.find(self._pepper.digest(token)) if _is_token(token) else None
+        session = await self._store.find(self._pepper.digest(token)) if self._is_token(token) else None
         if session is not None:
             await self.end(session.id, owner=session.account.id, by=by)
 
     def _is_open(self, session: Session, now: datetime) -> bool:
         return now < session.expires_at and now < session.last_used_at + self._idle
 
-
-def _is_token(text: str) -> bool:
-    return checksummed_token.is_well_formed(text, _TOKEN_PREFIX)
+    def _is_token(self, text: str) -> bool:
+        return checksummed_token.is_well_formed(text, self._prefix)

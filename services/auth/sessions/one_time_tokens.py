@@ -1,5 +1,6 @@
 """One-time tokens for e-mail verification, password resets and invitations."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -13,6 +14,7 @@ from services.common.errors import InvalidRequest
 from services.common.runtime.clock import Clock, utc_now
 
 _PREFIX = "one_stk_"
+INVITE_ID_CHARACTERS = 16
 
 
 class Purpose(StrEnum):
@@ -52,6 +54,16 @@ class MintedToken:
     text: str = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Invite:
+    """An invitation that can be used, without its token."""
+
+    id: str
+    """First characters of the digest. Not a credential."""
+    plan: str
+    expires_at: datetime
+
+
 class OneTimeTokenStore(Protocol):
     """Interface for storing tokens. `AccountStore` redeems them.
 
@@ -65,6 +77,16 @@ class OneTimeTokenStore(Protocol):
 
         Raises:
             NotFound: There is no such plan, or the account was deleted.
+        """
+
+    async def invites(self, *, now: datetime, limit: int) -> Sequence[Invite]:
+        """Return the invitations that can be used, those that expire first at the beginning."""
+
+    async def revoke_invite(self, invite_id: str, *, by: Actor, at: datetime) -> None:
+        """Delete an invitation with an audit event.
+
+        Raises:
+            NotFound: It was used, has expired or never existed.
         """
 
     async def plan_of(self, digest: str, *, now: datetime) -> str | None:

@@ -9,6 +9,7 @@ from services.auth.accounts.model import Proof
 from services.auth.accounts.passwords import password_wrong
 from services.auth.db.tables import accounts, identities, sessions, totp_secrets
 from services.auth.identities.authorization import identity_rejected
+from services.auth.operators.model import not_operator, totp_required
 from services.auth.sessions.model import session_ended
 from services.auth.totp.pending import log_in_expired
 from services.common.errors import FailedPrecondition, NotFound
@@ -68,6 +69,19 @@ async def check_second_factor(connection: AsyncConnection, proof: Proof) -> None
     enabled = select(table.id).where(table.account_id == proof.account_id, table.enabled_at.is_not(None))
     if (await connection.scalar(enabled) or "") != proof.totp_id:
         raise log_in_expired()
+
+
+async def check_operator(connection: AsyncConnection, proof: Proof) -> None:
+    """Check that the account has the role of operators and TOTP, after `check_second_factor` has compared the latter.
+
+    Raises:
+        PermissionDenied: The role was taken away.
+        FailedPrecondition: The account has no TOTP.
+    """
+    if await connection.scalar(select(accounts.c.operator_since).where(accounts.c.id == proof.account_id)) is None:
+        raise not_operator()
+    if not proof.totp_id:
+        raise totp_required()
 
 
 async def lock_existing(connection: AsyncConnection, account_id: str) -> Row[Any]:

@@ -4,15 +4,28 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Table, case, delete, insert, or_, select, true, update
+from sqlalchemy import ColumnElement, Row, Table, case, delete, exists, insert, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from services.auth.accounts.model import Account, AccountId, Proof
 from services.auth.audit import Actor
 from services.auth.db.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, record_all, unavailable
-from services.auth.db.tables import accounts, former_accounts, one_time_tokens, plan_events, sessions, throttles
+from services.auth.db.tables import (
+    accounts,
+    former_accounts,
+    one_time_tokens,
+    plan_events,
+    sessions,
+    throttles,
+    totp_secrets,
+)
 from services.auth.sessions.model import NewSession, Session
-from services.auth.sessions.proofs import check_proof, check_second_factor, lock_account
+from services.auth.sessions.proofs import (
+    check_operator,
+    check_proof,
+    check_second_factor,
+    lock_account,
+)
 from services.auth.sessions.rate_limiter import Tries
 from services.common.db.dialects import insert_of
 from services.common.db.transactions import Transactions, deadline
@@ -35,13 +48,23 @@ _SESSIONS = select(
     accounts.c.email_verified_at,
     accounts.c.quota_account_id,
 ).join(accounts, accounts.c.id == sessions.c.account_id)
+_OF_OWNERS = sessions.c.operator_totp_id.is_(None)
+_STILL_OPERATOR = exists().where(
+    totp_secrets.c.id == sessions.c.operator_totp_id,
+    totp_secrets.c.enabled_at.is_not(None),
+    accounts.c.operator_since.is_not(None),
+)
+"""Of a session of the operators' console: whether its account still has the role, and the TOTP of the log-in."""
 
 
 class SQLSessionStore:
     """SQL implementation of `SessionStore`."""
 
-    def __init__(self, transactions: Transactions) -> None:
+    def __init__(self, transactions: Transactions, *, is_for_operators: bool = False) -> None:
+        """Store sessions of owners, or only those of operators, in their console."""
         self._transactions = transactions
+        self._is_for_operators = is_for_operators
+        self._kind = _STILL_OPERATOR if is_for_operators else _OF_OWNERS
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def open(self, session: NewSession, *, proof: Proof, replaces: str, by: Actor) -> Session:
@@ -54,15 +77,18 @@ class SQLSessionStore:
             "last_used_at": session.created_at,
             "expires_at": session.expires_at,
             "address": session.address,
+            "operator_totp_id": proof.totp_id if self._is_for_operators else None,
         }
         async with self._transactions.writing() as connection:
             await _end_replaced(connection, proof, replaces, by=by, at=session.created_at)
             await check_proof(connection, proof)
             await check_second_factor(connection, proof)
+            if self._is_for_operators:
+                await check_operator(connection, proof)
             await connection.execute(insert(sessions).values(values))
             await record(
                 connection,
-                "session.opened",
+                "operator_session.opened" if self._is_for_operators else "session.opened",
                 by=by,
                 at=session.created_at,
                 account_id=session.account_id,
@@ -78,7 +104,7 @@ class SQLSessionStore:
             # suspended.
             query = _SESSIONS.where(
                 sessions.c.digest == digest, accounts.c.deleted_at.is_(None), accounts.c.suspended_at.is_(None)
-            )
+            ).where(self._kind)
             row = (await connection.execute(query)).one_or_none()
         return None if row is None else _session(row)
 
@@ -91,7 +117,7 @@ class SQLSessionStore:
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def of_account(self, account_id: AccountId) -> Sequence[Session]:
         """Return an account's sessions. See `SessionStore.of_account`."""
-        owned = _SESSIONS.where(sessions.c.account_id == account_id).order_by(sessions.c.id.desc())
+        owned = _SESSIONS.where(sessions.c.account_id == account_id, self._kind).order_by(sessions.c.id.desc())
         async with self._transactions.reading() as connection:
             return [_session(row) for row in await connection.execute(owned)]
 

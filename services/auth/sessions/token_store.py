@@ -1,18 +1,20 @@
 """SQL store for one-time tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import ColumnElement, delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.auth.accounts.plan_store import require_plan
 from services.auth.audit import Actor
 from services.auth.db.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, unavailable
 from services.auth.db.tables import one_time_tokens
-from services.auth.sessions.one_time_tokens import NewToken, Purpose, invalid_token
+from services.auth.sessions.one_time_tokens import INVITE_ID_CHARACTERS, Invite, NewToken, Purpose, invalid_token
 from services.auth.sessions.proofs import lock_account, lock_existing
 from services.common.db.transactions import Transactions, deadline
+from services.common.errors import NotFound
 
 _REPLACES = {
     Purpose.VERIFY_EMAIL: (Purpose.VERIFY_EMAIL,),
@@ -68,6 +70,28 @@ class SQLOneTimeTokenStore:
             )
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def invites(self, *, now: datetime, limit: int) -> Sequence[Invite]:
+        """Return the invitations. See `OneTimeTokenStore.invites`."""
+        table = one_time_tokens.c
+        query = select(table.digest, table.plan, table.expires_at).where(_is_usable_invite(now))
+        async with self._transactions.reading() as connection:
+            rows = await connection.execute(query.order_by(table.expires_at, table.digest).limit(limit))
+            return [Invite(row.digest[:INVITE_ID_CHARACTERS], row.plan or "", row.expires_at) for row in rows]
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def revoke_invite(self, invite_id: str, *, by: Actor, at: datetime) -> None:
+        """Delete an invitation. See `OneTimeTokenStore.revoke_invite`."""
+        table = one_time_tokens.c
+        this = _is_usable_invite(at) & table.digest.startswith(invite_id, autoescape=True)
+        async with self._transactions.writing() as connection:
+            plan = await connection.scalar(delete(one_time_tokens).where(this).returning(table.plan))
+            if plan is None:
+                raise NotFound(
+                    "There is no such invitation: it was used, revoked, or has expired.", reason="invite_not_found"
+                )
+            await record(connection, "invite.revoked", by=by, at=at, target=invite_id, details={"plan": plan})
+
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def plan_of(self, digest: str, *, now: datetime) -> str | None:
         """Return the plan of an invitation. See `OneTimeTokenStore.plan_of`."""
         table = one_time_tokens.c
@@ -75,6 +99,10 @@ class SQLOneTimeTokenStore:
         async with self._transactions.reading() as connection:
             plan: str | None = await connection.scalar(select(table.plan).where(good))
         return plan
+
+
+def _is_usable_invite(now: datetime) -> ColumnElement[bool]:
+    return (one_time_tokens.c.purpose == Purpose.INVITE.value) & (one_time_tokens.c.expires_at > now)
 
 
 async def redeem(connection: AsyncConnection, digest: str, purpose: Purpose, *, now: datetime) -> Redeemed:

@@ -27,6 +27,9 @@ _DELETE_SECONDS_MAX = 10.0
 _STORAGE_UNAVAILABLE = "response_storage_unavailable"
 """The reason of inference's errors when that Redis cannot be used."""
 
+_LATER = ("email_verified_at", "deleted_at", "suspended_at", "operator_since")
+"""Times that are shown if there are any."""
+
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 
@@ -228,5 +231,5 @@ def _fields(account: accounts_pb2.Account) -> dict[str, Any]:
         "plan": account.plan,
         "created_at": output.moment(account, "created_at"),
     }
-    later = {name: output.moment(account, name) for name in ("email_verified_at", "suspended_at", "deleted_at")}
+    later = {name: output.moment(account, name) for name in _LATER}
     return fields | {name: moment for name, moment in later.items() if moment}

@@ -120,6 +120,11 @@ class Buckets:
             if limit:
                 self._replace(window, limit, now).set_used(used, now)
 
+    def allowances(self, now: float) -> dict[Window, tuple[int, float]]:
+        """Return each limit, and what is left of it."""
+        limits = {window: bucket.limit for window, bucket in self._buckets.items()}
+        return {window: (limits[window], left) for window, left in self.remaining(now).items()}
+
     def remaining(self, now: float) -> dict[Window, float]:
         """Return what is left of each limit."""
         return {window: max(0.0, bucket.limit - bucket.used(now)) for window, bucket in self._buckets.items()}

@@ -1,6 +1,6 @@
 """Types of Groq's rate limits, and the port to the view of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Protocol
@@ -98,7 +98,18 @@ class Settlement:
     """0 if Groq does not count the request, because it was not sent or exceeded a rate limit."""
 
 
-class AllowanceView(Protocol):
+class AllowanceReader(Protocol):
+    """Port to what is left of Groq's limits, for operators."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the view follows that of all replicas; otherwise it is this replica's own."""
+
+    def allowances(self) -> Iterator[tuple[int, str, Window, int, float]]:
+        """Yield index of a key, model, window, limit and what is left of it, for each known limit."""
+
+
+class AllowanceView(AllowanceReader, Protocol):
     """Port to the view of Groq's limits and of the order in which accounts are served."""
 
     def tokens_max(self, model: str) -> float:

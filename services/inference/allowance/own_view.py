@@ -149,6 +149,19 @@ class OwnView:
                 for window, left in buckets.remaining(now).items():
                     yield key, name, window, left
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether it follows the view of all replicas. It does not."""
+        return False
+
+    def allowances(self) -> Iterator[tuple[int, str, Window, int, float]]:
+        """Yield key, model, window, limit and what is left of it, for each known limit."""
+        now = self._clock.monotonic()
+        for name, state in self._models.items():
+            for key, buckets in state.keys.items():
+                for window, (limit, left) in buckets.allowances(now).items():
+                    yield key, name, window, limit, left
+
     def configured(self, model: str) -> Limits:
         """Return the configured limits of a model."""
         return next((limits for name, limits in self._configured.items() if permits([name], model)), {})

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import uuid
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -120,6 +120,10 @@ class SharedView:
     def is_shared(self) -> bool:
         """Whether Redis is used; otherwise it has failed, and the own view is."""
         return self._clock.monotonic() >= self._closed_until
+
+    def allowances(self) -> Iterator[tuple[int, str, Window, int, float]]:
+        """Yield each known limit; see `OwnView.allowances`. It follows Redis with each decision."""
+        return self._own.allowances()
 
     def tokens_max(self, model: str) -> float:
         """Return the most tokens of one request; see `AllowanceView.tokens_max`."""

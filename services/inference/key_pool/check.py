@@ -52,6 +52,11 @@ class KeyCheck:
         return KeyState.REJECTED
 
     @property
+    def states(self) -> Sequence[KeyState]:
+        """State of each key, in the order of the settings."""
+        return self._states
+
+    @property
     def message(self) -> str:
         """What is wrong and what to do about it; empty if nothing is wrong or no check has finished."""
         rejected = Counter(self._states)[KeyState.REJECTED]

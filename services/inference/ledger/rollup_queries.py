@@ -99,6 +99,22 @@ def users(account_id: str, from_day: str, to_day: str) -> Select[Any]:
     )
 
 
+def top_accounts(from_day: str, to_day: str, order: Unit, *, limit: int) -> Select[Any]:
+    """Select (account id, cost, charged requests, other requests, total tokens) of the accounts with the most usage.
+
+    Requests that are not charged count too, since they cost the service something.
+    """
+    names = ("account_id", "requests", "charged_requests", "priced_requests", "cost", "total_tokens")
+    found = _both(names, {}, (from_day, to_day))
+    charged, requests = func.sum(found.c.charged_requests), func.sum(found.c.requests)
+    tokens, is_priced = func.sum(found.c.total_tokens), func.sum(found.c.priced_requests) > 0
+    cost = case((is_priced, func.sum(found.c.cost)))
+    by = {Unit.REQUESTS: requests, Unit.TOKENS: tokens, Unit.COST: func.coalesce(cost, 0)}[order]
+    query = select(found.c.account_id, cost, charged, requests - charged, tokens).where(found.c.account_id != "")
+    query = query.group_by(found.c.account_id).having(requests > 0)
+    return query.order_by(by.desc(), found.c.account_id).limit(limit)
+
+
 def _first_hour(day: str) -> int:
     return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp() // 3600)
 

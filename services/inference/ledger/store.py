@@ -25,9 +25,11 @@ from services.inference.ledger.report_reader import ReportReader
 from services.inference.ledger.reports import Report, ReportQuery
 from services.inference.ledger.rollup_tables import rollup_state
 from services.inference.ledger.tables import usage_ledger
-from services.inference.ledger.writer import ChargedSum, LedgerRow, RequestsPage, UsageSummary
+from services.inference.ledger.writer import AccountUsage, ChargedSum, LedgerRow, RequestsPage, UsageSummary
 
 _READ_SECONDS_MAX = 2.0
+_TOP_SECONDS_MAX = 5.0
+"""For sums over all accounts, which read the days of all."""
 _WRITE_SECONDS_MAX = 5.0
 _ANSWERED_OUTCOMES = (Outcome.ANSWERED.value, Outcome.CLIENT_LEFT.value)
 """Outcomes that the reason for an abandonment may replace."""
@@ -267,6 +269,15 @@ class SQLLedgerStore:
         """Return a page of keys that were used since an hour, with the last day of use before `before_day`."""
         query = rollup_queries.active_keys(first_hour, before_day, after=after, keys_max=keys_max)
         return [(key_id, max(days or "", later or "")) for key_id, days, later in await self._rolled_up(query)]
+
+    @deadline(_TOP_SECONDS_MAX, unavailable=_unavailable)
+    async def top_accounts(self, from_day: str, to_day: str, order: Unit, *, limit: int) -> list[AccountUsage]:
+        """Return the accounts with the most usage, from the roll-ups of all accounts."""
+        query = rollup_queries.top_accounts(from_day, to_day, order, limit=limit)
+        return [
+            AccountUsage(account_id, int(charged), int(other), int(tokens), None if cost is None else int(cost))
+            for account_id, cost, charged, other, tokens in await self._rolled_up(query)
+        ]
 
     async def _rolled_up(self, query: Select[Any]) -> Sequence[Row[Any]]:
         """Return the rows of a query that needs complete roll-ups."""

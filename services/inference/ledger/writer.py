@@ -118,6 +118,18 @@ class UsageSummary:
     """Keyed digest of the client's `user`, or `other`, if the sums are by user."""
 
 
+@dataclass(frozen=True, slots=True)
+class AccountUsage:
+    """Sums of the rows of one account."""
+
+    account_id: str
+    charged_requests: int
+    released_requests: int
+    total_tokens: int
+    cost: int | None = None
+    """Microdollars of the rows that have a cost; None if none has one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestsPage:
     """A request for a page of an account's rows, newest first by request id."""

@@ -86,6 +86,21 @@ class AccountServiceStub:
                 request_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.CreateInviteRequest.SerializeToString,
                 response_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.CreateInviteResponse.FromString,
                 _registered_method=True)
+        self.AddOperator = channel.unary_unary(
+                '/stack.auth.v1.AccountService/AddOperator',
+                request_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.AddOperatorRequest.SerializeToString,
+                response_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.AddOperatorResponse.FromString,
+                _registered_method=True)
+        self.RemoveOperator = channel.unary_unary(
+                '/stack.auth.v1.AccountService/RemoveOperator',
+                request_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.RemoveOperatorRequest.SerializeToString,
+                response_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.RemoveOperatorResponse.FromString,
+                _registered_method=True)
+        self.ListOperators = channel.unary_unary(
+                '/stack.auth.v1.AccountService/ListOperators',
+                request_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.ListOperatorsRequest.SerializeToString,
+                response_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.ListOperatorsResponse.FromString,
+                _registered_method=True)
 
 
 class AccountServiceServicer:
@@ -135,7 +150,7 @@ class AccountServiceServicer:
     def SuspendAccount(self, request, context):
         """SuspendAccount suspends an account: its keys are denied and their streams end within a second, its sessions end, and
         log-ins are refused. Nothing is deleted. Suspending it again succeeds and keeps the first time. NOT_FOUND if the
-        account does not exist or was deleted.
+        account does not exist or was deleted, FAILED_PRECONDITION (`account_is_operator`) if it has the role of operators.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,6 +182,29 @@ class AccountServiceServicer:
 
     def CreateInvite(self, request, context):
         """CreateInvite returns a token with which one person can sign up if sign-up requires an invitation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddOperator(self, request, context):
+        """AddOperator gives an account the role of operators, with which its owner can use the operators' console. Does nothing
+        if it has the role. NOT_FOUND as for SuspendAccount, FAILED_PRECONDITION (`account_suspended`) if it is suspended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveOperator(self, request, context):
+        """RemoveOperator takes the role away and ends the account's sessions in the operators' console. Does nothing if it does
+        not have the role. NOT_FOUND if the account does not exist or was deleted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOperators(self, request, context):
+        """ListOperators lists the accounts with the role of operators.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -224,6 +262,21 @@ def add_AccountServiceServicer_to_server(servicer, server):
                     servicer.CreateInvite,
                     request_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.CreateInviteRequest.FromString,
                     response_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.CreateInviteResponse.SerializeToString,
+            ),
+            'AddOperator': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddOperator,
+                    request_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.AddOperatorRequest.FromString,
+                    response_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.AddOperatorResponse.SerializeToString,
+            ),
+            'RemoveOperator': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveOperator,
+                    request_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.RemoveOperatorRequest.FromString,
+                    response_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.RemoveOperatorResponse.SerializeToString,
+            ),
+            'ListOperators': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOperators,
+                    request_deserializer=stack_dot_auth_dot_v1_dot_accounts__pb2.ListOperatorsRequest.FromString,
+                    response_serializer=stack_dot_auth_dot_v1_dot_accounts__pb2.ListOperatorsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -498,6 +551,87 @@ class AccountService:
             '/stack.auth.v1.AccountService/CreateInvite',
             stack_dot_auth_dot_v1_dot_accounts__pb2.CreateInviteRequest.SerializeToString,
             stack_dot_auth_dot_v1_dot_accounts__pb2.CreateInviteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddOperator(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.auth.v1.AccountService/AddOperator',
+            stack_dot_auth_dot_v1_dot_accounts__pb2.AddOperatorRequest.SerializeToString,
+            stack_dot_auth_dot_v1_dot_accounts__pb2.AddOperatorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveOperator(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.auth.v1.AccountService/RemoveOperator',
+            stack_dot_auth_dot_v1_dot_accounts__pb2.RemoveOperatorRequest.SerializeToString,
+            stack_dot_auth_dot_v1_dot_accounts__pb2.RemoveOperatorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOperators(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/stack.auth.v1.AccountService/ListOperators',
+            stack_dot_auth_dot_v1_dot_accounts__pb2.ListOperatorsRequest.SerializeToString,
+            stack_dot_auth_dot_v1_dot_accounts__pb2.ListOperatorsResponse.FromString,
             options,
             channel_credentials,
             insecure,

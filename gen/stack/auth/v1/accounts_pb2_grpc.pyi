@@ -38,7 +38,7 @@ class AccountServiceStub:
     SuspendAccount: _aio.UnaryUnaryMultiCallable[_accounts_pb2.SuspendAccountRequest, _accounts_pb2.SuspendAccountResponse]
     """SuspendAccount suspends an account: its keys are denied and their streams end within a second, its sessions end, and
     log-ins are refused. Nothing is deleted. Suspending it again succeeds and keeps the first time. NOT_FOUND if the
-    account does not exist or was deleted.
+    account does not exist or was deleted, FAILED_PRECONDITION (`account_is_operator`) if it has the role of operators.
     """
     ResumeAccount: _aio.UnaryUnaryMultiCallable[_accounts_pb2.ResumeAccountRequest, _accounts_pb2.ResumeAccountResponse]
     """ResumeAccount ends a suspension: the account's keys work again, except those that were revoked, expired or paused.
@@ -54,6 +54,16 @@ class AccountServiceStub:
     """
     CreateInvite: _aio.UnaryUnaryMultiCallable[_accounts_pb2.CreateInviteRequest, _accounts_pb2.CreateInviteResponse]
     """CreateInvite returns a token with which one person can sign up if sign-up requires an invitation."""
+    AddOperator: _aio.UnaryUnaryMultiCallable[_accounts_pb2.AddOperatorRequest, _accounts_pb2.AddOperatorResponse]
+    """AddOperator gives an account the role of operators, with which its owner can use the operators' console. Does nothing
+    if it has the role. NOT_FOUND as for SuspendAccount, FAILED_PRECONDITION (`account_suspended`) if it is suspended.
+    """
+    RemoveOperator: _aio.UnaryUnaryMultiCallable[_accounts_pb2.RemoveOperatorRequest, _accounts_pb2.RemoveOperatorResponse]
+    """RemoveOperator takes the role away and ends the account's sessions in the operators' console. Does nothing if it does
+    not have the role. NOT_FOUND if the account does not exist or was deleted.
+    """
+    ListOperators: _aio.UnaryUnaryMultiCallable[_accounts_pb2.ListOperatorsRequest, _accounts_pb2.ListOperatorsResponse]
+    """ListOperators lists the accounts with the role of operators."""
 
 class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     """AccountService manages accounts. Callers send `authorization: Bearer STACK_ADMIN_TOKEN` in the call's metadata, and
@@ -115,7 +125,7 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _abc.Awaitable[_accounts_pb2.SuspendAccountResponse]:
         """SuspendAccount suspends an account: its keys are denied and their streams end within a second, its sessions end, and
         log-ins are refused. Nothing is deleted. Suspending it again succeeds and keeps the first time. NOT_FOUND if the
-        account does not exist or was deleted.
+        account does not exist or was deleted, FAILED_PRECONDITION (`account_is_operator`) if it has the role of operators.
         """
 
     @_abc_1.abstractmethod
@@ -155,5 +165,33 @@ class AccountServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_accounts_pb2.CreateInviteRequest, _abc.Awaitable[_accounts_pb2.CreateInviteResponse]],
     ) -> _abc.Awaitable[_accounts_pb2.CreateInviteResponse]:
         """CreateInvite returns a token with which one person can sign up if sign-up requires an invitation."""
+
+    @_abc_1.abstractmethod
+    def AddOperator(
+        self,
+        request: _accounts_pb2.AddOperatorRequest,
+        context: _aio.ServicerContext[_accounts_pb2.AddOperatorRequest, _abc.Awaitable[_accounts_pb2.AddOperatorResponse]],
+    ) -> _abc.Awaitable[_accounts_pb2.AddOperatorResponse]:
+        """AddOperator gives an account the role of operators, with which its owner can use the operators' console. Does nothing
+        if it has the role. NOT_FOUND as for SuspendAccount, FAILED_PRECONDITION (`account_suspended`) if it is suspended.
+        """
+
+    @_abc_1.abstractmethod
+    def RemoveOperator(
+        self,
+        request: _accounts_pb2.RemoveOperatorRequest,
+        context: _aio.ServicerContext[_accounts_pb2.RemoveOperatorRequest, _abc.Awaitable[_accounts_pb2.RemoveOperatorResponse]],
+    ) -> _abc.Awaitable[_accounts_pb2.RemoveOperatorResponse]:
+        """RemoveOperator takes the role away and ends the account's sessions in the operators' console. Does nothing if it does
+        not have the role. NOT_FOUND if the account does not exist or was deleted.
+        """
+
+    @_abc_1.abstractmethod
+    def ListOperators(
+        self,
+        request: _accounts_pb2.ListOperatorsRequest,
+        context: _aio.ServicerContext[_accounts_pb2.ListOperatorsRequest, _abc.Awaitable[_accounts_pb2.ListOperatorsResponse]],
+    ) -> _abc.Awaitable[_accounts_pb2.ListOperatorsResponse]:
+        """ListOperators lists the accounts with the role of operators."""
 
 def add_AccountServiceServicer_to_server(servicer: AccountServiceServicer, server: _aio.Server) -> None: ...

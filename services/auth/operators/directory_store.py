@@ -1,0 +1,78 @@
+"""SQL queries of operators over the accounts of everyone."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+
+from sqlalchemy import ColumnElement, and_, func, or_, select, true
+
+from services.auth.accounts.model import Account, AccountId
+from services.auth.accounts.store import ACCOUNT_COLUMNS, account_id_of, account_of_row
+from services.auth.audit import Actor
+from services.auth.db.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, unavailable
+from services.auth.db.tables import accounts, sessions, totp_secrets
+from services.auth.operators.directory import AccountSearch, AccountState
+from services.auth.sessions.proofs import lock_existing
+from services.auth.sessions.store import end_sessions
+from services.common.db.transactions import Transactions, deadline
+
+_STATES: Mapping[AccountState, ColumnElement[bool]] = {
+    AccountState.ACTIVE: and_(accounts.c.deleted_at.is_(None), accounts.c.suspended_at.is_(None)),
+    AccountState.SUSPENDED: and_(accounts.c.deleted_at.is_(None), accounts.c.suspended_at.is_not(None)),
+    AccountState.DELETED: accounts.c.deleted_at.is_not(None),
+}
+
+
+class SQLAccountDirectory:
+    """SQL implementation of `AccountDirectory`."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def search(self, wanted: AccountSearch, *, limit: int) -> Sequence[Account]:
+        """Return accounts. See `AccountDirectory.search`."""
+        query = select(*ACCOUNT_COLUMNS).where(*_conditions(wanted)).order_by(accounts.c.id.desc()).limit(limit)
+        async with self._transactions.reading() as connection:
+            return [account_of_row(row) for row in await connection.execute(query)]
+
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def accounts_by_plan(self) -> Mapping[str, int]:
+        """Count accounts. See `AccountDirectory.accounts_by_plan`."""
+        query = (
+            select(accounts.c.plan, func.count().label("accounts"))
+            .where(accounts.c.deleted_at.is_(None))
+            .group_by(accounts.c.plan)
+        )
+        async with self._transactions.reading() as connection:
+            return {row.plan: row.accounts for row in await connection.execute(query.group_by(accounts.c.plan))}
+
+    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
+    async def has_totp(self, account_id: AccountId) -> bool:
+        """Return whether an account has TOTP. See `AccountDirectory.has_totp`."""
+        table = totp_secrets.c
+        enabled = select(table.id).where(table.account_id == account_id, table.enabled_at.is_not(None))
+        async with self._transactions.reading() as connection:
+            return await connection.scalar(enabled) is not None
+
+    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
+    async def end_sessions(self, reference: str, session_id: str, *, by: Actor, at: datetime) -> int:
+        """End sessions. See `AccountDirectory.end_sessions`."""
+        which = sessions.c.id == session_id if session_id else true()
+        async with self._transactions.writing() as connection:
+            account_id = await account_id_of(connection, reference)
+            await lock_existing(connection, account_id)
+            return await end_sessions(connection, account_id, which, reason="ended_by_operator", by=by, at=at)
+
+
+def _conditions(wanted: AccountSearch) -> Iterator[ColumnElement[bool]]:
+    if wanted.text:
+        contains = accounts.c.email.contains(wanted.text.lower(), autoescape=True) & accounts.c.deleted_at.is_(None)
+        yield or_(accounts.c.id == wanted.text, contains)
+    if wanted.plan:
+        yield accounts.c.plan == wanted.plan
+    if wanted.state is not None:
+        yield _STATES[wanted.state]
+    if wanted.ids:
+        yield accounts.c.id.in_(wanted.ids)
+    if wanted.before:
+        yield accounts.c.id < wanted.before

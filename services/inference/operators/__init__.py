@@ -1,0 +1,1 @@
+"""What the operators' console reads: usage of all accounts, and the state of Groq's keys."""
