@@ -25,6 +25,7 @@ from services.common.runtime.address import Address
 from services.common.runtime.clock import SystemClock
 from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
+from services.common.web.forwarded import ForwardedHeaders
 from services.gateway.alerts.runs import AlertRuns
 from services.gateway.apis import routes, tokenizers
 from services.gateway.apis.error_handlers import UNCOUNTED, ErrorHandlers, ExceptionHandlers
@@ -55,7 +56,6 @@ from services.gateway.clients.usage_webhooks import GrpcUsageWebhooks
 from services.gateway.console.wiring import open_console
 from services.gateway.dependencies import Dependencies, Source
 from services.gateway.http.cors import CORSPolicy
-from services.gateway.http.forwarded import ForwardedHeaders
 from services.gateway.http.middleware import APIPaths, RequestScope
 from services.gateway.http.paths import KEY_SET_PATH
 from services.gateway.http.request_bodies import RequestBodies

@@ -30,6 +30,7 @@ def banner(settings: Configuration, key: FirstKey, *, log_in_link: str = "", pro
         f"  Account   {EMAIL}, 1,000 requests per key and day",
         f"  Model     {_model_line(settings)}",
         *([f"  Console   {settings.url}"] if settings.console else []),
+        *([f"  Operators {settings.operator_console_url}"] if settings.operator_console else []),
         *([f"  Log in    {log_in_link}", f"            {_LINK_NOTE}"] if log_in_link else []),
         f"  Metrics   {', '.join(f'http://{one}/metrics' for one in settings.metrics.values() if one) or 'none'}",
         f"  Data      {settings.data_dir.resolve()} (logs in the logs folder)",

@@ -28,6 +28,9 @@ class Configuration:
     stop_seconds: float
     """Grace period for requests in flight at shutdown: GRACE_SECONDS if it is set, otherwise 5 s."""
     console: bool
+    operator_console: bool
+    operator_console_host: str
+    operator_console_port: int
     has_groq_key: bool
     """Whether to use Groq instead of the local stand-in."""
     quota_redis_url: str = field(repr=False)
@@ -42,6 +45,13 @@ class Configuration:
     def url(self) -> str:
         """URL of the API and the console on this machine."""
         return f"http://{Address(self.gateway_host, self.gateway_port).reachable}"
+
+    @property
+    def operator_console_url(self) -> str:
+        """URL of the operators' console on this machine; empty if it does not run."""
+        if not self.operator_console:
+            return ""
+        return f"http://{Address(self.operator_console_host, self.operator_console_port).reachable}"
 
     @property
     def targets(self) -> dict[str, str]:

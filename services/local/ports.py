@@ -25,9 +25,12 @@ def with_free_ports(settings: Configuration, claims: PortClaims) -> Configuratio
     _check_shareable(settings)
     gateway = Address(settings.gateway_host, settings.gateway_port)
     _check("GATEWAY_PORT", [gateway], "GATEWAY_HOST and GATEWAY_PORT", claims)
+    if settings.operator_console:
+        console = Address(settings.operator_console_host, settings.operator_console_port)
+        _check("OPERATOR_CONSOLE_PORT", [console], "OPERATOR_CONSOLE_HOST and OPERATOR_CONSOLE_PORT", claims)
     ports = dict.fromkeys((*_LISTENS, *(_METRICS[:1] if settings.workers else _METRICS)), 1)
     ports[_METRICS[0]] = max(1, settings.workers)
-    chosen: set[int] = {settings.gateway_port}
+    chosen: set[int] = {settings.gateway_port, settings.operator_console_port}
     changes: dict[str, Any] = {
         field: _free_address(settings, field, count, chosen, claims) for field, count in ports.items()
     }

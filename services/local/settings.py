@@ -54,6 +54,15 @@ class LocalSettings(ServiceSettings):
     console: bool = Field(default=True, validation_alias="GATEWAY_CONSOLE")
     """Whether to serve the console."""
 
+    operator_console: bool = False
+    """Whether to run the operators' console too, as a separate process."""
+
+    operator_console_host: Host = Field(default="127.0.0.1", validation_alias="OPERATOR_CONSOLE_HOST")
+    """Host name or address that the operators' console listens on."""
+
+    operator_console_port: int = Field(default=8090, ge=1, le=65_535, validation_alias="OPERATOR_CONSOLE_PORT")
+    """Port of the operators' console."""
+
     groq_api_key: SecretStr = Field(default=SecretStr(""), validation_alias="GROQ_API_KEY")
     """Groq API key; without one, a local stand-in replaces Groq."""
 
@@ -109,6 +118,9 @@ class LocalSettings(ServiceSettings):
             workers=self._workers(),
             stop_seconds=self.grace_seconds if "grace_seconds" in self.model_fields_set else _GRACE_SECONDS,
             console=self.console,
+            operator_console=self.operator_console,
+            operator_console_host=self.operator_console_host,
+            operator_console_port=self.operator_console_port,
             has_groq_key=bool(self.groq_api_key.get_secret_value() or self.groq_api_keys.get_secret_value()),
             quota_redis_url=self.quota_redis_url,
             has_responses_valkey=self.store_responses and not self.responses_redis_url,

@@ -74,7 +74,7 @@ async def serve(settings: QuotaSettings, parts: Parts | None = None) -> None:
         status_pb2_grpc.add_StatusServiceServicer_to_server(
             StatusService(partial(_dependencies, parts.redis)), server.grpc
         )
-        await server.run(list(_CALLERS), on_drain=service.drain)
+        await server.run(list(CALLERS), on_drain=service.drain)
 
 
 async def _dependencies(redis: RedisState) -> Sequence[DependencyStatus]:

@@ -387,7 +387,7 @@ async def test_the_audit_log_is_searched_by_account_actor_and_action(world: Worl
     await world.operators.SetAccountPlanAsOperator(moving, metadata=ada.metadata)
 
     async def found(**wanted: str) -> operators_pb2.SearchAuditEventsResponse:
-        request = operators_pb2.SearchAuditEventsRequest(page_size=1_000, **wanted)  # type: ignore[arg-type]
+        request = operators_pb2.SearchAuditEventsRequest(page_size=1_000, **wanted)
         return await world.operators.SearchAuditEvents(request, metadata=ada.metadata)
 
     own = await found(actor=f"operator:{ada.account.id}")

@@ -56,6 +56,9 @@ def _check_url(text: str) -> str:
 HTTPURL = Annotated[str, AfterValidator(_check_url)]
 """A setting that is the URL of an HTTP server."""
 
+HTTPURLOrNone = Annotated[str, AfterValidator(lambda text: text and _check_url(text)), EMPTY_IS_NONE]
+"""A setting of the form of `HTTPURL`. Empty means not set."""
+
 
 def _check_secure_url(text: str) -> str:
     parts = urlsplit(_check_url(text))

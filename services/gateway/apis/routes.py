@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from services.common.errors import ErrorDetails, NotFound, ServiceError
 from services.common.runtime.clock import SystemClock
 from services.common.telemetry import tracing
+from services.common.web.request_id import REQUEST_ID
 from services.gateway.apis.chat_completions.limits import ChatLimits
 from services.gateway.apis.error_handlers import CountRefusal
 from services.gateway.apis.messages import count_tokens
@@ -19,7 +20,6 @@ from services.gateway.apis.messages.model_list import model_info, model_list
 from services.gateway.apis.surfaces import Surfaces, is_anthropics
 from services.gateway.http.bearer import bearer_token, client_address
 from services.gateway.http.errors import http_error
-from services.gateway.http.middleware import REQUEST_ID
 from services.gateway.http.openapi import document
 from services.gateway.http.redaction import redacted
 from services.gateway.http.responses import json_response

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from services.common.web.request_id import REQUEST_ID
 from services.gateway.apis import completions, messages, responses
 from services.gateway.apis.chat_completions import surface as chat_completions
 from services.gateway.apis.chat_completions.limits import ChatLimits
@@ -14,7 +15,6 @@ from services.gateway.apis.model_facts import ModelFactsCache
 from services.gateway.apis.responses.stateful import StatefulParser
 from services.gateway.apis.surface import Context
 from services.gateway.http.errors import HTTPError
-from services.gateway.http.middleware import REQUEST_ID
 from services.gateway.http.responses import json_response
 from services.gateway.requests.ports import ResponseStore
 from services.gateway.requests.surface import Envelope, ErrorResponse, Parse, SurfaceRequest

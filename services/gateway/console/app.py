@@ -15,10 +15,13 @@ from starlette.types import ASGIApp
 from services.common.errors import ServiceError
 from services.common.prices import Prices
 from services.common.runtime.clock import Clock
+from services.common.web.assets import Assets
+from services.common.web.forms import CSRF_FIELD, CSRF_HEADER, BufferedForms
+from services.common.web.headers import SecurityHeaders
+from services.common.web.origins import Origin
 from services.gateway.apis.error_handlers import on_http_exception
 from services.gateway.apis.routes import API
 from services.gateway.apis.surfaces import error_response
-from services.gateway.console.assets import Assets
 from services.gateway.console.docs.views import DocsViews
 from services.gateway.console.facts import Facts
 from services.gateway.console.identity_ports import IdentityClient
@@ -27,9 +30,6 @@ from services.gateway.console.ports import Session, SessionClient
 from services.gateway.console.providers import ProviderCache
 from services.gateway.console.request_context import NotLoggedIn, RequestContext, SessionScope, context_of
 from services.gateway.console.security.concurrency import ConsoleConcurrency
-from services.gateway.console.security.forms import CSRF_FIELD, CSRF_HEADER, BufferedForms
-from services.gateway.console.security.headers import SecurityHeaders
-from services.gateway.console.security.origins import Origin
 from services.gateway.console.totp_ports import TOTPClient
 from services.gateway.console.usage.live import LiveRequests
 from services.gateway.console.views.account import AccountViews

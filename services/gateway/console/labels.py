@@ -143,15 +143,3 @@ def countdown(seconds: float) -> str:
     """Format a duration as hours, minutes and seconds, `07:12:03`. Negative durations are `00:00:00`."""
     total = max(0, int(seconds))
     return f"{total // 3_600:02}:{total // 60 % 60:02}:{total % 60:02}"
-
-
-def ago(seconds: float | None, *, now: float) -> str:
-    """Format the age of a time in its largest unit. None is `never`."""
-    if seconds is None:
-        return "never"
-    passed = max(0, now - seconds)
-    for size, unit in ((86_400, "day"), (3_600, "hour"), (60, "minute")):
-        if passed >= size:
-            count = int(passed // size)
-            return f"{count} {unit}{'s' if count > 1 else ''} ago"
-    return "just now"

@@ -1,19 +1,18 @@
 """Rendering of the console's pages."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from services.common.errors import DeadlineExceeded, InternalError, ServiceError, Unavailable
 from services.common.readable_email import readable_email
 from services.common.runtime.clock import Clock
-from services.gateway.console.assets import Assets
+from services.common.web.assets import Assets
+from services.common.web.times import ago, moment
 from services.gateway.console.facts import Facts
-from services.gateway.console.labels import ago, label
+from services.gateway.console.labels import label
 from services.gateway.console.request_context import RequestContext
 from services.gateway.console.site import Site
 from services.gateway.http.errors import http_error
@@ -44,7 +43,7 @@ class Pages:
         )
         self._templates.filters |= {
             "number": lambda value: f"{value:,}",
-            "moment": _moment,
+            "moment": moment,
             "clock": lambda seconds: f"{datetime.fromtimestamp(seconds, UTC):%H:%M:%S}",
             "ago": lambda seconds: ago(seconds, now=clock.now()),
             "label": label,
@@ -98,13 +97,3 @@ class Pages:
 def redirect(path: str) -> Response:
     """Redirect the browser after a form, with a GET request (RFC 9110, 303)."""
     return RedirectResponse(path, status_code=303)
-
-
-def _moment(seconds: float | None) -> Markup:
-    """Return a time as an HTML `time` element."""
-    if seconds is None:
-        return Markup("never")
-    moment = datetime.fromtimestamp(int(seconds), UTC)
-    return Markup('<time datetime="{}">{}</time>').format(
-        moment.isoformat().replace("+00:00", "Z"), moment.strftime("%-d %b %Y, %H:%M UTC")
-    )

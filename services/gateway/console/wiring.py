@@ -7,10 +7,11 @@ from starlette.types import ASGIApp
 
 from services.common.price_file import read_prices
 from services.common.runtime.clock import SystemClock
+from services.common.web.assets import Assets
+from services.common.web.origins import parse_origin
 from services.gateway.apis.routes import API
 from services.gateway.clients.channels import Channels
 from services.gateway.console.app import Console, build_console
-from services.gateway.console.assets import Assets
 from services.gateway.console.clients.auth import GrpcOwnerClient, GrpcSessionClient
 from services.gateway.console.clients.identities import GrpcIdentityClient
 from services.gateway.console.clients.models import GrpcModelsClient
@@ -24,7 +25,6 @@ from services.gateway.console.facts import Facts
 from services.gateway.console.page import STATIC, Pages
 from services.gateway.console.ports import Session
 from services.gateway.console.request_context import SessionScope
-from services.gateway.console.security.origins import parse_origin
 from services.gateway.console.site import Site
 from services.gateway.console.usage.live import LiveRequests
 from services.gateway.http.cors import CORSPolicy

@@ -9,13 +9,11 @@ from opentelemetry.trace import INVALID_SPAN, Span
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common.telemetry import tracing
+from services.common.web.request_id import REQUEST_ID
 from services.gateway.http.paths import canonical_path, is_api_path, route_of
 from services.gateway.http.redaction import loggable_path
 from services.gateway.http_server.write_flow import ClientStalled
 from services.gateway.metrics import IN_FLIGHT, request_seconds
-
-REQUEST_ID = "stack.request_id"
-"""ASGI scope key of the request id that the response will contain. It changes when a reservation is retried."""
 
 STARTED = "stack.started"
 """ASGI scope key of the arrival time of the request, by `time.perf_counter`."""

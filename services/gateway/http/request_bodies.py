@@ -5,35 +5,15 @@ from collections.abc import Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Scope
 
 from services.common.address_prefix import address_prefix
 from services.common.concurrency.byte_budget import ByteBudget
 from services.common.errors import TooLarge
+from services.common.web.bodies import content_length, refuse_encoded
 from services.gateway.http.bearer import client_address
 
 SECONDS_MAX = 60.0
 """Maximum time to receive a body."""
-_IDENTITY = ("", "identity")
-_LENGTH_DIGITS_MAX = 19
-
-
-def refuse_encoded(request: Request) -> None:
-    """Raise if the request body is compressed.
-
-    Raises:
-        HTTPException: 415, with an `accept-encoding` header as in RFC 9110, 15.5.16.
-    """
-    encoding = request.headers.get("content-encoding", "").strip()
-    if encoding.lower() not in _IDENTITY:
-        message = f"Unsupported content-encoding '{encoding[:100]}'. Send the body uncompressed, without that header."
-        raise HTTPException(415, message, headers={"accept-encoding": "identity"})
-
-
-def content_length(scope: Scope) -> int | None:
-    """Return the value of `content-length`; None if it is missing or not a valid number."""
-    text = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
-    return int(text) if text.isdigit() and len(text) <= _LENGTH_DIGITS_MAX else None
 
 
 class RequestBodies:

@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 from starlette.types import Scope
 
+from services.common.web.request_id import REQUEST_ID
 from services.gateway.http.cors import CORSPolicy
 from services.gateway.http.errors import HTTPError
-from services.gateway.http.middleware import REQUEST_ID
 from services.gateway.http.paths import canonical_path
 from services.gateway.http_server.response import encode_head
 from services.gateway.metrics import REJECTED

@@ -29,9 +29,10 @@ from services.common.errors import InvalidRequest, NotFound, PermissionDenied, S
 from services.common.estimate import Estimate
 from services.common.telemetry import tracing
 from services.common.verdict import RELEASED, Verdict
+from services.common.web.request_id import REQUEST_ID
 from services.gateway.http.bearer import client_address
 from services.gateway.http.errors import http_error
-from services.gateway.http.middleware import FAILURE, REQUEST_ID, STARTED
+from services.gateway.http.middleware import FAILURE, STARTED
 from services.gateway.http.rate_limits import hold_headers, rate_limit_headers
 from services.gateway.http.request_bodies import RequestBodies
 from services.gateway.http.responses import json_response

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from services.common.concurrency.byte_budget import ByteBudget
 from services.common.concurrency.patient_timer import patient_timeout
 from services.common.errors import ServiceError, Throttled, Unavailable
-from services.gateway.http.middleware import REQUEST_ID
+from services.common.web.request_id import REQUEST_ID
 from services.gateway.metrics import UNRECORDED_REQUESTS
 from services.gateway.requests.claimed_key import ClaimedKey
 from services.gateway.requests.idempotency_types import (

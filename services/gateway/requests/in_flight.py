@@ -15,8 +15,9 @@ from contextlib import suppress
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common.errors import Unavailable
+from services.common.web.request_id import REQUEST_ID
 from services.gateway.http.errors import HTTPError, http_error, internal_error
-from services.gateway.http.middleware import REQUEST_ID, STREAM_ERROR
+from services.gateway.http.middleware import STREAM_ERROR
 from services.gateway.http_server.write_flow import ClientStalled
 from services.gateway.requests.surface import ErrorRenderer
 

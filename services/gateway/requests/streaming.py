@@ -17,8 +17,9 @@ from starlette.types import Receive, Scope, Send
 
 from services.common.errors import ServiceError
 from services.common.runtime.tasks import restarting, running
+from services.common.web.request_id import REQUEST_ID
 from services.gateway.http.errors import HTTPError, http_error
-from services.gateway.http.middleware import FAILURE, REQUEST_ID, STARTED, STREAM_ERROR
+from services.gateway.http.middleware import FAILURE, STARTED, STREAM_ERROR
 from services.gateway.http_server.write_flow import ClientStalled
 from services.gateway.keys.revocation import Revocation
 from services.gateway.metrics import FIRST_EVENT_SECONDS, STREAMS

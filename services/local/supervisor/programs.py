@@ -91,6 +91,18 @@ def workers(settings: Configuration, *, sockets: Path, groq_base_url: str) -> li
     ]
 
 
+def operator_console(settings: Configuration) -> list[Program]:
+    """Return the operators' console; empty if it is not wanted."""
+    if not settings.operator_console:
+        return []
+    own = {
+        "OPERATOR_CONSOLE_HOST": settings.operator_console_host,
+        "OPERATOR_CONSOLE_PORT": str(settings.operator_console_port),
+        "OPERATOR_CONSOLE_GATEWAY_URL": settings.url,
+    }
+    return [_program("operator-console", "services.operator_console", _common(settings) | own)]
+
+
 def _common(settings: Configuration) -> dict[str, str]:
     return {
         "DATA_DIR": str(settings.data_dir),

@@ -60,6 +60,8 @@ class Starter:
     async def start(self) -> None:
         """Start the stores, then the four services, or the first worker, which migrates the databases.
 
+        The operators' console follows, if it is wanted.
+
         Raises:
             StartError: A program ended, or was not ready in time.
         """
@@ -72,6 +74,7 @@ class Starter:
         else:
             services = programs.services(self._settings, sockets=self._sockets, groq_base_url=self._groq_base_url)
         await self._wait([*slow, *await self._start(services)])
+        await self._wait(await self._start(programs.operator_console(self._settings)))
 
     def add_other_workers(self) -> Sequence[Child]:
         """Return all workers but the first, which serves meanwhile. They are not started yet."""
@@ -118,6 +121,7 @@ def _probes(settings: Configuration, sockets: Path, groq_base_url: str) -> dict[
         "groq-standin": lambda: ready.http_answers(f"{groq_base_url}/healthz"),
         "gateway": lambda: ready.http_answers(f"{settings.url}/readyz"),
         "stack": lambda: ready.http_answers(f"{settings.url}/readyz"),
+        "operator-console": lambda: ready.http_answers(f"{settings.operator_console_url}/readyz"),
     }
     # Their health is the gateway's matter: it is ready when it has reached them.
     probes |= {name: partial(ready.listens, target) for name, target in settings.targets.items()}

@@ -12,8 +12,8 @@ from services.local.supervisor import ready
 from services.local.supervisor.child import Child
 from services.local.terminal import Terminal
 
-_ORDER = (("gateway", "stack"), ("auth", "quota", "inference"), ("groq", "valkey"))
-_SERVICES = frozenset({"gateway", "stack", "auth", "quota", "inference"})
+_ORDER = (("operator",), ("gateway", "stack"), ("auth", "quota", "inference"), ("groq", "valkey"))
+_SERVICES = frozenset({"operator", "gateway", "stack", "auth", "quota", "inference"})
 _KILL_SECONDS = 5.0
 """Time between cancelling requests and SIGKILL, for error events of streams and writes to the ledger."""
 _METRICS_TIMEOUT_SECONDS = 0.3

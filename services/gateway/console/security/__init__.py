@@ -1,1 +1,1 @@
-"""Who may send console requests, and how many: origins, cookies, headers, forms, and limits."""
+"""Limits of console requests: how many run at the same time, and which clients auth has limited."""

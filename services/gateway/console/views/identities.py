@@ -7,11 +7,11 @@ from urllib.parse import parse_qsl, urlencode
 from starlette.responses import RedirectResponse, Response
 
 from services.common.errors import ServiceError
+from services.common.web.cookies import Cookie
 from services.gateway.console.identity_ports import AuthorizationAnswer, IdentityClient
 from services.gateway.console.page import Pages, redirect
 from services.gateway.console.providers import ProviderCache
 from services.gateway.console.request_context import RequestContext, local_path
-from services.gateway.console.security.cookies import Cookie
 from services.gateway.console.totp_ports import TOTPClient
 from services.gateway.console.views.totp import finish_log_in
 from services.gateway.http.errors import http_error

@@ -18,6 +18,7 @@ from services.common.errors import (
     Unauthenticated,
 )
 from services.common.ids import Kind, is_id
+from services.common.web.bodies import content_length
 from services.common.wildcards import permits
 from services.gateway.apis.routes import API
 from services.gateway.console.facts import Facts
@@ -26,7 +27,6 @@ from services.gateway.console.page import Pages
 from services.gateway.console.ports import Key, Model, OwnerClient
 from services.gateway.console.request_context import RequestContext
 from services.gateway.console.security.concurrency import release_slot
-from services.gateway.http.request_bodies import content_length
 from services.gateway.keys.revocation import IdentityState
 
 _log = logging.getLogger(__name__)

@@ -8,10 +8,10 @@ from markupsafe import Markup
 from starlette.responses import Response
 
 from services.common.errors import ServiceError
+from services.common.web.cookies import Cookie
 from services.gateway.console.page import Pages, redirect
 from services.gateway.console.ports import OpenSession, PendingLogIn
 from services.gateway.console.request_context import RequestContext, local_path
-from services.gateway.console.security.cookies import Cookie
 from services.gateway.console.totp_ports import TOTPClient, TOTPSecret
 
 _PENDING_SECONDS_MAX = 300

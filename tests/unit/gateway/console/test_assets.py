@@ -7,7 +7,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from services.gateway.console.assets import Assets
+from services.common.web.assets import Assets
 
 _FOREVER = "public, max-age=31536000, immutable"
 

@@ -12,8 +12,8 @@ from starlette.types import ASGIApp, Message, Scope
 from services.common.prices import Prices
 from services.common.receipts import Receipt, ReceiptUsage
 from services.common.runtime.clock import SystemClock
+from services.common.web.assets import Assets
 from services.gateway.console.app import Console, build_console
-from services.gateway.console.assets import Assets
 from services.gateway.console.docs.values import ValueSource
 from services.gateway.console.docs.views import DocsViews
 from services.gateway.console.facts import Facts

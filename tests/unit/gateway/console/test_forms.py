@@ -12,8 +12,8 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from services.common.errors import InvalidRequest, TooLarge
-from services.gateway.console.security import forms
-from services.gateway.console.security.forms import BufferedForms, read_fields
+from services.common.web import forms
+from services.common.web.forms import BufferedForms, read_fields
 
 _FORM = "application/x-www-form-urlencoded"
 

@@ -5,7 +5,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.gateway.console.security.headers import SecurityHeaders
+from services.common.web.headers import SecurityHeaders
 
 DEFECT = b"<!doctype html><title>That went wrong</title>"
 

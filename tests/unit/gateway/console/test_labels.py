@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from services.gateway.console.labels import OUTCOMES, ago, countdown, explain_outcome, explain_refund, label
+from services.common.web.times import ago
+from services.gateway.console.labels import OUTCOMES, countdown, explain_outcome, explain_refund, label
 from services.inference.chat import Outcome
 
 SERVICES = Path(__file__).parents[4] / "services"

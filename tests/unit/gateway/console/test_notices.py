@@ -4,9 +4,9 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
+from services.common.web.notices import SECONDS_MAX, open_notice, seal_notice
 from services.gateway.console.ports import OpenSession, Session
 from services.gateway.console.request_context import RequestContext, SessionScope, context_of
-from services.gateway.console.security.notices import SECONDS_MAX, open_notice, seal_notice
 
 _SESSION = Session("ses_1", "acc_1", "ada@example.com", "free", 0, 1_000, 0, "", is_current=True, quota_account_id="a")
 _COOKIE = "__Host-stack_notice"

@@ -10,9 +10,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from services.common.errors import PermissionDenied
-from services.gateway.console.security.forms import check_site
-from services.gateway.console.security.origins import Origin, console_origins, parse_origin
-from services.gateway.http.forwarded import ForwardedHeaders
+from services.common.web.forms import check_site
+from services.common.web.forwarded import ForwardedHeaders
+from services.common.web.origins import Origin, console_origins, parse_origin
 
 _PUBLIC = "https://console.example.com"
 _FORWARDED = {"x-forwarded-host": "console.example.com", "x-forwarded-proto": "https"}

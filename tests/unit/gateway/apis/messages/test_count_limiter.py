@@ -13,11 +13,11 @@ from starlette.responses import Response
 from services.common.concurrency.byte_budget import ByteBudget
 from services.common.errors import InvalidRequest, Throttled, Unavailable
 from services.common.runtime.clock import SystemClock
+from services.common.web.request_id import REQUEST_ID
 from services.gateway.apis.chat_completions.limits import ChatLimits
 from services.gateway.apis.messages.count_limiter import CountLimiter
 from services.gateway.apis.routes import API
 from services.gateway.apis.surface import Context
-from services.gateway.http.middleware import REQUEST_ID
 from services.gateway.http.request_bodies import RequestBodies
 from services.gateway.requests.handler import RequestHandler
 from services.gateway.requests.invalid_requests import InvalidRequestLimiter

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import idna
 from starlette.requests import Request
 
-from services.gateway.http.forwarded import forwarded
+from services.common.web.forwarded import forwarded
 
 _HOST = re.compile(r"[a-z0-9._-]{1,253}")
 _DEFAULT_PORTS = {"http": 80, "https": 443}

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.gateway.http.middleware import REQUEST_ID
+from services.common.web.request_id import REQUEST_ID
 
 # Allows only resources from this site, and forbids inline scripts and styles, and frames.
 _POLICY = (

@@ -16,6 +16,7 @@ _YEAR_SECONDS = 31_536_000
 _IMMUTABLE = f"public, max-age={_YEAR_SECONDS}, immutable"
 _NO_CACHE = "no-cache"
 _DIGEST_CHARACTERS = 16
+_SHARED = Path(__file__).parent / "static"
 _COMPRESSED_BYTES_MIN = 100_000
 """Smaller files are sent as they are. Only the viewer of the API reference is larger."""
 
@@ -35,8 +36,9 @@ class Assets:
     """
 
     def __init__(self, folder: Path, others: Mapping[str, Path] | None = None) -> None:
-        """Read all files of `folder`, and `others` by their names."""
-        files = {path.name: path for path in folder.iterdir() if path.is_file()} | dict(others or {})
+        """Read the files that both consoles share, all files of `folder`, and `others` by their names."""
+        found = (*_SHARED.iterdir(), *folder.iterdir())
+        files = {path.name: path for path in found if path.is_file()} | dict(others or {})
         self._assets = {name: _read(path) for name, path in files.items()}
         self._compressed: dict[str, bytes] = {}
 

@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.common.errors import InvalidRequest, PermissionDenied, TooLarge
-from services.gateway.console.security.origins import ConsoleOrigins, parse_origin
-from services.gateway.http.request_bodies import content_length, refuse_encoded
+from services.common.web.bodies import content_length, refuse_encoded
+from services.common.web.origins import ConsoleOrigins, parse_origin
 
 CSRF_FIELD = "csrf_token"
 CSRF_HEADER = "x-csrf-token"

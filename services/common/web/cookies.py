@@ -5,7 +5,7 @@ from enum import StrEnum
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.gateway.console.security.origins import Origin
+from services.common.web.origins import Origin
 
 _CHARACTERS_MAX = 2_000
 

@@ -1,0 +1,1 @@
+"""gRPC and HTTP clients of the services."""

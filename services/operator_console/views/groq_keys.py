@@ -1,0 +1,20 @@
+"""The page of Groq's keys and what is left of their rate limits."""
+
+from starlette.responses import Response
+
+from services.operator_console.clients.usage import UsageClient
+from services.operator_console.page import Pages
+from services.operator_console.request import OperatorRequest
+from services.operator_console.unknown import or_none
+
+
+class GroqKeysPage:
+    """Handler of the page."""
+
+    def __init__(self, pages: Pages, usage: UsageClient) -> None:
+        self._pages = pages
+        self._usage = usage
+
+    async def index(self, request: OperatorRequest) -> Response:
+        """`GET /groq-keys`."""
+        return self._pages.show(request, "groq_keys", groq=await or_none(self._usage.groq_keys()))
