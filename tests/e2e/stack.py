@@ -80,6 +80,7 @@ class Stack:
         is_forked: bool = True,
         stores_responses: bool = False,
         responses_valkey_options: Sequence[str] = (),
+        operator_console: bool = False,
     ) -> None:
         if workers:
             gateways = auths = quotas = inferences = workers
@@ -106,6 +107,8 @@ class Stack:
             inference_metrics_listen="",
             gateway_metrics_listen="",
             workers=workers,
+            operator_console=operator_console,
+            operator_console_port=free_port(),
         ).configuration()
         ports = [self.settings.gateway_port] + [free_port() for _ in range(gateways - 1)]
         self.gateways = [f"http://127.0.0.1:{port}" for port in ports]
@@ -114,6 +117,10 @@ class Stack:
             self._add_workers(ports)
         else:
             self._add_services(ports, {"auth": auths, "quota": quotas, "inference": inferences})
+        for program in programs.operator_console(self.settings):
+            own = {"OPERATOR_CONSOLE_GATEWAY_URL": self.gateways[0]}
+            targets = {f"{one.upper()}_TARGET": self.socket(one) for one in ("auth", "quota", "inference")}
+            self._add_like(program, program.name, own | targets)
 
     @property
     def base_url(self) -> str:
@@ -403,6 +410,9 @@ class Stack:
                 await ready.until(lambda: ready.valkey_answers(self.folder / valkey.RESPONSES_SOCKET))
             case "groq-standin":
                 await ready.until(lambda: ready.http_answers(f"{self._standin_url}/healthz"))
+            case "operator-console":
+                url = f"{self.settings.operator_console_url}/readyz"
+                await ready.until(lambda: ready.http_answers(url))
             case _ if name.startswith(("gateway", "stack")):
                 url = self.gateways[int(name.partition("-")[2] or 1) - 1]
                 await ready.until(lambda: ready.http_answers(f"{url}/readyz"))
@@ -419,6 +429,7 @@ def running_stack(
     valkey_options: Sequence[str] = (),
     stores_responses: bool = False,
     responses_valkey_options: Sequence[str] = (),
+    operator_console: bool = False,
     **environment: str,
 ) -> Iterator[Stack]:
     """Run a stack for the block; at the end all of it must stop gracefully."""
@@ -432,6 +443,7 @@ def running_stack(
             valkey_options=valkey_options,
             stores_responses=stores_responses,
             responses_valkey_options=responses_valkey_options,
+            operator_console=operator_console,
         )
         with started(stack):
             yield stack

@@ -76,6 +76,8 @@ def _changed(plan: Plan, form: Mapping[str, str]) -> Plan:
         InvalidRequest: A value is not a number or a limit.
     """
     numbers = {name: _number(name, form[name]) for name in _NUMBERS}
+    if numbers["weight"] == 0:
+        raise InvalidRequest("The weight must be at least 1.")
     limits = tuple(parse_limit(line) for line in form["limits"].split())
     return replace(plan, **numbers, limits=limits)  # type: ignore[arg-type]
 
