@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import grpc
@@ -23,49 +22,19 @@ from services.common.rpc.channel import open_channel
 from services.common.rpc.status import from_rpc
 from services.common.rpc.tls import identity
 from services.local.supervisor import ready
-from stack.auth.v1 import accounts_pb2, audit_pb2, auth_pb2, keys_pb2, owner_pb2, plans_pb2, sessions_pb2
-from stack.inference.v1 import export_pb2, inference_pb2, receipts_pb2, responses_pb2, usage_pb2, webhooks_pb2
-from stack.quota.v1 import quota_pb2
 from tests.certificates import Issued
 from tests.e2e.stack import EMAIL, Stack, bare_environment, say, stack_folder
 from tests.forked import run_module
 from tests.grpc_health import grpc_serves
+from tests.permissions import ADMIN_TOKEN, OPERATOR, REASONS, SERVERS, SESSION, permissions
 from tests.ports import free_port
 
 pytestmark = pytest.mark.xdist_group("mtls")
 
 _ROOT = Path(__file__).parents[2]
 _TOKEN = "an-admin-token-for-tests"
-_NAMES = ("gateway", "auth", "quota", "inference", "stackctl", "billing")
-_CONTRACTS: dict[str, tuple[ModuleType, ...]] = {
-    "auth": (auth_pb2, accounts_pb2, keys_pb2, plans_pb2, audit_pb2, sessions_pb2, owner_pb2),
-    "quota": (quota_pb2,),
-    "inference": (inference_pb2, export_pb2, receipts_pb2, responses_pb2, usage_pb2, webhooks_pb2),
-}
-_EXPECTED = {
-    "AuthService": {"gateway"},
-    "SessionService": {"gateway"},
-    "OwnerService": {"gateway"},
-    "AccountService": {"stackctl"},
-    "KeyService": {"stackctl"},
-    "PlanService": {"stackctl"},
-    "PlanEventService": {"gateway"},
-    "AuditService": {"stackctl"},
-    "QuotaService": {"gateway", "stackctl"},
-    "InferenceService": {"gateway"},
-    "StoredResponseService": {"gateway", "stackctl"},
-    "UsageService": {"gateway", "quota", "stackctl"},
-    "UsageExportService": {"stackctl"},
-    "ReceiptService": {"gateway"},
-    "UsageWebhookService": {"gateway", "stackctl"},
-}
-_RPCS = [
-    (server, service.full_name, method)
-    for server, contracts in _CONTRACTS.items()
-    for contract in contracts
-    for service in contract.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
-]
+_NAMES = ("gateway", "auth", "quota", "inference", "stackctl", "operator-console", "billing")
+_RPCS = permissions()
 
 
 class Secured(Stack):
@@ -75,9 +44,9 @@ class Secured(Stack):
         super().__init__(folder, gateways=1, environment={"STACK_ADMIN_TOKEN": _TOKEN})
         self.authority = trustme.CA()
         self.callers = {name: Issued(folder, name).issue(self.authority) for name in _NAMES}
-        self.targets = {name: f"127.0.0.1:{_free_pair()}" for name in _CONTRACTS}
+        self.targets = {name: f"127.0.0.1:{_free_pair()}" for name in SERVERS}
         self.environment |= {f"{name.upper()}_TARGET": target for name, target in self.targets.items()}
-        for name in ("gateway", *_CONTRACTS):
+        for name in ("gateway", *SERVERS):
             own = self.callers[name].environment
             listen = {f"{name.upper()}_LISTEN": self.targets[name]} if name in self.targets else {}
             self.own["gateway-1" if name == "gateway" else name] = own | listen
@@ -124,10 +93,14 @@ def _free_pair() -> int:
 async def _outcome(channel: aio.Channel, service: str, method: Any, *metadata: tuple[str, str]) -> str:
     """Call a method with an empty request and return the reason of its failure; empty when it succeeds."""
     path, empty = f"/{service}/{method.name}", Empty().SerializeToString()
-    kind = channel.unary_stream if method.server_streaming else channel.unary_unary
-    call: Any = kind(path, bytes, bytes)(empty, timeout=5, metadata=metadata)
+    if method.client_streaming:
+        call: Any = channel.stream_stream(path, bytes, bytes)(timeout=5, metadata=metadata)
+        await call.done_writing()
+    else:
+        kind = channel.unary_stream if method.server_streaming else channel.unary_unary
+        call = kind(path, bytes, bytes)(empty, timeout=5, metadata=metadata)
     try:
-        await (anext(aiter(call)) if method.server_streaming else call)
+        await (anext(aiter(call), None) if method.server_streaming else call)
     except aio.AioRpcError as exc:
         return from_rpc(exc, unavailable_reason="no connection").reason
     finally:
@@ -149,17 +122,34 @@ async def test_a_chat_is_answered_counted_and_settled_over_mtls(secured: Secured
 async def test_every_rpc_is_refused_to_every_unexpected_identity(secured: Secured, caller: str) -> None:
     """The admin token is sent each time: with it alone, a compromised gateway could create keys."""
     wrong = []
-    for server, rpcs in itertools.groupby(_RPCS, key=lambda rpc: rpc[0]):
+    for server, rpcs in itertools.groupby(_RPCS, key=lambda rpc: rpc.server):
         async with secured.channel(caller, server) as channel:
-            for _, service, method in rpcs:
-                expected = caller in _EXPECTED[service.rpartition(".")[2]]
-                outcome = await _outcome(channel, service, method, ("authorization", f"Bearer {_TOKEN}"))
-                if outcome == "no connection" or expected is (outcome == "caller_not_expected"):
-                    wrong.append((service, method.name, outcome))
+            for rpc in rpcs:
+                outcome = await _outcome(channel, rpc.service, rpc.method, ("authorization", f"Bearer {_TOKEN}"))
+                if outcome == "no connection" or (caller in rpc.roles) is (outcome == "caller_not_expected"):
+                    wrong.append((rpc.name, outcome))
     assert wrong == []
 
 
-@pytest.mark.parametrize("server", _CONTRACTS)
+@pytest.mark.parametrize("needs", [ADMIN_TOKEN, SESSION, OPERATOR])
+async def test_a_certificate_is_not_enough_where_a_credential_is_needed(secured: Secured, needs: str) -> None:
+    """Nor is another credential: an operators' console has no use for the admin token, and owners none for either."""
+    wrong = []
+    for rpc in _RPCS:
+        async with secured.channel(min(rpc.roles), rpc.server) as channel:
+            outcome = await _outcome(channel, rpc.service, rpc.method)
+            if (rpc.needs == needs) and outcome != REASONS[needs]:
+                wrong.append((rpc.name, outcome))
+            if not rpc.needs and outcome in REASONS.values():
+                wrong.append((rpc.name, outcome))
+            if rpc.needs == needs != ADMIN_TOKEN:
+                with_token = await _outcome(channel, rpc.service, rpc.method, ("authorization", f"Bearer {_TOKEN}"))
+                if with_token != REASONS[needs]:
+                    wrong.append((rpc.name, with_token))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("server", SERVERS)
 async def test_no_rpc_of_any_port_is_reached_without_a_certificate(
     secured: Secured, server: str, tmp_path: Path
 ) -> None:
@@ -173,27 +163,20 @@ async def test_no_rpc_of_any_port_is_reached_without_a_certificate(
         open_channel(secured.targets[server], other.certificates, service=server),
     ):
         async with channel:
-            rpcs = [rpc for rpc in _RPCS if rpc[0] == server][:3]
-            outcomes |= {await _outcome(channel, service, method) for _, service, method in rpcs}
+            rpcs = [rpc for rpc in _RPCS if rpc.server == server][:3]
+            outcomes |= {await _outcome(channel, rpc.service, rpc.method) for rpc in rpcs}
     assert outcomes == {"no connection"}
 
 
-@pytest.mark.parametrize("server", _CONTRACTS)
+@pytest.mark.parametrize("server", SERVERS)
 async def test_the_plaintext_port_answers_health_and_nothing_else(secured: Secured, server: str) -> None:
     target = health.default_health_address(secured.targets[server])
     assert await grpc_serves(target)
     async with open_channel(target) as channel:
-        for _, service, method in (rpc for rpc in _RPCS if rpc[0] == server):
-            call: Any = channel.unary_unary(f"/{service}/{method.name}", bytes, bytes)
+        for rpc in (rpc for rpc in _RPCS if rpc.server == server):
+            call: Any = channel.unary_unary(f"/{rpc.service}/{rpc.method.name}", bytes, bytes)
             with pytest.raises(aio.AioRpcError, match="UNIMPLEMENTED"):
                 await call(b"", timeout=5)
-
-
-async def test_an_operator_needs_the_token_and_the_certificate(secured: Secured) -> None:
-    async with secured.channel("stackctl", "auth") as channel:
-        for server, service, method in _RPCS:
-            if server == "auth" and _EXPECTED[service.rpartition(".")[2]] == {"stackctl"}:
-                assert await _outcome(channel, service, method) == "admin_token_missing", method.name
 
 
 @pytest.mark.parametrize(
@@ -255,5 +238,5 @@ async def test_certificates_renewed_during_traffic_cost_no_request(secured: Secu
                 assert answer.status_code == 200, answer.text
     secured.authority = new
     async with open_channel(secured.targets["auth"], left_behind.certificates, service="auth") as channel:
-        assert await _outcome(channel, *_RPCS[0][1:]) == "no connection"
+        assert await _outcome(channel, _RPCS[0].service, _RPCS[0].method) == "no connection"
     assert "agree" in secured.stackctl("verify")

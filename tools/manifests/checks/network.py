@@ -12,7 +12,7 @@ from tools.manifests.objects import Object, Objects, title
 Connection = tuple[str, str, int]
 """Caller, callee and the callee's port."""
 
-_ALWAYS = frozenset({"responses-redis"})
+_ALWAYS = frozenset({"responses-redis", "operator-console"})
 """Policies that come with their component, and so also without `network-policy`. They restrict only their own pods."""
 
 _DIALLED = re.compile(r"(?:dns:///|redis://|@)([a-z0-9-]+):(\d+)")

@@ -27,6 +27,8 @@ _RESOLVERS = ({_NAMESPACE: "kube-system"}, {"k8s-app": "kube-dns"})
 _SCRAPERS = {_NAMESPACE: "monitoring"}
 _COLLECTOR = ({_NAMESPACE: "monitoring"}, {"app.kubernetes.io/name": "opentelemetry-collector"})
 _TRACED_TO = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_UNTRACED = ("operator-console",)
+"""Deployments that handle no requests of users, which are what traces show."""
 _METRICS = "metrics"
 """Name of the scraped port, in every pod."""
 
@@ -167,7 +169,7 @@ def traces(objects: Objects) -> Iterator[str]:
     """Where traces are sent, every service sends them to the same collector, since each trace spans all services."""
     traced = _traced(objects)
     for workload in _serving(objects) if traced else ():
-        if traced.get(workload.name) != traced.get("gateway"):
+        if workload.name not in _UNTRACED and traced.get(workload.name) != traced.get("gateway"):
             yield f"{workload.title}: sends its traces elsewhere than the gateway, or nowhere"
 
 
