@@ -86,16 +86,22 @@ class User:
 
 @asynccontextmanager
 async def user_at(
-    chromium: Browser, stack: Stack, *, scheme: Scheme = "light", width: int = 1280, height: int = 800
+    chromium: Browser,
+    stack: Stack,
+    *,
+    scheme: Scheme = "light",
+    width: int = 1280,
+    height: int = 800,
+    origin: str = "",
 ) -> AsyncIterator[User]:
-    """Yield a user with a separate browser."""
+    """Yield a user with a separate browser, at the first gateway or at `origin`."""
     context = await chromium.new_context(
         color_scheme=scheme,
         viewport={"width": width, "height": height},
         permissions=["clipboard-read", "clipboard-write"],
     )
     page = await context.new_page()
-    origin = stack.gateways[0]
+    origin = origin or stack.gateways[0]
     user = User(page, origin)
     host = urlsplit(origin).netloc
     page.on("console", lambda said: user.complaints.append(said.text) if said.type == "error" else None)

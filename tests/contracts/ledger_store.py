@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from services.common.limits import Scope, Slot
+from services.common.limits import Scope, Slot, Unit
 from services.common.surface import Surface
 from services.common.verdict import RELEASED, RowVerdict, Verdict
 from services.inference.chat import ABANDONED_OUTCOMES, CallContext, Outcome, Usage, UsageSource
 from services.inference.ledger.store import SQLLedgerStore
-from services.inference.ledger.writer import Ledger, LedgerRow, LedgerStore, RequestsPage, UsageSummary
+from services.inference.ledger.writer import AccountUsage, Ledger, LedgerRow, LedgerStore, RequestsPage, UsageSummary
 from tests.contracts.deadlines import LongDeadlines
 
 DAY = "2026-08-02"
@@ -269,6 +269,27 @@ class LedgerStoreContract(LongDeadlines):
         assert await listed("2026-08-02", "") == ["2026-08-03", "2026-08-02"]
         assert await listed("", "2026-07-31") == ["2026-07-31"]
         assert await listed("2026-08-04", "") == []
+
+    async def test_accounts_are_ordered_by_what_they_used_whether_it_was_charged_or_not(
+        self, store: SQLLedgerStore
+    ) -> None:
+        await store.insert(rows(3, account_id="acc_many", cost=1, usage=replace(USAGE, total_tokens=1)))
+        await store.insert(rows(1, start=10, account_id="acc_dear", cost=10**9, usage=replace(USAGE, total_tokens=2)))
+        released = replace(USAGE, total_tokens=10**6)
+        await store.insert(rows(2, start=20, account_id="acc_long", cost=None, usage=released, charged=False))
+        await store.insert(rows(9, start=30, account_id="acc_old", day="2026-08-01"))
+        await store.insert(rows(9, start=40, account_id=""))
+
+        async def found(order: Unit, limit: int = 10) -> list[str]:
+            return [one.account_id for one in await store.top_accounts(DAY, DAY, order, limit=limit)]
+
+        assert await found(Unit.REQUESTS) == ["acc_many", "acc_long", "acc_dear"]
+        assert await found(Unit.TOKENS, 2) == ["acc_long", "acc_many"]
+        assert await found(Unit.COST) == ["acc_dear", "acc_many", "acc_long"]
+        (first, *_) = await store.top_accounts("2026-08-01", DAY, Unit.REQUESTS, limit=1)
+        assert first == AccountUsage("acc_old", 9, 0, 9 * 30, 9 * 1_234)
+        (last,) = [one for one in await store.top_accounts(DAY, DAY, Unit.COST, limit=10) if one.cost is None]
+        assert (last.account_id, last.charged_requests, last.released_requests) == ("acc_long", 0, 2)
 
     async def test_an_accounts_rows_are_summed_over_its_keys(self, store: LedgerStore) -> None:
         await store.insert([*rows(1), *rows(1, start=10, key_id="key_2"), *rows(1, start=20, account_id="acc_2")])

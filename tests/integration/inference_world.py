@@ -31,13 +31,15 @@ from services.inference.ledger import store as store_module
 from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.users import UserDigests
 from services.inference.ledger.writer import Ledger, LedgerRow
+from services.inference.operators.groq_keys import GroqKeys
+from services.inference.operators.rpc import OperatorUsageService
 from services.inference.requests.lifecycle import Completions, Timeouts
 from services.inference.requests.queue import UpstreamQueue
 from services.inference.requests.slots import Limits
 from services.inference.requests.upstream import ModelLister, Upstream
 from services.inference.rpc import InferenceService, UsageService
 from stack.common.v1 import verdict_pb2
-from stack.inference.v1 import chat_pb2, inference_pb2, inference_pb2_grpc, usage_pb2_grpc
+from stack.inference.v1 import chat_pb2, inference_pb2, inference_pb2_grpc, operators_pb2_grpc, usage_pb2_grpc
 from tests.integration.upstream import OSS, calling
 
 MIGRATIONS = Path(store_module.__file__).parent.parent / "migrations"
@@ -60,6 +62,7 @@ class Inference:
     store: SQLLedgerStore
     engine: AsyncEngine
     pool: KeyPool
+    operators: Any
 
     async def create(self, request: inference_pb2.CreateChatCompletionRequest, **options: Any) -> Any:
         """Request a non-streaming answer; errors are of our tree."""
@@ -143,6 +146,7 @@ async def running(
         )
         await catalogue.refresh()
         ledger = Ledger(store, wait_seconds=ledger_wait_seconds, rows_max=ledger_rows_max)
+        view = view or OwnView(clock)
         completions = Completions(
             provider,
             catalogue,
@@ -150,7 +154,7 @@ async def running(
                 pool,
                 UpstreamQueue(
                     pool,
-                    view or OwnView(clock),
+                    view,
                     Limits(calls_max, per_account_max, waiting_max),
                     clock=clock,
                     is_shared=True,
@@ -173,6 +177,10 @@ async def running(
         service = InferenceService(completions, catalogue, key_check=key_check, default_model="llama-3.1-8b-instant")
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(service, server)
         usage_pb2_grpc.add_UsageServiceServicer_to_server(UsageService(store), server)
+        groq_keys = GroqKeys(pool, key_check, view)
+        operators_pb2_grpc.add_OperatorUsageServiceServicer_to_server(
+            OperatorUsageService(store, groq_keys, clock), server
+        )
         socket = Path(f"/tmp/inference-{uuid.uuid4().hex[:12]}.sock")
         server.add_insecure_port(f"unix:{socket}")
         await server.start()
@@ -180,7 +188,8 @@ async def running(
         channel = await stack.enter_async_context(open_channel(f"unix:{socket}"))
         chat, usage = inference_pb2_grpc.InferenceServiceStub(channel), usage_pb2_grpc.UsageServiceStub(channel)
         try:
-            yield Inference(chat, usage, completions, ledger, store, engine, pool)
+            operators = operators_pb2_grpc.OperatorUsageServiceStub(channel)
+            yield Inference(chat, usage, completions, ledger, store, engine, pool, operators)
         finally:
             await server.stop(None)
             await asyncio.wait_for(completions.finish(), 10)

@@ -22,6 +22,7 @@ from services.gateway.settings import GatewaySettings
 from services.inference import metrics as inference_metrics
 from services.inference.settings import InferenceSettings
 from services.local.settings import LocalSettings
+from services.operator_console.settings import OperatorConsoleSettings
 from services.quota import metrics as quota_metrics
 from services.quota.settings import QuotaSettings
 
@@ -29,7 +30,15 @@ _ROOT = Path(__file__).parents[2]
 _PAGES = sorted([*_ROOT.glob("*.md"), *(_ROOT / "docs").rglob("*.md")])
 _PATH = re.compile(r"\b(?:services|tools|tests|deploy|docs|examples|bench|protos|requirements)/[\w./-]*\w")
 _METRICS = (auth_metrics, gateway_metrics, quota_metrics, inference_metrics, batch, interceptors, multiplex_client, log)
-_SETTINGS = (ServiceSettings, GatewaySettings, AuthSettings, QuotaSettings, InferenceSettings, LocalSettings)
+_SETTINGS = (
+    ServiceSettings,
+    GatewaySettings,
+    AuthSettings,
+    QuotaSettings,
+    InferenceSettings,
+    LocalSettings,
+    OperatorConsoleSettings,
+)
 
 _NOT_OF_THE_API = frozenset({"caller_not_expected", "invalid_limit", "no_verdict", "session_ended"})
 """Reasons that a client of the HTTP API never receives as `error.code`."""

@@ -21,11 +21,20 @@ from services.gateway.settings import GatewaySettings
 from services.inference import metrics as inference_metrics
 from services.inference.settings import InferenceSettings
 from services.local.settings import LocalSettings
+from services.operator_console.settings import OperatorConsoleSettings
 from services.quota import metrics as quota_metrics
 from services.quota.settings import QuotaSettings
 
 _ROOT = Path(__file__).parents[2]
-_SETTINGS = (ServiceSettings, GatewaySettings, AuthSettings, QuotaSettings, InferenceSettings, LocalSettings)
+_SETTINGS = (
+    ServiceSettings,
+    GatewaySettings,
+    AuthSettings,
+    QuotaSettings,
+    InferenceSettings,
+    LocalSettings,
+    OperatorConsoleSettings,
+)
 _METRICS = (auth_metrics, gateway_metrics, quota_metrics, inference_metrics, batch, interceptors, multiplex_client, log)
 _MIRRORED = "stack/inference/v1/chat.proto"
 """Its fields have the names of OpenAI's and Groq's JSON."""

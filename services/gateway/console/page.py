@@ -1,5 +1,6 @@
 """Rendering of the console's pages."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
