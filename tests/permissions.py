@@ -26,6 +26,7 @@ _BY_SERVICE = {
     "KeyService": ADMIN_TOKEN,
     "MailService": ADMIN_TOKEN,
     "PlanService": ADMIN_TOKEN,
+    "AccountSessionService": ADMIN_TOKEN,
     "OwnerService": SESSION,
     "OperatorService": OPERATOR,
 }

@@ -236,7 +236,7 @@ async def test_a_suspended_account_has_no_key_no_session_and_no_log_in_until_it_
     ended = await refusal(world.auth_api.owner.ListOwnKeys(owner_pb2.ListOwnKeysRequest(), metadata=bearer(token)))
     assert ended.code is StatusCode.UNAUTHENTICATED
     refused = await refusal(world.auth_api.log_in(email))
-    assert (refused.code, "suspended" in refused.message) == (StatusCode.PERMISSION_DENIED, True)
+    assert (refused.code, "suspended" in refused.message) == (StatusCode.FAILED_PRECONDITION, True)
     assert (await refusal(world.auth_api.log_in(email, password="a wrong one"))).code is StatusCode.UNAUTHENTICATED
 
     resumed = operators_pb2.ResumeAccountAsOperatorRequest(account=email)

@@ -29,7 +29,11 @@ COMPONENTS = (
 )
 """All components, in the order in which an overlay names them: those that change policies come after them."""
 
-REFINEMENTS = {"mtls": "mtls/operator-console", "autoscaling": "autoscaling/in-flight", "monitoring": "monitoring/tracing"}
+REFINEMENTS = {
+    "mtls": "mtls/operator-console",
+    "autoscaling": "autoscaling/in-flight",
+    "monitoring": "monitoring/tracing",
+}
 """Components that each come after another one."""
 
 Combination = tuple[str, ...]
