@@ -203,7 +203,7 @@ class GroqKey:
     state: str
     """`ok`, `rejected`, `unreachable` or `unchecked`."""
     is_usable: bool
-    cooling_models: int
+    cooldowns: int
     allowances: Sequence[Allowance]
 
 

@@ -119,7 +119,7 @@ def _anchors(page: Path) -> set[str]:
 @pytest.mark.parametrize("page", _PAGES, ids=lambda page: page.name)
 def test_every_path_named_on_a_page_exists(page: Path) -> None:
     """`deploy/stackctl` is kubectl's notation for a Deployment; an ellipsis shortens a long name."""
-    text = page.read_text().replace("deploy/stackctl", "")
+    text = re.sub("deploy/(stackctl|operator-console)", "", page.read_text())
     paths = [match[0] for match in _PATH.finditer(text) if not text[match.end() :].startswith(("…", "-…"))]
     assert [path for path in paths if not (_ROOT / path).exists() and not (page.parent / path).exists()] == []
 

@@ -40,7 +40,7 @@ _MIRRORED = "stack/inference/v1/chat.proto"
 """Its fields have the names of OpenAI's and Groq's JSON."""
 
 _COMMON_WORDS = """
-100 80 above accepted action active address after age all allowed answer applied apply arg at auth authenticate
+100 80 above accepted action active add address after age all allowed answer applied apply arg as at auth authenticate
 authenticated base batch before begin below body by byte ca cached call caller cancelled certificate change changed
 character chat check choice chunk client clock close closed cluster code commit complete completed completion
 concurrency concurrent confirm connect connection console contact content context cors count create created current
@@ -50,14 +50,14 @@ expired expires expiry exporter extension extra failed failure file find first f
 gateway generation get groq group has head health host hour hsts http id idle ignored image implausible in include index
 inference ins interval invalid is issuer item json kind label last left length level limit list listen log logo look
 mail mask max message method metric million minute mismatched mode model month ms name nesting new next number object
-offset ok oldest open option origin otel otlp out output over own owned page param parameter part partial password path
-per period permitted plaintext policy port prefix previous pro prompt proxy queue quota ratio reason reasoning receiving
-record redis refused rejected removed rename replace replaced request reset resolve response result retry reuse role
-round route row rpc running sampler scan schema second secret send sent sentinel server service set settings sign
-signature since size smtp smtputf8 source stack stale start state status step stop stream string summarize summary sums
-system target terms test text time timeout timestamp tls to token tokenizers tool total trace trusted type unavailable
-unknown unreachable unreadable unspecified up update upgrade ups url usable usage use used user valkey value
-verification verified verify version wait waiting wants window with without
+offset ok oldest open option order origin otel otlp out output over own owned page param parameter part partial password
+path per period permitted plaintext policy port prefix previous pro prompt proxy public queue quota ratio reason
+reasoning receiving record redis refused rejected remove removed rename replace replaced request reset resolve response
+result retry reuse role round route row rpc running sampler scan schema search second secret send sent sentinel server
+service set settings sign signature since size smtp smtputf8 source stack stale start state status step stop stream
+string summarize summary sums system target terms test text time timeout timestamp tls to token tokenizers tool top
+total trace trusted type unavailable unknown unreachable unreadable unspecified up update upgrade ups url usable usage
+use used user valkey value verification verified verify version wait waiting wants window with without
 """
 _COMMON = frozenset(_COMMON_WORDS.split())
 """Technical words that need no definition."""

@@ -35,7 +35,7 @@ class GroqKey:
     """Number in the settings, from 1."""
     state: KeyState
     is_usable: bool
-    cooling_models: int
+    cooldowns: int
     allowances: Sequence[Allowance]
     """Ordered by model and window."""
 
@@ -63,7 +63,7 @@ class GroqKeys:
                 number=key + 1,
                 state=self._checks.states[key],
                 is_usable=self._keys.is_accepted(key),
-                cooling_models=self._keys.cooling_models(key),
+                cooldowns=self._keys.cooling_models(key),
                 allowances=sorted(allowances[key], key=lambda one: (one.model, one.window)),
             )
             for key in range(len(self._keys))

@@ -106,7 +106,7 @@ def _groq_key(key: GroqKey) -> operators_pb2.GroqKey:
         number=key.number,
         state=translate.dependency_state(key.state),
         is_usable=key.is_usable,
-        cooling_models=key.cooling_models,
+        cooldowns=key.cooldowns,
         allowances=[
             operators_pb2.Allowance(model=one.model, window=one.window, limit=one.limit, left=one.left)
             for one in key.allowances

@@ -66,6 +66,6 @@ def _groq_key(message: operators_pb2.GroqKey) -> GroqKey:
         number=message.number,
         state=_STATES.get(message.state, "unchecked"),
         is_usable=message.is_usable,
-        cooling_models=message.cooling_models,
+        cooldowns=message.cooldowns,
         allowances=[Allowance(one.model, one.window, one.limit, one.left) for one in message.allowances],
     )

@@ -27,15 +27,15 @@ from stack.inference.v1 import inference_pb2 as stack_dot_inference_dot_v1_dot_i
 from stack.inference.v1 import usage_pb2 as stack_dot_inference_dot_v1_dot_usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"stack/inference/v1/operators.proto\x12\x12stack.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"stack/inference/v1/inference.proto\x1a\x1estack/inference/v1/usage.proto\"|\n\x16ListTopAccountsRequest\x12\x10\n\x08\x66rom_day\x18\x01 \x01(\t\x12\x0e\n\x06to_day\x18\x02 \x01(\t\x12-\n\x05order\x18\x03 \x01(\x0e\x32\x1e.stack.inference.v1.UsageOrder\x12\x11\n\tpage_size\x18\x04 \x01(\x05\"M\n\x17ListTopAccountsResponse\x12\x32\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32 .stack.inference.v1.AccountUsage\"\x89\x01\n\x0c\x41\x63\x63ountUsage\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x18\n\x10\x63harged_requests\x18\x02 \x01(\x03\x12\x19\n\x11released_requests\x18\x03 \x01(\x03\x12\x14\n\x0ctotal_tokens\x18\x04 \x01(\x03\x12\x11\n\x04\x63ost\x18\x05 \x01(\x03H\x00\x88\x01\x01\x42\x07\n\x05_cost\"T\n\x1cSummarizeAccountUsageRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x10\n\x08\x66rom_day\x18\x02 \x01(\t\x12\x0e\n\x06to_day\x18\x03 \x01(\t\"T\n\x1dSummarizeAccountUsageResponse\x12\x33\n\tsummaries\x18\x01 \x03(\x0b\x32 .stack.inference.v1.UsageSummary\"\x15\n\x13ListGroqKeysRequest\"|\n\x14ListGroqKeysResponse\x12)\n\x04keys\x18\x01 \x03(\x0b\x32\x1b.stack.inference.v1.GroqKey\x12\x11\n\tis_shared\x18\x02 \x01(\x08\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xab\x01\n\x07GroqKey\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32#.stack.inference.v1.DependencyState\x12\x11\n\tis_usable\x18\x03 \x01(\x08\x12\x16\n\x0e\x63ooling_models\x18\x04 \x01(\x05\x12\x31\n\nallowances\x18\x05 \x03(\x0b\x32\x1d.stack.inference.v1.Allowance\"G\n\tAllowance\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06window\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x0c\n\x04left\x18\x04 \x01(\x03*q\n\nUsageOrder\x12\x1b\n\x17USAGE_ORDER_UNSPECIFIED\x10\x00\x12\x18\n\x14USAGE_ORDER_REQUESTS\x10\x01\x12\x16\n\x12USAGE_ORDER_TOKENS\x10\x02\x12\x14\n\x10USAGE_ORDER_COST\x10\x03\x32\xe3\x02\n\x14OperatorUsageService\x12j\n\x0fListTopAccounts\x12*.stack.inference.v1.ListTopAccountsRequest\x1a+.stack.inference.v1.ListTopAccountsResponse\x12|\n\x15SummarizeAccountUsage\x12\x30.stack.inference.v1.SummarizeAccountUsageRequest\x1a\x31.stack.inference.v1.SummarizeAccountUsageResponse\x12\x61\n\x0cListGroqKeys\x12\'.stack.inference.v1.ListGroqKeysRequest\x1a(.stack.inference.v1.ListGroqKeysResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"stack/inference/v1/operators.proto\x12\x12stack.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"stack/inference/v1/inference.proto\x1a\x1estack/inference/v1/usage.proto\"|\n\x16ListTopAccountsRequest\x12\x10\n\x08\x66rom_day\x18\x01 \x01(\t\x12\x0e\n\x06to_day\x18\x02 \x01(\t\x12-\n\x05order\x18\x03 \x01(\x0e\x32\x1e.stack.inference.v1.UsageOrder\x12\x11\n\tpage_size\x18\x04 \x01(\x05\"M\n\x17ListTopAccountsResponse\x12\x32\n\x08\x61\x63\x63ounts\x18\x01 \x03(\x0b\x32 .stack.inference.v1.AccountUsage\"\x89\x01\n\x0c\x41\x63\x63ountUsage\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x18\n\x10\x63harged_requests\x18\x02 \x01(\x03\x12\x19\n\x11released_requests\x18\x03 \x01(\x03\x12\x14\n\x0ctotal_tokens\x18\x04 \x01(\x03\x12\x11\n\x04\x63ost\x18\x05 \x01(\x03H\x00\x88\x01\x01\x42\x07\n\x05_cost\"T\n\x1cSummarizeAccountUsageRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x10\n\x08\x66rom_day\x18\x02 \x01(\t\x12\x0e\n\x06to_day\x18\x03 \x01(\t\"T\n\x1dSummarizeAccountUsageResponse\x12\x33\n\tsummaries\x18\x01 \x03(\x0b\x32 .stack.inference.v1.UsageSummary\"\x15\n\x13ListGroqKeysRequest\"|\n\x14ListGroqKeysResponse\x12)\n\x04keys\x18\x01 \x03(\x0b\x32\x1b.stack.inference.v1.GroqKey\x12\x11\n\tis_shared\x18\x02 \x01(\x08\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa6\x01\n\x07GroqKey\x12\x0e\n\x06number\x18\x01 \x01(\x05\x12\x32\n\x05state\x18\x02 \x01(\x0e\x32#.stack.inference.v1.DependencyState\x12\x11\n\tis_usable\x18\x03 \x01(\x08\x12\x11\n\tcooldowns\x18\x04 \x01(\x05\x12\x31\n\nallowances\x18\x05 \x03(\x0b\x32\x1d.stack.inference.v1.Allowance\"G\n\tAllowance\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06window\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x0c\n\x04left\x18\x04 \x01(\x03*q\n\nUsageOrder\x12\x1b\n\x17USAGE_ORDER_UNSPECIFIED\x10\x00\x12\x18\n\x14USAGE_ORDER_REQUESTS\x10\x01\x12\x16\n\x12USAGE_ORDER_TOKENS\x10\x02\x12\x14\n\x10USAGE_ORDER_COST\x10\x03\x32\xe3\x02\n\x14OperatorUsageService\x12j\n\x0fListTopAccounts\x12*.stack.inference.v1.ListTopAccountsRequest\x1a+.stack.inference.v1.ListTopAccountsResponse\x12|\n\x15SummarizeAccountUsage\x12\x30.stack.inference.v1.SummarizeAccountUsageRequest\x1a\x31.stack.inference.v1.SummarizeAccountUsageResponse\x12\x61\n\x0cListGroqKeys\x12\'.stack.inference.v1.ListGroqKeysRequest\x1a(.stack.inference.v1.ListGroqKeysResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'stack.inference.v1.operators_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_USAGEORDER']._serialized_start=1072
-  _globals['_USAGEORDER']._serialized_end=1185
+  _globals['_USAGEORDER']._serialized_start=1067
+  _globals['_USAGEORDER']._serialized_end=1180
   _globals['_LISTTOPACCOUNTSREQUEST']._serialized_start=159
   _globals['_LISTTOPACCOUNTSREQUEST']._serialized_end=283
   _globals['_LISTTOPACCOUNTSRESPONSE']._serialized_start=285
@@ -51,9 +51,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTGROQKEYSRESPONSE']._serialized_start=699
   _globals['_LISTGROQKEYSRESPONSE']._serialized_end=823
   _globals['_GROQKEY']._serialized_start=826
-  _globals['_GROQKEY']._serialized_end=997
-  _globals['_ALLOWANCE']._serialized_start=999
-  _globals['_ALLOWANCE']._serialized_end=1070
-  _globals['_OPERATORUSAGESERVICE']._serialized_start=1188
-  _globals['_OPERATORUSAGESERVICE']._serialized_end=1543
+  _globals['_GROQKEY']._serialized_end=992
+  _globals['_ALLOWANCE']._serialized_start=994
+  _globals['_ALLOWANCE']._serialized_end=1065
+  _globals['_OPERATORUSAGESERVICE']._serialized_start=1183
+  _globals['_OPERATORUSAGESERVICE']._serialized_end=1538
 # @@protoc_insertion_point(module_scope)

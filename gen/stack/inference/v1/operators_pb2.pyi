@@ -262,7 +262,7 @@ class GroqKey(_message.Message):
     NUMBER_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     IS_USABLE_FIELD_NUMBER: _builtins.int
-    COOLING_MODELS_FIELD_NUMBER: _builtins.int
+    COOLDOWNS_FIELD_NUMBER: _builtins.int
     ALLOWANCES_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """Number of the key in the settings, from 1."""
@@ -270,7 +270,7 @@ class GroqKey(_message.Message):
     """Result of its last check."""
     is_usable: _builtins.bool
     """Whether it is used: false while it is quarantined because Groq rejected it."""
-    cooling_models: _builtins.int
+    cooldowns: _builtins.int
     """Number of models for which it cools down or has an open circuit."""
     @_builtins.property
     def allowances(self) -> _containers.RepeatedCompositeFieldContainer[Global___Allowance]:
@@ -282,12 +282,12 @@ class GroqKey(_message.Message):
         number: _builtins.int = ...,
         state: _inference_pb2.DependencyState.ValueType = ...,
         is_usable: _builtins.bool = ...,
-        cooling_models: _builtins.int = ...,
+        cooldowns: _builtins.int = ...,
         allowances: _abc.Iterable[Global___Allowance] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowances", b"allowances", "cooling_models", b"cooling_models", "is_usable", b"is_usable", "number", b"number", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowances", b"allowances", "cooldowns", b"cooldowns", "is_usable", b"is_usable", "number", b"number", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
