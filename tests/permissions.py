@@ -31,6 +31,7 @@ _BY_SERVICE = {
     "OperatorService": OPERATOR,
 }
 _BY_RPC = {
+    "GetSession": SESSION,  # In the request.
     **dict.fromkeys(("ListOwnIdentities", "AuthorizeLink", "LinkOwnIdentity", "UnlinkOwnIdentity"), SESSION),
     **dict.fromkeys(("GetOwnTOTP", "EnrolOwnTOTP", "EnableOwnTOTP", "DisableOwnTOTP", "ReplaceRecoveryCodes"), SESSION),
 }
