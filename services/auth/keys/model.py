@@ -180,6 +180,9 @@ class KeyStore(Protocol):
     async def get(self, key_id: KeyId, *, owner: AccountId | None = None) -> Key:
         """Return a key, of any account if `owner` is None. Raises `NotFound` if there is none."""
 
+    async def newest_of_account(self, account_id: AccountId, *, limit: int) -> list[Key]:
+        """Return the newest keys of an account, oldest first, including revoked ones."""
+
     async def of_account(self, account: str, *, after: str = "", limit: int = 1_000) -> list[Key]:
         """Return a page of an account's keys, oldest first, including revoked ones.
 

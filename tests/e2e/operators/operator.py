@@ -23,6 +23,9 @@ class OperatorBrowser(Browser):
         self.origin = stack.settings.operator_console_url
         self.client = httpx.AsyncClient(base_url=self.origin, trust_env=False, timeout=20, headers=HTML)
 
+    async def __aenter__(self) -> "OperatorBrowser":
+        return self
+
     async def enter_password(self, email: str, *, page: str = "/login") -> httpx.Response:
         """Fill in the first form of the log-in."""
         return await self.submit(page, "/login", {"email": email, "password": PASSWORD})

@@ -63,8 +63,8 @@ async def visitors(operated: Stack) -> AsyncIterator[Visitors]:
     ada_token = visitors.operators["operator"].client.cookies[visitors.operators["operator"].session_cookie]
     visitors.owners["operator"].client.cookies.set(visitors.owners["operator"].session_cookie, ada_token)
     yield visitors
-    for browser in (*visitors.operators.values(), *visitors.owners.values()):
-        await browser.client.aclose()
+    for one in (*visitors.operators.values(), *visitors.owners.values()):
+        await one.client.aclose()
     for email in (plain, ada.email):
         await set_role(operated, email, is_operator=False)
 
