@@ -19,7 +19,7 @@ from tests.e2e.operators.operator import Owner, account_id_of, operator
 from tests.e2e.stack import Stack, running_stack, say
 
 _LONG_NAME = "k" * 100
-_LONG_EMAIL = f"{'a' * 60}.{secrets.token_hex(4)}@{'b' * 60}.example.com"
+_LONG_EMAIL = f"{'a' * 50}.{secrets.token_hex(4)}@{'b' * 60}.example.com"
 _SCHEMES: tuple[Scheme, ...] = ("light", "dark")
 _WIDTHS = (390, 820, 1280)
 _OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
