@@ -28,6 +28,7 @@ _BY_SERVICE = {
     "PlanService": ADMIN_TOKEN,
     "AccountSessionService": ADMIN_TOKEN,
     "OwnerService": SESSION,
+    "OwnerAlertService": SESSION,
     "OperatorService": OPERATOR,
 }
 _BY_RPC = {
@@ -62,9 +63,10 @@ def permissions() -> Sequence[Permission]:
 def table() -> str:
     """Return the permissions as a table in Markdown."""
     head = f"| RPC | {' | '.join(ROLES)} | also needs |"
+    shown = {one.name: one for one in permissions()}.values()  # What all services have is shown once.
     rows = [
         f"| `{one.name}` | {' | '.join('yes' if role in one.roles else '' for role in ROLES)} | {one.needs} |"
-        for one in permissions()
+        for one in shown
     ]
     lines = [head, f"|{'---|' * (len(ROLES) + 2)}", *rows]
     return "\n".join(line.replace("|  |", "| |").replace("|  |", "| |") for line in lines)
@@ -78,7 +80,8 @@ def _permissions() -> Iterator[Permission]:
             roles = frozenset(one.partition(".")[0] for one in DECLARED.get(service.full_name, ()))
             for method in service.methods:
                 needs = _BY_RPC.get(method.name, _BY_SERVICE.get(service.name, NOTHING))
-                yield Permission(name.split(".")[1], service.full_name, method, roles, needs)
+                for server in SERVERS if name.split(".")[1] == "common" else [name.split(".")[1]]:
+                    yield Permission(server, service.full_name, method, roles, needs)
 
 
 if __name__ == "__main__":
