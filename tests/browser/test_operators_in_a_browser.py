@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from playwright.async_api import Browser as Chromium
@@ -125,13 +126,13 @@ async def test_every_page_is_accessible_and_fits_in_both_themes_and_three_widths
             await user.open(path)
             faults += await _look(user, name, scheme="light", width=1280)
         await _log_in(user, service.ada)
-        cookies = await user.page.context.cookies()
+        cookies: Any = await user.page.context.cookies()
         for scheme in _SCHEMES:
             for width in _WIDTHS:
                 seen = await stack.enter_async_context(
                     user_at(chromium, service.stack, origin=origin, scheme=scheme, width=width)
                 )
-                await seen.page.context.add_cookies(cookies)  # type: ignore[arg-type]
+                await seen.page.context.add_cookies(cookies)
                 for name, path in service.pages.items():
                     await seen.open(path)
                     faults += await _look(seen, name, scheme=scheme, width=width)
