@@ -176,11 +176,16 @@ async def test_the_example_reads_the_verdict_of_an_error_of_any_length() -> None
             "auth",
             [
                 "AccountService",
+                "AccountSessionService",
+                "AlertService",
                 "AuditService",
                 "AuthService",
                 "IdentityService",
                 "KeyService",
                 "MailService",
+                "OperatorService",
+                "OperatorSessionService",
+                "OwnerAlertService",
                 "OwnerService",
                 "PlanEventService",
                 "PlanService",
@@ -194,8 +199,10 @@ async def test_the_example_reads_the_verdict_of_an_error_of_any_length() -> None
             [
                 "IdempotencyService",
                 "InferenceService",
+                "OperatorUsageService",
                 "ReceiptService",
                 "StoredResponseService",
+                "UsageAlertService",
                 "UsageExportService",
                 "UsageService",
                 "UsageWebhookService",
@@ -207,7 +214,8 @@ def test_reflection_lists_every_service(stack: Stack, server: str, services: lis
     with grpc.insecure_channel(stack.socket(server)) as channel:
         listed = ProtoReflectionDescriptorDatabase(channel).get_services()
     ours = sorted(name for name in listed if name.startswith("stack."))
-    assert ours == [f"stack.{server}.v1.{service}" for service in services]
+    own = [f"stack.{server}.v1.{service}" for service in services]
+    assert ours == sorted([*own, "stack.common.v1.StatusService"])
     assert set(listed) - set(ours) == {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"}
 
 

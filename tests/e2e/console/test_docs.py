@@ -64,7 +64,12 @@ def _run(key: Key, example: Example) -> str:
     text = example.text
     for question, scripted in _SCRIPTED.items():
         text = text.replace(question, scripted)
-    environment = {**os.environ, "STACK_API_KEY": key.secret, "NO_PROXY": "*"}
+    environment = {
+        **os.environ,
+        "STACK_API_KEY": key.secret,
+        "WEBHOOK_URL": "https://example.com/usage",
+        "NO_PROXY": "*",
+    }
     command = [*_INTERPRETERS[example.language], text]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, env=environment, check=False)
     assert done.returncode == 0, done.stderr
