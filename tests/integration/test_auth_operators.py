@@ -417,9 +417,15 @@ async def test_the_audit_log_is_searched_by_account_actor_and_action(world: Worl
     assert list(older) == list(everything[1:])
 
 
-async def test_a_name_given_with_the_admin_token_is_not_that_of_a_verified_operator(world: World) -> None:
+@pytest.mark.parametrize(
+    "shape",
+    ["{}", "{} ", " {}", "\u00a0{}\u200b ", " {}" + " " * 60],
+    ids=["bare", "after", "before", "hidden", "long"],
+)
+async def test_a_name_given_with_the_admin_token_is_not_that_of_a_verified_operator(world: World, shape: str) -> None:
     email = f"named{time.time_ns()}@example.com"
     account = await world.auth_api.open_account(email)
     request = accounts_pb2.SetAccountPlanRequest(account=email, plan="free")
-    await world.auth_api.accounts.SetAccountPlan(request, metadata=(*bearer(), ("stack-operator", account.id)))
+    name = shape.format(account.id).encode()
+    await world.auth_api.accounts.SetAccountPlan(request, metadata=(*bearer(), ("stack-operator-bin", name)))
     assert (await world.events(email))[0].actor == "operator:unnamed"

@@ -1,8 +1,8 @@
 """Checks codes, and lets owners enable TOTP.
 
 Whoever guesses codes knows the password already, so codes are limited per account, not per address. That cannot lock an
-owner out for good: a known device has limits of its own, and a new password starts a new count. Whoever reads the owner's
-e-mails can have many new passwords and devices, so the codes for one secret are limited too.
+owner out for good: a known device has limits of its own, and a new password starts a new count. Whoever reads the
+owner's e-mails can have many new passwords and devices, so the codes for one secret are limited too.
 """
 
 from collections.abc import Sequence
