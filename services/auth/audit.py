@@ -82,7 +82,7 @@ def operator(name: str, address: str) -> Actor:
 
     Account ids are the names of operators whom auth has verified, so they are not accepted here.
     """
-    named = _sanitize(name, _NAME_CHARACTERS_MAX)
+    named = _sanitize(name, _NAME_CHARACTERS_MAX).strip()  # A blank at an end would not be seen.
     named = "unnamed" if not named or is_id(named, Kind.ACCOUNT) else named
     return Actor(f"{OPERATOR_PREFIX}{named}", _sanitize(address, _ADDRESS_CHARACTERS_MAX))
 

@@ -59,7 +59,7 @@ from services.auth.sessions.store import SQLExpiredRows, SQLRateLimitStore, SQLS
 from services.auth.sessions.token_store import SQLOneTimeTokenStore
 from services.auth.settings import AuthSettings
 from services.auth.totp.manager import TOTPManager
-from services.auth.totp.pending import PendingLogIns
+from services.auth.totp.pending import OPERATOR_PREFIX, PendingLogIns
 from services.auth.totp.rpc import TOTPService
 from services.auth.totp.store import SQLTOTPStore
 from services.auth.totp.vault import Vault
@@ -417,7 +417,8 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
     )
     identities_pb2_grpc.add_IdentityServiceServicer_to_server(IdentityService(identities, sessions), server.grpc)
     operator_sessions = _operator_sessions(components)
-    operator_log_in = OperatorLogIn(log_in, accounts, operator_sessions, totp=totp, pending=pending)
+    pending_operators = PendingLogIns(components.pepper, clock, prefix=OPERATOR_PREFIX)
+    operator_log_in = OperatorLogIn(log_in, accounts, operator_sessions, totp=totp, pending=pending_operators)
     operators_pb2_grpc.add_OperatorSessionServiceServicer_to_server(
         OperatorSessionService(operator_log_in, operator_sessions), server.grpc
     )

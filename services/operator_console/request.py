@@ -1,6 +1,7 @@
 """A request to the operators' console, with the operator's session."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from starlette.requests import Request
 
@@ -14,6 +15,7 @@ from services.operator_console.model import Session
 class OperatorRequest(BrowserRequest):
     """A request with the operator's session, and the client that acts with it."""
 
+    PUBLIC_URL_SETTING: ClassVar[str] = "OPERATOR_CONSOLE_PUBLIC_URL"
     session: Session | None = None
     """None without one."""
     _operator: OperatorClient | None = None

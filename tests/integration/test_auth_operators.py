@@ -193,6 +193,22 @@ async def test_a_session_of_one_console_is_none_of_the_other(world: World, ada: 
         assert (await refusal(call)).code is StatusCode.UNAUTHENTICATED
 
 
+async def test_a_log_in_is_completed_at_the_console_that_started_it(world: World) -> None:
+    email = f"start{time.time_ns()}@example.com"
+    _, app = await world.with_totp(email)
+    await world.add(email)
+    # One of the users' console may have begun with an identity provider, without the password.
+    answer = await world.auth_api.sessions.LogIn(
+        sessions_pb2.LogInRequest(email=email, password=PASSWORD), metadata=from_address(ADDRESS)
+    )
+    code, pending = app.code(), await world.pending(email)
+    assert (await refusal(world.complete(answer.pending_token, code))).code is StatusCode.UNAUTHENTICATED
+    as_user = totp_pb2.CompleteLogInRequest(pending_token=pending, code=code)
+    assert (await refusal(world.totp.CompleteLogIn(as_user))).code is StatusCode.UNAUTHENTICATED
+    assert (await world.complete(pending, code)).token.startswith("ops_stk_"), "the code was not used up"
+    await world.remove(email)
+
+
 @pytest.mark.parametrize("loss", ["role", "totp", "password", "log out"])
 async def test_a_session_ends_with_what_it_stands_for(world: World, loss: str) -> None:
     email = f"loss{loss.replace(' ', '')}{time.time_ns()}@example.com"
@@ -401,9 +417,15 @@ async def test_the_audit_log_is_searched_by_account_actor_and_action(world: Worl
     assert list(older) == list(everything[1:])
 
 
-async def test_a_name_given_with_the_admin_token_is_not_that_of_a_verified_operator(world: World) -> None:
+@pytest.mark.parametrize(
+    "shape",
+    ["{}", "{} ", " {}", "\u00a0{}\u200b ", " {}" + " " * 60],
+    ids=["bare", "after", "before", "hidden", "long"],
+)
+async def test_a_name_given_with_the_admin_token_is_not_that_of_a_verified_operator(world: World, shape: str) -> None:
     email = f"named{time.time_ns()}@example.com"
     account = await world.auth_api.open_account(email)
     request = accounts_pb2.SetAccountPlanRequest(account=email, plan="free")
-    await world.auth_api.accounts.SetAccountPlan(request, metadata=(*bearer(), ("stack-operator", account.id)))
+    name = shape.format(account.id).encode()
+    await world.auth_api.accounts.SetAccountPlan(request, metadata=(*bearer(), ("stack-operator-bin", name)))
     assert (await world.events(email))[0].actor == "operator:unnamed"

@@ -255,6 +255,22 @@ async def test_a_password_reset_starts_a_new_count_and_keeps_the_second_factor(w
     assert await world.complete(await world.pending(email, password=new_password), app.code())
 
 
+async def test_new_passwords_and_devices_give_no_endless_guesses(world: World, email: str) -> None:
+    """Whoever reads the owner's e-mails can choose any number of passwords, each with a known device."""
+    await world.enabled(email)  # With a code, which counts.
+    tried, limited = 0, None
+    for number in range(31):
+        password = f"{PASSWORD} {number}"
+        device = await world.reset_password(email, password)
+        pending = await world.pending(email, password=password, address=f"198.51.{number}.1")
+        for _ in range(10):
+            limited = await refusal(world.complete(pending, "000000", device=device))
+            tried += limited.code is StatusCode.PERMISSION_DENIED
+
+    assert limited is not None
+    assert (tried, limited.code) == (299, StatusCode.RESOURCE_EXHAUSTED)
+
+
 async def test_a_device_of_another_account_has_the_limits_of_the_account(world: World, email: str) -> None:
     await world.enabled(email)
     await world.auth_api.sign_up(f"other-{email}")

@@ -29,7 +29,7 @@ class OperatorLogIn:
             accounts: Tells which accounts have the role.
             sessions: The sessions of operators.
             totp: Tells which accounts have TOTP.
-            pending: Log-ins that need a code.
+            pending: Log-ins to the operators' console that need a code. Those of users' are none.
         """
         self._log_in = log_in
         self._accounts = accounts
@@ -58,11 +58,11 @@ class OperatorLogIn:
         """Check a code and open the session.
 
         Raises:
-            Unauthenticated: The pending log-in has expired, or the password has changed since.
+            Unauthenticated: The pending log-in has expired or was not started here, or the password has changed since.
             PermissionDenied: The code is wrong or was used, or the role was taken away.
             Throttled: There were too many attempts.
         """
-        proof = await self._log_in.prove_code(pending_token, code, device_token=device_token, by=by)
+        proof = await self._log_in.prove_code(self._pending, pending_token, code, device_token=device_token, by=by)
         account = await self._require_role(proof.account_id)
         opened = await self._sessions.open(proof, by=by, replaced_token=replaced_token)
         return LoggedIn(opened, self._log_in.device_token(account))

@@ -129,19 +129,21 @@ class LogIn:
             PermissionDenied: The code is wrong or was used.
             Throttled: There were too many attempts.
         """
-        proof = await self.prove_code(pending_token, code, device_token=device_token, by=by)
+        proof = await self.prove_code(self._pending, pending_token, code, device_token=device_token, by=by)
         return await self.open(proof, replaced_token=replaced_token, device_token=device_token, by=by)
 
-    async def prove_code(self, pending_token: str, code: str, *, device_token: str, by: Actor) -> Proof:
-        """Check the code of a pending log-in and return a proof of it, and of what was proved before.
+    async def prove_code(
+        self, pending: PendingLogIns, pending_token: str, code: str, *, device_token: str, by: Actor
+    ) -> Proof:
+        """Check the code of a log-in among `pending` and return a proof of it, and of what was proved before.
 
         Raises the exceptions of `complete`.
         """
-        account_id = self._pending.account_of(pending_token)
+        account_id = pending.account_of(pending_token)
         credentials = await self._accounts.credentials(account_id)
         if credentials is None:
             raise log_in_expired()
-        proof = self._pending.proof(pending_token, credentials.password_hash)
+        proof = pending.proof(pending_token, credentials.password_hash)
         totp_id = await self._check_code(credentials, code, device_token, by)
         return replace(proof, totp_id=totp_id)
 

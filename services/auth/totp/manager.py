@@ -1,7 +1,8 @@
 """Checks codes, and lets owners enable TOTP.
 
 Whoever guesses codes knows the password already, so codes are limited per account, not per address. That cannot lock an
-owner out for good: a known device has limits of its own, and a new password starts a new count.
+owner out for good: a known device has limits of its own, and a new password starts a new count. Whoever reads the
+owner's e-mails can have many new passwords and devices, so the codes for one secret are limited too.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ _RULES = (
     RateLimitRule("codes in a day", tries_max=100, window_seconds=86_400),
 )
 """With three valid codes at a time, 100 guesses a day find one with a chance of 1 in 3,300."""
+_OF_SECRET = RateLimitRule("codes for a secret in a day", tries_max=300, window_seconds=86_400)
+"""With any passwords, on any devices. Whoever knows one password, and has no device, leaves two thirds to the owner."""
 _ENROLMENT_LIFETIME = timedelta(hours=1)
 
 
@@ -136,6 +139,7 @@ class TOTPManager:
     async def _limit(self, key: str, enrolment: Enrolment, password_hash: str) -> None:
         for rule in _RULES:
             await self._rate_limiter.check(rule, f"{key} {enrolment.id} {password_hash}", client=key)
+        await self._rate_limiter.check(_OF_SECRET, enrolment.id, client=key)
 
     def _digests(self, codes: Sequence[str], account_id: AccountId) -> Sequence[str]:
         return [self._vault.digests(normalized(code), account_id)[0] for code in codes]

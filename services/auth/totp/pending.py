@@ -12,8 +12,12 @@ from services.common.runtime.clock import Clock
 
 _SECONDS_MAX = 300
 _FINGERPRINT_CHARACTERS = 16
+OWNER_PREFIX = "pnd_stk_"
+"""Of log-ins to the users' console."""
+OPERATOR_PREFIX = "pno_stk_"
+"""Of log-ins to the operators' console, which require a password."""
 _TOKEN = re.compile(
-    r"pnd_stk_(acc_[0-9A-Z]{26})\.(|idn_[0-9A-Z]{26})\.([0-9a-f]{16})\.([0-9]{1,12})\.[0-9a-f]{32}\.([0-9a-f]{64})"
+    r"[a-z]{3}_stk_(acc_[0-9A-Z]{26})\.(|idn_[0-9A-Z]{26})\.([0-9a-f]{16})\.([0-9]{1,12})\.[0-9a-f]{32}\.([0-9a-f]{64})"
 )
 
 
@@ -34,15 +38,17 @@ class _Pending:
 class PendingLogIns:
     """Creates and checks the tokens of pending log-ins. They have a MAC under the pepper, and are not stored."""
 
-    def __init__(self, pepper: Pepper, clock: Clock) -> None:
+    def __init__(self, pepper: Pepper, clock: Clock, *, prefix: str = OWNER_PREFIX) -> None:
+        """Only tokens with `prefix` are accepted, so that a log-in is completed at the console that started it."""
         self._pepper = pepper
         self._clock = clock
+        self._prefix = prefix
 
     def start(self, proof: Proof, password_hash: str | None) -> PendingLogIn:
         """Return a pending log-in for the account of a proof, valid for five minutes and for this password."""
         ends_at = int(self._clock.now()) + _SECONDS_MAX
         fingerprint = self._fingerprint(proof.account_id, password_hash)
-        head = f"pnd_stk_{proof.account_id}.{proof.identity_id}.{fingerprint}.{ends_at}.{secrets.token_hex(16)}"
+        head = f"{self._prefix}{proof.account_id}.{proof.identity_id}.{fingerprint}.{ends_at}.{secrets.token_hex(16)}"
         return PendingLogIn(f"{head}.{self._pepper.digest(f'pending log-in {head}')}")
 
     def account_of(self, token: str) -> AccountId:
@@ -65,7 +71,7 @@ class PendingLogIns:
         return Proof(pending.account_id, password_hash=password_hash, identity_id=pending.identity_id)
 
     def _read(self, token: str) -> _Pending:
-        match = _TOKEN.fullmatch(token)
+        match = _TOKEN.fullmatch(token) if token.startswith(self._prefix) else None
         head = token.rpartition(".")[0]
         if match is None or not hmac.compare_digest(self._pepper.digest(f"pending log-in {head}"), match[5]):
             raise log_in_expired()

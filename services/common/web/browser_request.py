@@ -8,6 +8,7 @@ purpose.
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -33,6 +34,8 @@ class NotLoggedIn(Exception):
 class BrowserRequest:
     """A request with its form and cookies."""
 
+    PUBLIC_URL_SETTING: ClassVar[str] = "AUTH_CONSOLE_URL"
+    """The setting of the console's public address."""
     request: Request
     origins: ConsoleOrigins
     token: str = field(repr=False)
@@ -92,7 +95,7 @@ class BrowserRequest:
 
     def check_site(self) -> None:
         """Check the request's origin. Raises the errors of `forms.check_site`."""
-        check_site(self.request, self.origins)
+        check_site(self.request, self.origins, setting=self.PUBLIC_URL_SETTING)
 
     def check_any_token(self, token: str) -> None:
         """Check that a CSRF token matches any cookie of this browser. Does not need the session, hence no call to auth.

@@ -73,8 +73,13 @@ async def read_fields(request: Request) -> Mapping[str, str]:
     return dict(pairs)
 
 
-def check_site(request: Request, own: ConsoleOrigins) -> None:
+def check_site(request: Request, own: ConsoleOrigins, *, setting: str) -> None:
     """Check the browser's `Sec-Fetch-Site` and `Origin` headers, if present.
+
+    Args:
+        request: The request.
+        own: The origins of the console.
+        setting: The setting of the console's public address, for the message.
 
     Raises:
         PermissionDenied: The form was sent from another site. The message contains both origins.
@@ -89,7 +94,7 @@ def check_site(request: Request, own: ConsoleOrigins) -> None:
     if origin is None or not own.has(origin):
         raise _csrf_error(
             f"This form was sent from {origin or 'a page without an origin'}, but the address of this console is {own}."
-            " If the console is behind a proxy, its operator must set AUTH_CONSOLE_URL to the public address."
+            f" If the console is behind a proxy, its operator must set {setting} to the public address."
         )
 
 

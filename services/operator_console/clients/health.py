@@ -46,10 +46,8 @@ class HealthClient:
         if not self._gateway_url:
             return [Check("gateway", "unknown", "OPERATOR_CONSOLE_GATEWAY_URL is not set.")]
         try:
-            async with httpx.AsyncClient(trust_env=False, timeout=_SECONDS_MAX) as client:
-                response = await client.get(f"{self._gateway_url.rstrip('/')}/readyz")
-            ready = _decode(response.content[:_BYTES_MAX])
-        except (httpx.HTTPError, msgspec.MsgspecError) as exc:
+            ready = _decode(await _fetch(f"{self._gateway_url.rstrip('/')}/readyz"))
+        except (httpx.HTTPError, TimeoutError, msgspec.MsgspecError, ValueError, RecursionError) as exc:
             return [Check("gateway", "failed", f"No answer from {self._gateway_url}/readyz ({type(exc).__name__}).")]
         dependencies = [
             Check(name, _READY_STATES.get(one.state, "failed"), one.message or _note(one.state))
@@ -57,6 +55,21 @@ class HealthClient:
         ]
         state = _READY_STATES.get(ready.status, "failed")
         return [Check("gateway", state, "" if state == "ok" else f"It is {ready.status}."), *dependencies]
+
+
+async def _fetch(url: str) -> bytes:
+    """Return the answer of a gateway, which anyone may have captured: only its first bytes, and only in time."""
+    content = bytearray()
+    async with (
+        asyncio.timeout(_SECONDS_MAX),
+        httpx.AsyncClient(trust_env=False, timeout=_SECONDS_MAX) as client,
+        client.stream("GET", url, headers={"accept-encoding": "identity"}) as response,
+    ):
+        async for chunk in response.aiter_raw():
+            content += chunk
+            if len(content) > _BYTES_MAX:
+                raise ValueError(f"more than {_BYTES_MAX} bytes")
+    return bytes(content)
 
 
 def _note(state: str) -> str:

@@ -16,6 +16,8 @@ _NUMBERS = ("daily_limit", "account_daily_limit", "active_keys_max", "new_keys_p
 _REQUIRED = frozenset({"daily_limit", "weight"})
 _FIELDS = (*_NUMBERS, "limits")
 _DIGITS_MAX = 16
+_NUMBER_MAX = 2**31 - 1
+"""The largest number that all fields can carry. Auth has lower limits, and says which."""
 
 
 class PlanViews:
@@ -86,14 +88,16 @@ def _number(name: str, text: str) -> int | None:
     """Return a number; None for an empty text, which resets a limit that is not required.
 
     Raises:
-        InvalidRequest: The text is not a number, or a required one is missing.
+        InvalidRequest: The text is not a number or too large, or a required one is missing.
     """
-    plain = text.replace(",", "")
+    plain, label = text.replace(",", ""), name.replace("_", " ").capitalize()
     if not plain and name not in _REQUIRED:
         return None
     if not (plain.isascii() and plain.isdigit() and len(plain) <= _DIGITS_MAX):
-        raise InvalidRequest(f"{name.replace('_', ' ').capitalize()}: enter a whole number.")
-    return int(plain)
+        raise InvalidRequest(f"{label}: enter a whole number.")
+    if (number := int(plain)) > _NUMBER_MAX:
+        raise InvalidRequest(f"{label}: enter at most {_NUMBER_MAX:,}.")
+    return number
 
 
 def _texts(plan: Plan) -> dict[str, str]:
@@ -114,7 +118,7 @@ def _unpacked(text: str) -> Mapping[str, str]:
     """
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise InvalidRequest("The form is not valid. Go back, reload the page and try again.")

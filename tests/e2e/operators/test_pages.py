@@ -150,6 +150,11 @@ async def test_plans_are_created_and_only_what_was_changed_is_set(operated: Stac
         ({"daily_limit": "many"}, "Daily limit: enter a whole number."),
         ({"limits": "key:tokens:year=1"}, "is not a limit"),
         ({"weight": "0"}, "The weight must be at least 1."),
+        ({"weight": "9999999999"}, "Weight: enter at most 2,147,483,647."),
+        ({"weight": "2000000000"}, "It must be 1 to 1000."),
+        ({"active_keys_max": "9" * 16}, "Active keys max: enter at most"),
+        ({"new_keys_per_day_max": "9" * 20}, "New keys per day max: enter a whole number."),
+        ({"was": "[" * 15_000}, "The form is not valid."),
     ):
         refused = await browser.send(page.text, f"/plans/{name}", fields)
         assert (refused.status_code, told in refused.text) == (400, True), refused.text
@@ -205,6 +210,7 @@ async def test_forged_forms_are_refused_and_answers_carry_the_headers_of_the_con
     ):
         answer = await browser.client.post(f"{path}/suspend", data=fields, headers={"origin": origin})
         assert answer.status_code == 403
+        assert ("OPERATOR_CONSOLE_PUBLIC_URL" in answer.text) == (origin != browser.origin)
     assert "Suspend this account" in (await browser.get(path)).text, "it was suspended"
     policy = page.headers["content-security-policy"]
     assert "script-src 'self'" in policy

@@ -26,7 +26,7 @@ async def _asked(
     async def answer(request: Request) -> Response:
         own = console_origins(request, parse_origin(public))
         try:
-            check_site(request, own)
+            check_site(request, own, setting="AUTH_CONSOLE_URL")
             refusal = ""
         except PermissionDenied as exc:
             refusal = exc.message
