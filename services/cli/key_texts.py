@@ -2,6 +2,7 @@
 
 import re
 import sys
+from contextlib import suppress
 
 import click
 
@@ -33,14 +34,21 @@ def read_secret() -> str:
     """Read one line from standard input; hidden, if it is a terminal.
 
     Raises:
-        Failure: There is none.
+        Failure: There is none, or it is not text.
     """
     is_terminal = sys.stdin is not None and sys.stdin.isatty()
     text = click.prompt("Secret", hide_input=True, err=True) if is_terminal else _line()
     if not (secret := text.strip()):
         raise Failure("There is no secret on standard input. Give it in one line.")
+    if not (secret.isascii() and secret.isprintable()):
+        raise Failure("Standard input has characters that no secret has. Give the secret alone, in one line.")
     return str(secret)
 
 
 def _line() -> str:
-    return sys.stdin.readline(_SECRET_CHARACTERS_MAX) if sys.stdin is not None else ""
+    """Return the first line of standard input, with U+FFFD in place of bytes that are not text."""
+    if sys.stdin is None:
+        return ""
+    with suppress(AttributeError):  # Tests replace standard input.
+        sys.stdin.reconfigure(errors="replace")
+    return sys.stdin.readline(_SECRET_CHARACTERS_MAX)
