@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -150,13 +150,15 @@ async def test_used_keys_are_listed_with_the_last_day_before(world: World) -> No
         at = datetime.fromisoformat(f"{day}T{hour:02}:30:00+00:00").timestamp()
         await world.ledger.insert(rows(1, start=100 * number, key_id=key_id, day=day, reserved_at=at))
 
-    assert await _active(world.ledger, noon) == [("key_a", "2026-06-01"), ("key_b", "")]
-    assert await _active(world.ledger, noon, after="key_a") == [("key_b", "")]
-    assert await _active(world.ledger, noon, keys_max=1) == [("key_a", "2026-06-01")]
+    a, b = ("key_a", "2026-06-01", "2026-08-02"), ("key_b", "", "2026-08-02")
+    assert await _active(world.ledger, noon) == [a, b]
+    assert await _active(world.ledger, noon, after="key_a") == [b]
+    assert await _active(world.ledger, noon, keys_max=1) == [a]
+    assert ("key_b", "", "2026-08-02") in await _active(world.ledger, noon - timedelta(days=1)), "the day of the use"
 
 
 async def _active(
     ledger: SQLLedgerStore, at: datetime, *, after: str = "", keys_max: int = 10
-) -> list[tuple[str, str]]:
+) -> list[tuple[str, str, str]]:
     hour = int(at.timestamp() // 3600)
     return await ledger.active_keys(hour, at.date().isoformat(), after=after, keys_max=keys_max)
