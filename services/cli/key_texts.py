@@ -2,7 +2,6 @@
 
 import re
 import sys
-from contextlib import suppress
 
 import click
 
@@ -11,7 +10,7 @@ from services.cli.usage_errors import Mistake
 
 _SECRET = re.compile(r"sk_stk_[0-9A-Za-z]{20,}")
 _ELLIPSES = ("…", "...")
-_SECRET_CHARACTERS_MAX = 1_024
+_SECRET_BYTES_MAX = 1_024
 
 
 def visible_text(text: str) -> str:
@@ -46,9 +45,6 @@ def read_secret() -> str:
 
 
 def _line() -> str:
-    """Return the first line of standard input, with U+FFFD in place of bytes that are not text."""
-    if sys.stdin is None:
-        return ""
-    with suppress(AttributeError):  # Tests replace standard input.
-        sys.stdin.reconfigure(errors="replace")
-    return sys.stdin.readline(_SECRET_CHARACTERS_MAX)
+    """Return the first line of standard input, with U+FFFD in place of what is not text."""
+    line = sys.stdin.buffer.readline(_SECRET_BYTES_MAX) if sys.stdin is not None else b""
+    return line.decode(errors="replace")
