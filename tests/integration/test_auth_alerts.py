@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import update
@@ -15,18 +17,24 @@ from services.auth.accounts.model import Account, NewAccount, Proof, open_accoun
 from services.auth.accounts.store import SQLAccountStore
 from services.auth.alerts import store
 from services.auth.alerts.model import Alert, AlertKind, AlertSettings
+from services.auth.alerts.rpc import AlertService
 from services.auth.alerts.store import ALERTS_PER_DAY_MAX, SQLAlertStore
 from services.auth.alerts.texts import alert_text
 from services.auth.db.records import unavailable
 from services.auth.db.tables import accounts
 from services.auth.keys.model import Key
 from services.auth.keys.store import SQLKeyStore
+from services.auth.mail.mailer import Mailer
 from services.auth.mail.store import SQLMailQueue
 from services.auth.server import MIGRATIONS, VERSION_TABLE
 from services.common.db import database
 from services.common.db.transactions import Transactions
+from services.common.errors import InvalidRequest
 from services.common.ids import Kind, new_id
 from services.common.limits import parse_limit
+from services.common.rpc.limits import limit_to_proto
+from services.common.runtime.clock import SystemClock
+from stack.auth.v1 import alerts_pb2
 from tests.contracts.key_store import NOW, OPERATOR, PEPPER, new_key
 
 _ALL = frozenset(AlertKind)
@@ -126,6 +134,29 @@ async def test_an_account_gets_a_bounded_number_of_alerts_a_day(world: World) ->
 
     assert await world.alerts.record(many) == ALERTS_PER_DAY_MAX
     assert await world.alerts.record([replace(_alert(key), created_at=NOW + 2 * _DAY)]) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": alerts_pb2.ALERT_KIND_EXPIRY, "period": "soon"},
+        {"kind": alerts_pb2.ALERT_KIND_EXPIRY, "period": "2026-08-01T00:00:00+00:00/7"},
+        {"kind": alerts_pb2.ALERT_KIND_LIMIT_80},
+        {"kind": alerts_pb2.ALERT_KIND_IDLE, "limit": limit_to_proto(parse_limit("key:requests:day=10"))},
+        {"kind": alerts_pb2.ALERT_KIND_LIMIT_80, "limit": limit_to_proto(parse_limit("account:concurrent_requests=20"))},
+    ],
+)
+async def test_an_alert_that_cannot_be_told_is_not_recorded(world: World, changes: dict[str, Any]) -> None:
+    """It would be first among the unsent ones, and fail each run."""
+    account, key = await world.owner()
+    await world.choose(account, mail=_ALL, webhook=_ALL)
+    service = AlertService(world.alerts, cast(Mailer, SimpleNamespace(notify=lambda: None)), SystemClock())
+    alert = alerts_pb2.Alert(**{"account_id": account.id, "key_id": key.id, "period": "2026-08-01", **changes})
+
+    with pytest.raises(InvalidRequest):
+        await service.RecordAlerts(alerts_pb2.RecordAlertsRequest(alerts=[alert]), cast(Any, None))
+
+    assert await world.alerts.unsent(limit=10) == []
 
 
 async def test_one_caller_has_the_run_and_another_one_gets_it_when_it_dies(world: World) -> None:
