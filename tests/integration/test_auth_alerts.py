@@ -39,6 +39,7 @@ from tests.contracts.key_store import NOW, OPERATOR, PEPPER, new_key
 
 _ALL = frozenset(AlertKind)
 _SECOND, _DAY = timedelta(seconds=1), timedelta(days=1)
+_CONCURRENT = limit_to_proto(parse_limit("account:concurrent_requests=20"))
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ async def test_an_account_gets_a_bounded_number_of_alerts_a_day(world: World) ->
         {"kind": alerts_pb2.ALERT_KIND_EXPIRY, "period": "2026-08-01T00:00:00+00:00/7"},
         {"kind": alerts_pb2.ALERT_KIND_LIMIT_80},
         {"kind": alerts_pb2.ALERT_KIND_IDLE, "limit": limit_to_proto(parse_limit("key:requests:day=10"))},
-        {"kind": alerts_pb2.ALERT_KIND_LIMIT_80, "limit": limit_to_proto(parse_limit("account:concurrent_requests=20"))},
+        {"kind": alerts_pb2.ALERT_KIND_LIMIT_80, "limit": _CONCURRENT},
     ],
 )
 async def test_an_alert_that_cannot_be_told_is_not_recorded(world: World, changes: dict[str, Any]) -> None:
