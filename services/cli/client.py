@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import grpc
 from grpc import aio
 from pydantic import ValidationError
 
@@ -159,6 +160,12 @@ def _failure(service: Service, error: ServiceError) -> Failure:
         return Unreachable(
             f"The {service.name} service does not respond at {service.target}. Start it, or set {service.setting} to "
             "its address."
+        )
+    cause = error.__cause__
+    if isinstance(cause, aio.AioRpcError) and cause.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return Failure(
+            f"The service at {service.target} does not know this command: it is an earlier version of {service.name}, "
+            f"or another service. Update it, or set {service.setting} to the address of {service.name}."
         )
     return Mistake(error.message) if isinstance(error, InvalidRequest) else Failure(error.message)
 

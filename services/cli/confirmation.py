@@ -30,7 +30,7 @@ def confirm(question: str) -> None:
     Raises:
         Failure: There is no terminal, or the answer is not yes.
     """
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr)):  # None is closed.
         raise Failure(f"{question} This cannot be undone and there is no terminal to ask. Repeat with --yes.")
     if not click.confirm(f"{question} This cannot be undone. Continue?", err=True):
         raise Failure("Nothing was changed.")

@@ -10,7 +10,7 @@ from services.cli.usage_errors import Mistake
 
 _SECRET = re.compile(r"sk_stk_[0-9A-Za-z]{20,}")
 _ELLIPSES = ("…", "...")
-_SECRET_CHARACTERS_MAX = 1_024
+_SECRET_BYTES_MAX = 1_024
 
 
 def visible_text(text: str) -> str:
@@ -33,14 +33,18 @@ def read_secret() -> str:
     """Read one line from standard input; hidden, if it is a terminal.
 
     Raises:
-        Failure: There is none.
+        Failure: There is none, or it is not text.
     """
     is_terminal = sys.stdin is not None and sys.stdin.isatty()
     text = click.prompt("Secret", hide_input=True, err=True) if is_terminal else _line()
     if not (secret := text.strip()):
         raise Failure("There is no secret on standard input. Give it in one line.")
+    if not (secret.isascii() and secret.isprintable()):
+        raise Failure("Standard input has characters that no secret has. Give the secret alone, in one line.")
     return str(secret)
 
 
 def _line() -> str:
-    return sys.stdin.readline(_SECRET_CHARACTERS_MAX) if sys.stdin is not None else ""
+    """Return the first line of standard input, with U+FFFD in place of what is not text."""
+    line = sys.stdin.buffer.readline(_SECRET_BYTES_MAX) if sys.stdin is not None else b""
+    return line.decode(errors="replace")

@@ -96,8 +96,13 @@ def has_colors() -> bool:
 
 def say(line: str = "") -> None:
     """Print one line."""
+    write(printable(line))
+
+
+def write(text: str) -> None:
+    """Print text in which nothing is from users or services, or all of that is printable: it may have colours."""
     with written():
-        click.echo(printable(line))
+        click.echo(text)
 
 
 def _discard_output() -> None:
@@ -138,7 +143,7 @@ def show_table(
     color_of = [colors.get(heading, _no_color) for heading in headings]
     for place, cells in enumerate((headings, *rows)):
         line = [
-            f"{cell!s:>{width}}" if to_right else f"{cell!s:<{width}}"
+            printable(f"{cell!s:>{width}}" if to_right else f"{cell!s:<{width}}")
             for cell, width, to_right in zip(cells, widths, is_number, strict=True)
         ]
         line[-1] = line[-1].rstrip()
@@ -146,7 +151,7 @@ def show_table(
             styled(text, bold=True) if place == 0 else styled(text, color=color(str(cell)))
             for text, cell, color in zip(line, cells, color_of, strict=True)
         ]
-        say("  ".join(shown).rstrip())
+        write("  ".join(shown).rstrip())
 
 
 def _no_color(_: str) -> str | None:

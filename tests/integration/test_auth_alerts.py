@@ -1,10 +1,13 @@
 """Alerts on both databases: each is recorded once, with its e-mail, if its owner wants it."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import update
@@ -12,23 +15,31 @@ from sqlalchemy import update
 from services.auth.accounts.former_accounts import FormerAccounts
 from services.auth.accounts.model import Account, NewAccount, Proof, open_account
 from services.auth.accounts.store import SQLAccountStore
+from services.auth.alerts import store
 from services.auth.alerts.model import Alert, AlertKind, AlertSettings
+from services.auth.alerts.rpc import AlertService
 from services.auth.alerts.store import ALERTS_PER_DAY_MAX, SQLAlertStore
 from services.auth.alerts.texts import alert_text
 from services.auth.db.records import unavailable
 from services.auth.db.tables import accounts
 from services.auth.keys.model import Key
 from services.auth.keys.store import SQLKeyStore
+from services.auth.mail.mailer import Mailer
 from services.auth.mail.store import SQLMailQueue
 from services.auth.server import MIGRATIONS, VERSION_TABLE
 from services.common.db import database
 from services.common.db.transactions import Transactions
+from services.common.errors import InvalidRequest
 from services.common.ids import Kind, new_id
 from services.common.limits import parse_limit
+from services.common.rpc.limits import limit_to_proto
+from services.common.runtime.clock import SystemClock
+from stack.auth.v1 import alerts_pb2
 from tests.contracts.key_store import NOW, OPERATOR, PEPPER, new_key
 
 _ALL = frozenset(AlertKind)
 _SECOND, _DAY = timedelta(seconds=1), timedelta(days=1)
+_CONCURRENT = limit_to_proto(parse_limit("account:concurrent_requests=20"))
 
 
 @dataclass(frozen=True)
@@ -126,6 +137,29 @@ async def test_an_account_gets_a_bounded_number_of_alerts_a_day(world: World) ->
     assert await world.alerts.record([replace(_alert(key), created_at=NOW + 2 * _DAY)]) == 1
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": alerts_pb2.ALERT_KIND_EXPIRY, "period": "soon"},
+        {"kind": alerts_pb2.ALERT_KIND_EXPIRY, "period": "2026-08-01T00:00:00+00:00/7"},
+        {"kind": alerts_pb2.ALERT_KIND_LIMIT_80},
+        {"kind": alerts_pb2.ALERT_KIND_IDLE, "limit": limit_to_proto(parse_limit("key:requests:day=10"))},
+        {"kind": alerts_pb2.ALERT_KIND_LIMIT_80, "limit": _CONCURRENT},
+    ],
+)
+async def test_an_alert_that_cannot_be_told_is_not_recorded(world: World, changes: dict[str, Any]) -> None:
+    """It would be first among the unsent ones, and fail each run."""
+    account, key = await world.owner()
+    await world.choose(account, mail=_ALL, webhook=_ALL)
+    service = AlertService(world.alerts, cast(Mailer, SimpleNamespace(notify=lambda: None)), SystemClock())
+    alert = alerts_pb2.Alert(**{"account_id": account.id, "key_id": key.id, "period": "2026-08-01", **changes})
+
+    with pytest.raises(InvalidRequest):
+        await service.RecordAlerts(alerts_pb2.RecordAlertsRequest(alerts=[alert]), cast(Any, None))
+
+    assert await world.alerts.unsent(limit=10) == []
+
+
 async def test_one_caller_has_the_run_and_another_one_gets_it_when_it_dies(world: World) -> None:
     first = await world.alerts.begin_run(interval_seconds=30, at=NOW)
     assert first is not None
@@ -144,6 +178,49 @@ async def test_one_caller_has_the_run_and_another_one_gets_it_when_it_dies(world
     assert third.since == NOW + timedelta(minutes=3)
     await world.alerts.end_run(third.id, is_complete=False)
     assert await world.alerts.begin_run(interval_seconds=30, at=NOW) is not None, "the clock was set back"
+
+
+async def test_a_run_that_outlasts_its_lease_counts_when_it_ends(world: World) -> None:
+    minute = timedelta(minutes=1)
+    first = await world.alerts.begin_run(interval_seconds=30, at=NOW)
+    second = await world.alerts.begin_run(interval_seconds=30, at=NOW + 3 * minute)
+    assert first is not None
+    assert second is not None
+    await world.alerts.end_run(first.id, is_complete=True)
+
+    third = await world.alerts.begin_run(interval_seconds=30, at=NOW + 6 * minute)
+    assert third is not None
+    assert third.since == NOW, "each run takes longer than its lease, and yet there is progress"
+    await world.alerts.end_run(third.id, is_complete=True)
+    await world.alerts.end_run(second.id, is_complete=True)
+    fourth = await world.alerts.begin_run(interval_seconds=30, at=NOW + 7 * minute)
+    assert fourth is not None
+    assert fourth.since == NOW + 6 * minute, "an earlier run that ends later takes nothing back"
+
+
+async def test_keys_of_one_owner_do_not_keep_others_from_being_alerted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_EXPIRING_MAX", ALERTS_PER_DAY_MAX + 5)
+    first, _ = await world.owner(expires_in=timedelta(hours=1))
+    for _ in range(ALERTS_PER_DAY_MAX + 20):
+        minted = replace(new_key().key, expires_at=NOW + timedelta(hours=1))
+        await world.keys.add(first.id, minted, by=OPERATOR)
+    await world.owner("bob@example.com", expires_in=timedelta(hours=2))
+
+    await world.alerts.begin_run(interval_seconds=1, at=NOW)
+
+    queued = await world.mail.claim(count=50, now=NOW, until=NOW + _DAY)
+    assert Counter(email.to for email in queued) == {"ada@example.com": ALERTS_PER_DAY_MAX, "bob@example.com": 1}
+
+
+async def test_keys_that_were_alerted_do_not_keep_others_from_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_EXPIRING_MAX", 1)
+    for number in range(3):
+        await world.owner(f"user{number}@example.com", expires_in=timedelta(hours=2 + number))
+    for number in range(3):
+        await world.alerts.begin_run(interval_seconds=1, at=NOW + number * timedelta(minutes=3))
+    assert await world.mail.waiting() == 3
 
 
 async def test_a_key_that_expires_is_alerted_a_week_and_a_day_before(world: World) -> None:
@@ -177,6 +254,13 @@ async def test_nothing_is_sent_about_deleted_and_suspended_accounts_and_revoked_
     await world.accounts.resume(account.id, by=OPERATOR, at=NOW)
     assert [one.id for one in await world.alerts.subjects([key.id], now=NOW)] == [key.id]
     assert await world.alerts.record([_alert(key)]) == 1
+
+    (queued,) = await world.mail.claim(count=5, now=NOW, until=NOW + _SECOND)
+    await world.accounts.suspend(account.id, by=OPERATOR, at=NOW)
+    assert await world.alerts.to_mail(queued.alert_id or "") is None, (
+        "the e-mail waited until the account was suspended"
+    )
+    await world.accounts.resume(account.id, by=OPERATOR, at=NOW)
 
     await world.keys.revoke(key.id, by=OPERATOR, at=NOW)
     assert await world.alerts.subjects([key.id], now=NOW) == []

@@ -1,11 +1,13 @@
 """Alerts to webhooks on both databases: stored once, sent at least once, by one replica; and keys that were used."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from services.common.errors import Unavailable
 from services.inference.ledger.store import SQLLedgerStore
 from services.inference.webhooks.addresses import AddressPolicy
 from services.inference.webhooks.alert_store import SQLWebhookAlertStore
@@ -22,9 +24,11 @@ _KEYS = ["0f" * 32]
 _BODY = b'{"type": "alert.idle"}'
 
 
-def _replica(world: World, sender: EventSender | None = None) -> WebhookAlerts:
-    store = SQLWebhookAlertStore(world.ledger.transactions)
-    return WebhookAlerts(store, world.store, WebhookSecrets(_KEYS), sender or world.receiver, world.clock)
+def _replica(
+    world: World, sender: EventSender | None = None, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+) -> WebhookAlerts:
+    store, secrets = SQLWebhookAlertStore(world.ledger.transactions), WebhookSecrets(_KEYS)
+    return WebhookAlerts(store, world.store, secrets, sender or world.receiver, world.clock, sleep=sleep)
 
 
 async def test_an_alert_is_sent_once_by_one_of_the_replicas(world: World) -> None:
@@ -77,6 +81,30 @@ async def test_a_failed_alert_is_sent_again_with_the_same_id_and_given_up_after_
     assert [await replica.send_due() for _ in range(2)] == [1, 0], "the attempt after a day is the last one"
 
 
+async def test_a_database_that_takes_no_writes_is_tried_again_after_a_while(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.webhooks().set("acc_1", "https://example.com/usage")
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        await asyncio.sleep(3_600)
+
+    replica = _replica(world, sleep=sleep)
+    await replica.add("acc_1", "alr_1", _BODY)
+
+    async def full(*_: object, **__: object) -> bool:
+        raise Unavailable("The disk is full.")
+
+    monkeypatch.setattr(SQLWebhookAlertStore, "lease", full)
+    running = asyncio.ensure_future(replica.run())
+    await asyncio.wait({running}, timeout=0.5)
+    running.cancel()
+    assert len(pauses) == 1
+    assert world.receiver.events == []
+
+
 async def test_without_an_active_webhook_no_alert_is_accepted(world: World) -> None:
     assert not await _replica(world).add("acc_1", "alr_1", _BODY)
     await world.webhooks().set("acc_1", "https://example.com/usage")
@@ -122,13 +150,15 @@ async def test_used_keys_are_listed_with_the_last_day_before(world: World) -> No
         at = datetime.fromisoformat(f"{day}T{hour:02}:30:00+00:00").timestamp()
         await world.ledger.insert(rows(1, start=100 * number, key_id=key_id, day=day, reserved_at=at))
 
-    assert await _active(world.ledger, noon) == [("key_a", "2026-06-01"), ("key_b", "")]
-    assert await _active(world.ledger, noon, after="key_a") == [("key_b", "")]
-    assert await _active(world.ledger, noon, keys_max=1) == [("key_a", "2026-06-01")]
+    a, b = ("key_a", "2026-06-01", "2026-08-02"), ("key_b", "", "2026-08-02")
+    assert await _active(world.ledger, noon) == [a, b]
+    assert await _active(world.ledger, noon, after="key_a") == [b]
+    assert await _active(world.ledger, noon, keys_max=1) == [a]
+    assert ("key_b", "", "2026-08-02") in await _active(world.ledger, noon - timedelta(days=1)), "the day of the use"
 
 
 async def _active(
     ledger: SQLLedgerStore, at: datetime, *, after: str = "", keys_max: int = 10
-) -> list[tuple[str, str]]:
+) -> list[tuple[str, str, str]]:
     hour = int(at.timestamp() // 3600)
     return await ledger.active_keys(hour, at.date().isoformat(), after=after, keys_max=keys_max)

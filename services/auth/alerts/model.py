@@ -86,4 +86,4 @@ class AlertStore(Protocol):
         """Record that alerts were handed over for their webhooks."""
 
     async def to_mail(self, alert_id: str) -> Alert | None:
-        """Return an alert whose owner still wants it by mail; otherwise None."""
+        """Return an alert of an active account whose owner still wants it by mail; otherwise None."""

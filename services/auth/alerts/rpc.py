@@ -1,6 +1,6 @@
 """gRPC services AlertService, for gateways, and OwnerAlertService, for owners."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from services.auth import messages
@@ -11,6 +11,7 @@ from services.auth.mail.mailer import Mailer
 from services.auth.sessions.manager import SessionManager
 from services.common.errors import InvalidRequest
 from services.common.ids import Kind, is_id, new_id
+from services.common.limits import Limit
 from services.common.rpc.limits import limit_to_proto
 from services.common.rpc.types import Context
 from services.common.runtime.clock import Clock, utc_now
@@ -23,6 +24,7 @@ _KINDS = {
     AlertKind.IDLE: alerts_pb2.ALERT_KIND_IDLE,
 }
 _KIND_OF: dict[int, AlertKind] = {value: kind for kind, value in _KINDS.items()}
+_OF_LIMITS = (AlertKind.LIMIT_80, AlertKind.LIMIT_100)
 _ITEMS_MAX, _IDS_MAX, _PERIOD_CHARACTERS_MAX = 100, 1_000, 40
 
 
@@ -90,17 +92,21 @@ class AlertService(alerts_pb2_grpc.AlertServiceServicer):
         return alerts_pb2.ConfirmAlertsResponse()
 
     def _alert(self, message: alerts_pb2.Alert) -> Alert:
-        """Return a new alert. Only gateways send them, so a wrong one is a bug of theirs, but must not be stored."""
-        is_sound = is_id(message.account_id, Kind.ACCOUNT) and message.kind in _KIND_OF and message.period.isprintable()
+        """Return a new alert. Only gateways send them, so a wrong one is a bug of theirs, but must not be stored.
+
+        Alerts about expiries are auth's own.
+        """
+        is_sound = is_id(message.account_id, Kind.ACCOUNT) and message.period.isprintable()
         is_sound &= not message.key_id or is_id(message.key_id, Kind.KEY)
-        if not is_sound or not 1 <= len(message.period) <= _PERIOD_CHARACTERS_MAX:
-            raise InvalidRequest("The alert needs an account, a kind and a period.", reason="invalid_alert")
-        limits = messages.limits([message.limit] if message.HasField("limit") else [])
+        kind, limits = _KIND_OF.get(message.kind), messages.limits([message.limit] if message.HasField("limit") else [])
+        is_sound &= _has_its_limit(kind, limits)
+        if kind is None or not is_sound or not 1 <= len(message.period) <= _PERIOD_CHARACTERS_MAX:
+            raise InvalidRequest("The alert needs an account, a kind, its limit and a period.", reason="invalid_alert")
         return Alert(
             new_id(Kind.ALERT),
             AccountId(message.account_id),
             message.key_id,
-            _KIND_OF[message.kind],
+            kind,
             message.period,
             utc_now(self._clock),
             limit=limits[0] if limits else None,
@@ -135,6 +141,12 @@ class OwnerAlertService(alerts_pb2_grpc.OwnerAlertServiceServicer):
         by, at = user_actor(context), utc_now(self._clock)
         await self._store.set_settings(settings, by=by, at=at, proof=session.proof)
         return alerts_pb2.SetOwnAlertSettingsResponse()
+
+
+def _has_its_limit(kind: AlertKind | None, limits: Sequence[Limit]) -> bool:
+    if kind in _OF_LIMITS:
+        return bool(limits) and limits[0].window is not None
+    return kind is AlertKind.IDLE and not limits
 
 
 def _message(alert: Alert) -> alerts_pb2.Alert:

@@ -4,10 +4,12 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, delete, func, or_, select, update
+from sqlalchemy import Row, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
+from ulid import ULID
 
 from services.auth.accounts.model import AccountId, Proof
+from services.auth.alerts.expiries import unrecorded_expiries
 from services.auth.alerts.model import Alert, AlertKind, AlertRun, AlertSettings
 from services.auth.audit import Actor
 from services.auth.db.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, record, unavailable
@@ -30,9 +32,8 @@ _DAY = timedelta(days=1)
 _LEASE = timedelta(minutes=2)
 """Time for a run. A gateway that dies leaves it to another one after that."""
 _FIRST_SINCE, _SINCE_MAX = timedelta(hours=1), timedelta(days=31)
-_EXPIRY_STEPS = (timedelta(days=1), timedelta(days=7))
-"""Times before a key's expiry, shortest first."""
-_EXPIRING_MAX = 5_000
+_EXPIRING_MAX = 500
+"""Maximum alerts about expiries in one run, whose transaction locks others out."""
 _RUN_SECONDS_MAX = 10.0
 _KEPT = timedelta(days=62)
 """Longer than any period, so that no alert is repeated."""
@@ -69,7 +70,7 @@ class SQLAlertStore:
     @deadline(_RUN_SECONDS_MAX, unavailable=unavailable)
     async def begin_run(self, *, interval_seconds: float, at: datetime) -> AlertRun | None:
         """Take the next run. See `AlertStore.begin_run`."""
-        row, run_id = alert_runs.c, new_id(Kind.ALERT)
+        row, run_id = alert_runs.c, f"{Kind.ALERT}_{ULID.from_datetime(at)}"
         # A time in the future is from before the clock was set back.
         latest = at - timedelta(seconds=interval_seconds)
         is_due = or_(row.started_at <= latest, row.started_at > at) & or_(row.leased_until <= at, row.started_at > at)
@@ -94,7 +95,9 @@ class SQLAlertStore:
         if is_complete:
             values["checked_until"] = row.started_at
         async with self._transactions.writing() as connection:
-            await connection.execute(update(alert_runs).where(row.run_id == run_id).values(values))
+            ended = await connection.execute(update(alert_runs).where(row.run_id == run_id).values(values))
+            if is_complete and not ended.rowcount:
+                await _count_late_run(connection, run_id)
 
     @deadline(READ_SECONDS_MAX, unavailable=unavailable)
     async def subjects(self, key_ids: Collection[KeyId], *, now: datetime) -> Sequence[Key]:
@@ -131,30 +134,23 @@ class SQLAlertStore:
             row = (await connection.execute(_ALERTS.where(alerts.c.id == alert_id))).one_or_none()
             if row is None:
                 return None
-            account = (await connection.execute(_ACCOUNT.where(accounts.c.id == row.account_id))).one()
+            account = (await connection.execute(_ACCOUNT.where(accounts.c.id == row.account_id))).one_or_none()
         alert = _alert(row)
-        return alert if alert.kind in _settings(account).mail else None
+        return alert if account is not None and alert.kind in _settings(account).mail else None
 
     async def _record_expiries(self, connection: AsyncConnection, at: datetime) -> None:
         """Record the alerts about keys that expire within a day or a week, soonest first."""
-        row, seen = api_keys.c, await _recent_expiries(connection, at)
-        query = select(row.id, row.account_id, row.expires_at).join(accounts, accounts.c.id == row.account_id)
-        # The end of the grace period of a rotation is no surprise.
-        query = query.where(self._wants_expiry(), row.revoked_at.is_(None), row.replaced_by.is_(None))
-        query = query.where(row.expires_at > at, row.expires_at <= at + _EXPIRY_STEPS[-1])
-        for key in (await connection.execute(query.order_by(row.expires_at).limit(_EXPIRING_MAX))).all():
-            days = next(step.days for step in _EXPIRY_STEPS if key.expires_at <= at + step)
-            period = f"{key.expires_at.isoformat(timespec='seconds')}/{days}"
-            if (key.id, period) not in seen:
-                alert = Alert(new_id(Kind.ALERT), key.account_id, key.id, AlertKind.EXPIRY, period, at)
-                await self._add(connection, alert)
-
-    def _wants_expiry(self) -> ColumnElement[bool]:
-        row, name = accounts.c, f"%{AlertKind.EXPIRY}%"
-        if not self._has_mail:
-            return row.alert_webhook.like(name)
-        by_mail = row.email_verified_at.is_not(None) & (row.alert_mail.is_(None) | row.alert_mail.like(name))
-        return row.alert_webhook.like(name) | by_mail
+        left, waiting = _EXPIRING_MAX, await unrecorded_expiries(connection, at, has_mail=self._has_mail)
+        full = await _full_accounts(connection, at)
+        for alert in waiting:
+            if alert.account_id in full:
+                continue
+            if await self._add(connection, alert):
+                left -= 1
+            elif await _is_full(connection, alert):
+                full.add(alert.account_id)
+            if not left:
+                return
 
     async def _add(self, connection: AsyncConnection, alert: Alert) -> bool:
         """Add an alert that is wanted and new, with its e-mail, and return whether it is."""
@@ -187,6 +183,13 @@ class SQLAlertStore:
         return self._has_mail and account.email_verified_at is not None
 
 
+async def _count_late_run(connection: AsyncConnection, run_id: str) -> None:
+    """Record that a run is complete whose lease ended before, so that runs that take longer make progress."""
+    row, started_at = alert_runs.c, ULID.from_str(run_id.rpartition("_")[2]).datetime
+    is_progress = (row.checked_until < started_at) & (row.started_at > started_at)
+    await connection.execute(update(alert_runs).where(is_progress).values(checked_until=started_at))
+
+
 _ACCOUNT = select(
     accounts.c.id, accounts.c.email, accounts.c.email_verified_at, accounts.c.alert_mail, accounts.c.alert_webhook
 ).where(accounts.c.deleted_at.is_(None), accounts.c.suspended_at.is_(None))
@@ -208,11 +211,10 @@ def _text(kinds: Collection[AlertKind]) -> str:
     return ",".join(kind for kind in AlertKind if kind in kinds)
 
 
-async def _recent_expiries(connection: AsyncConnection, at: datetime) -> set[tuple[str, str]]:
-    """Return the keys and periods of the alerts about expiries that may still be ahead."""
-    recent = (alerts.c.kind == AlertKind.EXPIRY.value) & (alerts.c.created_at > at - _EXPIRY_STEPS[-1] - _DAY)
-    found = await connection.execute(select(alerts.c.key_id, alerts.c.period).where(recent))
-    return {(row.key_id, row.period) for row in found}
+async def _full_accounts(connection: AsyncConnection, at: datetime) -> set[str]:
+    """Return the accounts that get no further alerts for now."""
+    counts = select(alerts.c.account_id).where(alerts.c.created_at > at - _DAY).group_by(alerts.c.account_id)
+    return set(await connection.scalars(counts.having(func.count() >= ALERTS_PER_DAY_MAX)))
 
 
 async def _is_full(connection: AsyncConnection, alert: Alert) -> bool:

@@ -21,4 +21,4 @@ def completion(context: click.Context, shell: str) -> None:
     """
     found = get_completion_class(shell)
     assert found is not None, "click has these three"
-    output.say(found(context.find_root().command, {}, "stackctl", _VARIABLE).source())
+    output.write(found(context.find_root().command, {}, "stackctl", _VARIABLE).source())

@@ -92,7 +92,7 @@ def create(
             output.show_json(fields)
             return
         output.show_fields(fields)
-        output.say(_SAVE_NOTICE)
+        output.write(_SAVE_NOTICE)
 
 
 @keys.command()
@@ -119,7 +119,7 @@ def rotate(backends: Backends, key_id: str, *, grace: timedelta, is_confirmed: b
             output.show_json(fields)
             return
         output.show_fields(fields)
-        output.say(_SAVE_NOTICE)
+        output.write(_SAVE_NOTICE)
 
 
 @keys.command("list")

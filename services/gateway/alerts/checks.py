@@ -18,7 +18,10 @@ _WARNING_PERCENT = 80
 def alerts_of(subject: Subject, active: ActiveKey, limits: Iterable[RateLimit], *, since: float) -> Sequence[Alert]:
     """Return the alerts that a key and its account need, whether or not they are recorded already."""
     found = [_limit_alert(subject, limit) for limit in limits]
-    found.append(_idle_alert(subject, active, _day(since)))
+    # A run that begins before midnight also finds keys that were used after it. Their day is the same in all runs.
+    found.append(
+        _idle_alert(subject, active, date.fromisoformat(active.first_day) if active.first_day else _day(since))
+    )
     return [alert for alert in found if alert is not None]
 
 
@@ -42,7 +45,7 @@ def _period(limit: RateLimit) -> str:
 
 
 def _idle_alert(subject: Subject, active: ActiveKey, day: date) -> Alert | None:
-    """Return the alert about a key that was used on a day or later, after idle days."""
+    """Return the alert about a key that was used on a day, after idle days."""
     last_day = date.fromisoformat(active.previous_day) if active.previous_day else _day(subject.created_at)
     if day - last_day < timedelta(days=IDLE_DAYS):
         return None

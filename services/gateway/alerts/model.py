@@ -61,6 +61,8 @@ class ActiveKey:
     key_id: str
     previous_day: str
     """Last UTC date before that of the time on which it was used; empty if there is none."""
+    first_day: str = ""
+    """First UTC date from the time on, on which it was used; empty if inference does not say."""
 
 
 class AlertRecords(Protocol):

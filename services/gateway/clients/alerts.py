@@ -86,7 +86,7 @@ class GrpcAlertUsage:
         request = inference_pb2.ListActiveKeysRequest(since=timestamp(since), after=after, page_size=count)
         with rpc_errors(unavailable_reason="inference_unavailable"):
             answer = await self._stub.ListActiveKeys(request, timeout=self._timeout_seconds)
-        return [ActiveKey(one.key_id, one.previous_day) for one in answer.keys]
+        return [ActiveKey(one.key_id, one.previous_day, one.first_day) for one in answer.keys]
 
     async def send(self, account_id: str, alert_id: str, body: bytes) -> None:
         """Hand over an alert for the account's webhook."""

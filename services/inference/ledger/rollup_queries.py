@@ -138,16 +138,17 @@ def last_days(key_ids: Collection[str]) -> Select[Any]:
 
 
 def active_keys(first_hour: int, before_day: str, *, after: str, keys_max: int) -> Select[Any]:
-    """Select (key id, last days before `before_day` with a request or null) of keys used since an hour, by key id.
+    """Select keys used since an hour, by id: id, last days before `before_day` with a request or null, first hour.
 
-    There are two last days: that of the roll-ups, and that of the deltas.
+    There are two last days: that of the roll-ups, and that of the deltas. The first hour is the first one since then.
     """
     parts = [
-        select(table.c.key_id, table.c.requests).where(table.c.hour >= first_hour, table.c.key_id > after)
+        select(table.c.key_id, table.c.requests, table.c.hour).where(table.c.hour >= first_hour, table.c.key_id > after)
         for table in (usage_hours, usage_deltas)
     ]
     used = union_all(*parts).subquery()
-    keys = select(used.c.key_id).group_by(used.c.key_id).having(func.sum(used.c.requests) > 0)
+    first = func.min(case((used.c.requests > 0, used.c.hour))).label("first")
+    keys = select(used.c.key_id, first).group_by(used.c.key_id).having(func.sum(used.c.requests) > 0)
     page = keys.order_by(used.c.key_id).limit(keys_max).subquery()
     row = usage_days.c
     previous = select(func.max(row.day)).where(row.key_id == page.c.key_id, row.day < before_day, row.requests > 0)
@@ -155,7 +156,7 @@ def active_keys(first_hour: int, before_day: str, *, after: str, keys_max: int) 
     waiting = select(delta.key_id, func.max(delta.day).label("day")).where(delta.day < before_day, delta.requests > 0)
     last = waiting.group_by(delta.key_id).subquery()
     joined = page.outerjoin(last, last.c.key_id == page.c.key_id)
-    columns = (page.c.key_id, previous.correlate(page).scalar_subquery(), last.c.day)
+    columns = (page.c.key_id, previous.correlate(page).scalar_subquery(), last.c.day, page.c.first)
     return select(*columns).select_from(joined).order_by(page.c.key_id)
 
 

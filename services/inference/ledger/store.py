@@ -265,10 +265,16 @@ class SQLLedgerStore:
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def active_keys(
         self, first_hour: int, before_day: str, *, after: str, keys_max: int
-    ) -> list[tuple[str, str]]:
-        """Return a page of keys that were used since an hour, with the last day of use before `before_day`."""
+    ) -> list[tuple[str, str, str]]:
+        """Return a page of keys that were used since an hour, with the last day before `before_day` and the first day.
+
+        The last one is empty if there is none; the first one is that of the first use since the hour.
+        """
         query = rollup_queries.active_keys(first_hour, before_day, after=after, keys_max=keys_max)
-        return [(key_id, max(days or "", later or "")) for key_id, days, later in await self._rolled_up(query)]
+        return [
+            (key_id, max(days or "", later or ""), datetime.fromtimestamp(hour * 3600, UTC).date().isoformat())
+            for key_id, days, later, hour in await self._rolled_up(query)
+        ]
 
     @deadline(_TOP_SECONDS_MAX, unavailable=_unavailable)
     async def top_accounts(self, from_day: str, to_day: str, order: Unit, *, limit: int) -> list[AccountUsage]:

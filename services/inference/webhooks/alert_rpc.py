@@ -23,8 +23,10 @@ class ActiveKeys(Protocol):
 
     async def active_keys(
         self, first_hour: int, before_day: str, *, after: str, keys_max: int
-    ) -> Sequence[tuple[str, str]]:
-        """Return a page of keys that were used since an hour, by id, with the last day before `before_day`, or empty.
+    ) -> Sequence[tuple[str, str, str]]:
+        """Return a page of keys that were used since an hour, by id, with two days on which each was used.
+
+        The first is the last one before `before_day`, or empty, and the second the first one since the hour.
 
         Raises:
             Unavailable: The ledger cannot be read.
@@ -50,7 +52,10 @@ class UsageAlertService(alerts_pb2_grpc.UsageAlertServiceServicer):
         found = await self._keys.active_keys(
             hour, day, after=request.after, keys_max=request.page_size or _PAGE_SIZE_DEFAULT
         )
-        keys = [alerts_pb2.ActiveKey(key_id=key_id, previous_day=previous) for key_id, previous in found]
+        keys = [
+            alerts_pb2.ActiveKey(key_id=key_id, previous_day=previous, first_day=first)
+            for key_id, previous, first in found
+        ]
         return alerts_pb2.ListActiveKeysResponse(keys=keys)
 
     async def SendAlert(self, request: alerts_pb2.SendAlertRequest, context: Context) -> alerts_pb2.SendAlertResponse:

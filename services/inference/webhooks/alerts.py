@@ -105,7 +105,7 @@ class WebhookAlerts:
                 await self._sleep(_POLL_SECONDS)
 
     async def send_due(self) -> int:
-        """Make one attempt for each alert that is due, up to a number, and return how many were claimed."""
+        """Make one attempt for each alert that is due, up to a number, and return how many were made and stored."""
         now = self._clock.now()
         due = await self._store.due(now, count=_BATCH)
         if not due:
@@ -120,6 +120,7 @@ class WebhookAlerts:
                 await self._store.finish(await self._attempt(alert))
             except ServiceError as exc:  # The lease ends, and the attempt is repeated.
                 _log.warning("An alert for a webhook cannot be stored.", extra=_facts(alert, exc.reason))
+                return False
         return True
 
     async def _attempt(self, alert: WebhookAlert) -> WebhookAlert:

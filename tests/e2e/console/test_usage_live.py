@@ -9,7 +9,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
+from services.common.rpc.channel import open_channel
 from services.gateway.console.usage.live import LISTENERS_PER_ACCOUNT
+from stack.auth.v1 import accounts_pb2
+from stack.auth.v1.accounts_pb2_grpc import AccountServiceStub
 from tests.e2e.console.browser import Browser, secret_of
 from tests.e2e.stack import Stack, running_stack, say
 
@@ -74,6 +77,14 @@ async def test_without_a_session_or_from_another_site_there_are_no_events(owner:
         assert (await visitor.client.get("/usage/live")).status_code == 401
 
 
+async def test_a_request_for_the_headers_alone_ends_and_leaves_the_connection_to_others(owner: Browser) -> None:
+    async with asyncio.timeout(10):
+        for _ in range(LISTENERS_PER_ACCOUNT + 1):
+            headers = (await owner.client.head("/usage/live")).headers
+            assert headers["content-type"].startswith("text/event-stream")
+        assert await _status(owner) == 200
+
+
 async def test_an_account_has_a_bounded_number_of_streams_and_a_closed_one_frees_its_place(owner: Browser) -> None:
     async with AsyncExitStack() as streams:
         for _ in range(LISTENERS_PER_ACCOUNT):
@@ -99,6 +110,18 @@ async def test_a_stream_ends_with_its_session(owner: Browser) -> None:
         await owner.submit("/account", "/logout", {})
         async with asyncio.timeout(12):
             heard = [line async for line in lines]
+    assert "event: session-ended" in heard
+
+
+async def test_a_stream_ends_when_its_account_is_suspended(stack: Stack) -> None:
+    email = f"{secrets.token_hex(6)}@example.com"
+    request = accounts_pb2.SuspendAccountRequest(account=email)
+    async with Browser(stack) as owner, open_channel(stack.settings.auth_listen) as channel:
+        await owner.sign_up(email)
+        async with _events(owner) as lines:
+            await AccountServiceStub(channel).SuspendAccount(request, metadata=stack.admin_metadata)
+            async with asyncio.timeout(12):
+                heard = [line async for line in lines]
     assert "event: session-ended" in heard
 
 

@@ -126,6 +126,11 @@ def test_on_a_terminal_a_command_asks_before_it_revokes(
     assert bool(asked(stackctl, "keys", "show", key["id"])["revoked_at"]) is is_revoked
 
 
+def test_a_new_secret_is_followed_by_a_notice_on_a_line_of_its_own(stackctl: Stackctl, key: dict[str, Any]) -> None:
+    made = stackctl("keys", "create", "--email", key["email"], "--name", "x").stdout
+    assert made.endswith("\n\nSave the key now. It cannot be shown again.\n")
+
+
 def test_states_have_colours_on_a_terminal_unless_no_color_is_set(
     service: AuthProcess, stackctl: Stackctl, tmp_path: Path, key: dict[str, Any]
 ) -> None:
@@ -138,6 +143,39 @@ def test_states_have_colours_on_a_terminal_unless_no_color_is_set(
     assert "active" in plain
     assert "\x1b[" not in plain
     assert "\x1b[" not in stackctl(*listing).stdout
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
+def test_without_open_streams_nothing_is_revoked_and_nothing_is_a_traceback(
+    service: AuthProcess, stackctl: Stackctl, tmp_path: Path, key: dict[str, Any], closed: str
+) -> None:
+    done = _in_bash(service, tmp_path, f'"$@" {closed}', "keys", "revoke", key["id"])
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+    assert not asked(stackctl, "keys", "show", key["id"])["revoked_at"]
+
+
+@pytest.mark.parametrize("secret", [b"\xff\xfe\n", b"sk_stk_\x00\n", "sk_stk_é\n".encode()])
+def test_a_secret_that_is_not_text_is_one_sentence(service: AuthProcess, tmp_path: Path, secret: bytes) -> None:
+    done = _in_bash(service, tmp_path, '"$@"', "keys", "find", "--secret", standard_input=secret)
+    assert (done.returncode, done.stderr.splitlines()) == (
+        1,
+        [b"stackctl: Standard input has characters that no secret has. Give the secret alone, in one line."],
+    )
+
+
+def _in_bash(
+    service: AuthProcess, data_dir: Path, script: str, *arguments: str, standard_input: bytes = b""
+) -> "subprocess.CompletedProcess[bytes]":
+    settings = {"AUTH_TARGET": service.target, "STACK_ADMIN_TOKEN": ADMIN_TOKEN}
+    return subprocess.run(
+        ["bash", "-c", script, "-", sys.executable, "-m", "services.cli", *arguments],
+        env=environment(data_dir, settings),
+        input=standard_input,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def on_terminal(
@@ -173,7 +211,9 @@ def _read_all(controller: int) -> str:
 def test_completion_scripts_complete_commands_and_options(
     stackctl: Stackctl, tmp_path: Path, shell: str, line: str
 ) -> None:
-    assert line in stackctl("completion", shell).stdout
+    script = stackctl("completion", shell).stdout
+    assert line in script
+    assert "\\n" not in script.replace("$'\\n'", ""), "the lines of a script are lines"
 
     words = {"COMP_WORDS": "stackctl keys re", "COMP_CWORD": "2", "_STACKCTL_COMPLETE": "bash_complete"}
     done = subprocess.run(

@@ -2,10 +2,14 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import grpc
 import pytest
+from click.testing import CliRunner
 
+from services.cli.main import main
 from services.common import checksummed_token
 from tests.integration.auth_process import ADMIN_TOKEN, AuthProcess, environment
 from tests.integration.cli.conftest import Stackctl
@@ -84,3 +88,26 @@ def test_a_token_name_or_path_that_no_call_can_carry_is_reported_and_shortened(s
     path = stackctl("accounts", "list", TLS_CA_FILE="canary" * 2_000)
     assert path.stderr == "stackctl: setting TLS_CA_FILE: expected at most 1,024 characters\n"
     assert [path.exit_code, token.exit_code] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "setting"),
+    [
+        (("keys", "find", "laptop"), "AUTH_TARGET"),
+        (("accounts", "suspend", "ada@example.com"), "AUTH_TARGET"),
+        (("usage", "--all"), "INFERENCE_TARGET"),
+        (("status",), "QUOTA_TARGET"),
+    ],
+)
+def test_a_service_that_does_not_know_a_command_is_named_with_what_to_do(
+    tmp_path: Path, arguments: tuple[str, ...], setting: str
+) -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    targets = {f"{name}_TARGET": target for name in ("AUTH", "QUOTA", "INFERENCE")}
+    done = CliRunner().invoke(main, arguments, env={**targets, "STACK_ADMIN_TOKEN": ADMIN_TOKEN})
+    server.stop(None)
+    assert done.exit_code == 1
+    assert f"The service at {target} does not know this command" in done.output
+    assert f"or set {setting} to the address of" in done.output

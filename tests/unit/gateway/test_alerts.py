@@ -74,6 +74,12 @@ def test_a_key_that_was_idle_for_thirty_days_is_alerted(previous_day: str, creat
     assert [(one.kind, one.period) for one in found] == ([(AlertKind.IDLE, "2026-11-30")] if is_alerted else [])
 
 
+def test_runs_before_and_after_midnight_find_the_same_alert_about_an_idle_key() -> None:
+    used = ActiveKey("key_1", "2026-10-01", "2026-12-01")
+    found = [alerts_of(_subject(created_at=0), used, [], since=_MIDNIGHT + seconds)[0] for seconds in (-60, 60)]
+    assert [(one.kind, one.period) for one in found] == [(AlertKind.IDLE, "2026-12-01")] * 2
+
+
 @dataclass
 class Services:
     """Auth, quota and inference, as the run needs them."""

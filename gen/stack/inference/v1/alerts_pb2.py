@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fstack/inference/v1/alerts.proto\x12\x12stack.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"d\n\x15ListActiveKeysRequest\x12)\n\x05since\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\"1\n\tActiveKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x14\n\x0cprevious_day\x18\x02 \x01(\t\"E\n\x16ListActiveKeysResponse\x12+\n\x04keys\x18\x01 \x03(\x0b\x32\x1d.stack.inference.v1.ActiveKey\"K\n\x10SendAlertRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x10\n\x08\x61lert_id\x18\x02 \x01(\t\x12\x11\n\tbody_json\x18\x03 \x01(\x0c\"%\n\x11SendAlertResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x32\xd6\x01\n\x11UsageAlertService\x12g\n\x0eListActiveKeys\x12).stack.inference.v1.ListActiveKeysRequest\x1a*.stack.inference.v1.ListActiveKeysResponse\x12X\n\tSendAlert\x12$.stack.inference.v1.SendAlertRequest\x1a%.stack.inference.v1.SendAlertResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fstack/inference/v1/alerts.proto\x12\x12stack.inference.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"d\n\x15ListActiveKeysRequest\x12)\n\x05since\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\"D\n\tActiveKey\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x14\n\x0cprevious_day\x18\x02 \x01(\t\x12\x11\n\tfirst_day\x18\x03 \x01(\t\"E\n\x16ListActiveKeysResponse\x12+\n\x04keys\x18\x01 \x03(\x0b\x32\x1d.stack.inference.v1.ActiveKey\"K\n\x10SendAlertRequest\x12\x12\n\naccount_id\x18\x01 \x01(\t\x12\x10\n\x08\x61lert_id\x18\x02 \x01(\t\x12\x11\n\tbody_json\x18\x03 \x01(\x0c\"%\n\x11SendAlertResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x32\xd6\x01\n\x11UsageAlertService\x12g\n\x0eListActiveKeys\x12).stack.inference.v1.ListActiveKeysRequest\x1a*.stack.inference.v1.ListActiveKeysResponse\x12X\n\tSendAlert\x12$.stack.inference.v1.SendAlertRequest\x1a%.stack.inference.v1.SendAlertResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,13 +35,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTACTIVEKEYSREQUEST']._serialized_start=88
   _globals['_LISTACTIVEKEYSREQUEST']._serialized_end=188
   _globals['_ACTIVEKEY']._serialized_start=190
-  _globals['_ACTIVEKEY']._serialized_end=239
-  _globals['_LISTACTIVEKEYSRESPONSE']._serialized_start=241
-  _globals['_LISTACTIVEKEYSRESPONSE']._serialized_end=310
-  _globals['_SENDALERTREQUEST']._serialized_start=312
-  _globals['_SENDALERTREQUEST']._serialized_end=387
-  _globals['_SENDALERTRESPONSE']._serialized_start=389
-  _globals['_SENDALERTRESPONSE']._serialized_end=426
-  _globals['_USAGEALERTSERVICE']._serialized_start=429
-  _globals['_USAGEALERTSERVICE']._serialized_end=643
+  _globals['_ACTIVEKEY']._serialized_end=258
+  _globals['_LISTACTIVEKEYSRESPONSE']._serialized_start=260
+  _globals['_LISTACTIVEKEYSRESPONSE']._serialized_end=329
+  _globals['_SENDALERTREQUEST']._serialized_start=331
+  _globals['_SENDALERTREQUEST']._serialized_end=406
+  _globals['_SENDALERTRESPONSE']._serialized_start=408
+  _globals['_SENDALERTRESPONSE']._serialized_end=445
+  _globals['_USAGEALERTSERVICE']._serialized_start=448
+  _globals['_USAGEALERTSERVICE']._serialized_end=662
 # @@protoc_insertion_point(module_scope)

@@ -59,19 +59,23 @@ class ActiveKey(_message.Message):
 
     KEY_ID_FIELD_NUMBER: _builtins.int
     PREVIOUS_DAY_FIELD_NUMBER: _builtins.int
+    FIRST_DAY_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """Public id of the key."""
     previous_day: _builtins.str
     """Last UTC date, `YYYY-MM-DD`, before that of `since`, on which the key was used; empty if there is none."""
+    first_day: _builtins.str
+    """First UTC date, from `since` on, on which the key was used. Earlier versions leave it empty."""
     def __init__(
         self,
         *,
         key_id: _builtins.str = ...,
         previous_day: _builtins.str = ...,
+        first_day: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "previous_day", b"previous_day"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_day", b"first_day", "key_id", b"key_id", "previous_day", b"previous_day"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

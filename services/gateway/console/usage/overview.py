@@ -144,10 +144,11 @@ def _charts(
     names = {value: _name(query.breakdown, value, key_names) for value in chosen}
 
     def chart(title: str, count: Callable[[Sums], int]) -> Chart:
-        series: dict[str, dict[str, int]] = {}
+        series: dict[str, Counter[str]] = {}
         for point in report.points:
+            # A model can have the name of all others together, whose column then contains it.
             value = OTHER if point.value is None else point.value
-            series.setdefault(value, {})[times[point.start]] = count(point.sums)
+            series.setdefault(value, Counter())[times[point.start]] += count(point.sums)
         return columns(title, axis, series, chosen, names)
 
     return {

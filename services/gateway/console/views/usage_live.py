@@ -44,6 +44,8 @@ class LiveView:
         Raises:
             Throttled: Too many pages with live updates are open.
         """
+        if context.request.method == "HEAD":  # A stream without a body would occupy the connection for ever.
+            return Response(media_type="text/event-stream")
         query = usage_query(context.request.query_params, now=self._pages.now())
         names = {key.id: key.name for key in (await context.scope.owner.keys()).keys}
         slot = await self._live.acquire(context.scope.session.account_id)

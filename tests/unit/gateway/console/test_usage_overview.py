@@ -66,6 +66,17 @@ def test_parts_totals_and_charts_have_the_same_sums() -> None:
     assert len(overview.lines) == 5
 
 
+def test_a_model_named_other_is_drawn_with_all_others() -> None:
+    query = usage_query({"range": "24h"}, now=NOW)
+    time = query.range.times[0]
+    shown = _report(Point(time, "other", Sums(requests=5)), Point(time, None, Sums(requests=100)))
+
+    overview = overview_of(query, Reports(shown, shown, None, None), {})
+
+    assert overview is not None
+    assert overview.charts["requests"].total == overview.totals.all_requests == 105
+
+
 def test_without_a_report_there_is_no_overview_and_without_requests_an_empty_one() -> None:
     query = usage_query({}, now=NOW)
     assert overview_of(query, Reports(None, None, None, None), {}) is None
