@@ -343,7 +343,7 @@ async def test_the_list_connects_again_to_a_gateway_that_was_restarted(chromium:
         _, secrets = await _owner(user, own_stack)
         await user.open("/usage")
         await expect(page.get_by_role("status").get_by_text("Live")).to_be_visible()
-        assert own_stack.stop("gateway") == 0, "it waits for the live list"
+        assert own_stack.stop("gateway-1") == 0, "it waits for the live list"
         await expect(page.get_by_role("status").get_by_text("Connecting…")).to_be_visible(timeout=8_000)
         await own_stack.start_missing()
         answered = await _until_answered(user, secrets[0])

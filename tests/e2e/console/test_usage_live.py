@@ -137,7 +137,7 @@ async def test_a_gateway_that_stops_does_not_wait_for_streams(patient_stack: Sta
         await owner.sign_up(f"{secrets.token_hex(6)}@example.com")
         async with _events(owner) as lines:
             assert await anext(lines) == "retry: 3000"
-            stopping = asyncio.create_task(asyncio.to_thread(patient_stack.stop, "gateway", within_seconds=15))
+            stopping = asyncio.create_task(asyncio.to_thread(patient_stack.stop, "gateway-1", within_seconds=15))
             async with asyncio.timeout(15):
                 assert [line async for line in lines if line.startswith("data: [{")] == []
         assert await stopping == 0
