@@ -80,11 +80,13 @@ class BatchedQuota:
 
     async def reserve(self, request_id: str, principal: Principal, estimate: Estimate | None = None) -> Hold:
         """Hold what a request takes; see `Quota.reserve`."""
-        item = ReserveItem(request_id, principal, estimate)
+        item, account_id = ReserveItem(request_id, principal, estimate), principal.quota_account_id
+        was_settling = account_id in self._settling
         try:
             return await self._reserve(item)
         except LimitReached as exc:
-            if not exc.rate_limit.held or not self._settling[principal.quota_account_id]:
+            # A settle of then may have been answered before this reserve, and yet come after it in quota.
+            if not exc.rate_limit.held or not (was_settling or account_id in self._settling):
                 raise
         # A settle that waits here for its batch may free a slot.
         await self._settles.flush()
