@@ -22,9 +22,10 @@ def upgrade() -> None:
         sa.Column("created_at", sa.Float(53), nullable=False),
         sa.Column("next_attempt_at", sa.Float(53), nullable=True),
         sa.Column("failures", sa.BigInteger, nullable=False),
+        if_not_exists=True,  # The restore of an older dump leaves it.
     )
-    op.create_index("ix_webhook_alert_next_attempt", "webhook_alert", ["next_attempt_at"])
-    op.create_index("ix_webhook_alert_account", "webhook_alert", ["account_id", "created_at"])
+    op.create_index("ix_webhook_alert_next_attempt", "webhook_alert", ["next_attempt_at"], if_not_exists=True)
+    op.create_index("ix_webhook_alert_account", "webhook_alert", ["account_id", "created_at"], if_not_exists=True)
 
 
 def downgrade() -> None:
