@@ -11,7 +11,7 @@ from tests.properties.mutated_bodies import mutated_bodies
 from tests.properties.response_bodies import NAMES, SEEDS
 from tests.unit.gateway.apis.responses.answers import chunk, completion, fold, streamed
 
-_SECONDS_MAX = 0.1
+_SECONDS_MAX = 0.5
 
 
 def _answer(body: bytes) -> bool:
