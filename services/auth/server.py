@@ -423,7 +423,7 @@ def _add_user_services(server: GrpcServer, components: Parts) -> None:
         OperatorSessionService(operator_log_in, operator_sessions), server.grpc
     )
     operators_pb2_grpc.add_OperatorServiceServicer_to_server(
-        _operator_service(components, sessions, operator_sessions), server.grpc
+        _operator_service(components, totp, operator_sessions), server.grpc
     )
 
 
@@ -439,15 +439,13 @@ def _operator_sessions(components: Parts) -> SessionManager:
     )
 
 
-def _operator_service(
-    components: Parts, sessions: SessionManager, operator_sessions: SessionManager
-) -> OperatorService:
+def _operator_service(components: Parts, totp: TOTPManager, operator_sessions: SessionManager) -> OperatorService:
     transactions = components.transactions
     stores = OperatorStores(
         SQLAccountStore(transactions, components.former_accounts),
         SQLAccountDirectory(transactions),
         SQLKeyStore(transactions),
-        sessions,
+        _sessions(components, transactions),
         SQLPlanStore(transactions),
         SQLOneTimeTokenStore(transactions),
         SQLAuditLog(transactions),
@@ -455,6 +453,7 @@ def _operator_service(
     return OperatorService(
         stores,
         OperatorAuthenticator(operator_sessions),
+        totp,
         templates=components.mail.templates,
         feed=components.feed,
         pepper=components.pepper,

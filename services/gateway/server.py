@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -26,6 +26,7 @@ from services.common.runtime.clock import SystemClock
 from services.common.runtime.tasks import restarting, running
 from services.common.telemetry import metrics
 from services.common.web.forwarded import ForwardedHeaders
+from services.common.web.server import Server
 from services.gateway.alerts.runs import AlertRuns
 from services.gateway.apis import routes, tokenizers
 from services.gateway.apis.error_handlers import UNCOUNTED, ErrorHandlers, ExceptionHandlers
@@ -353,7 +354,7 @@ async def _listen(
     stopping = process.stop_signal()
     listener.allow_connections(settings.connections_max)
     sockets = listener.bind(Address(settings.host, settings.port), is_shared=settings.reuse_port)
-    server = _Server(
+    server = Server(
         uvicorn.Config(
             app,
             http=http_protocol(settings, cors),
@@ -391,11 +392,3 @@ def http_protocol(settings: GatewaySettings, cors: CORSPolicy) -> type[asyncio.P
     )
     rejections = Rejections(new_request_id=new_request_id, cors=cors, render_error=render_error)
     return HTTPConnection.bound(Shared(limits, Connections(limits), rejections))
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn without its signal handlers, which would end the process by the signal instead of with exit code 0."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield

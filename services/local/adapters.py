@@ -14,7 +14,7 @@ from services.auth.keys.model import Denial, Key
 from services.auth.keys.verifier import KeyVerifier
 from services.auth.watch.feed import ChangeEvent, ChangeFeed
 from services.common.concurrency.batch import Batcher
-from services.common.concurrency.patient_timer import patient_timeout
+from services.common.concurrency.stall_tolerant_timer import stall_tolerant_timeout
 from services.common.errors import InternalError, ServiceError, Unavailable
 from services.common.verdict import RowVerdict
 from services.gateway.apis.receipts import DayUsage, OwnedReceipt, ReceiptsPage
@@ -428,7 +428,7 @@ class LocalDependencies:
 async def _deadline(seconds: float, unavailable_reason: str) -> AsyncIterator[None]:
     """Limit the block to `seconds`; errors are those of `_local_errors`."""
     with _local_errors(unavailable_reason):
-        async with patient_timeout(seconds):
+        async with stall_tolerant_timeout(seconds):
             yield
 
 

@@ -5,8 +5,7 @@ import logging
 import math
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from functools import partial
 
 import uvicorn
@@ -24,6 +23,7 @@ from services.common.web.assets import Assets
 from services.common.web.forwarded import ForwardedHeaders
 from services.common.web.origins import parse_origin
 from services.common.web.request_id import REQUEST_ID
+from services.common.web.server import Server
 from services.operator_console.app import OperatorConsole, build_app
 from services.operator_console.clients.health import HealthClient
 from services.operator_console.clients.operators import OperatorClient
@@ -118,7 +118,7 @@ async def _listen(app: ASGIApp, readiness: _Readiness, settings: OperatorConsole
     """Serve `app` until a stop signal, and then let requests in progress end."""
     stopping = process.stop_signal()
     sockets = _bind(settings)
-    server = _Server(
+    server = Server(
         uvicorn.Config(
             app,
             http="httptools",
@@ -147,11 +147,3 @@ def _bind(settings: OperatorConsoleSettings) -> list[socket.socket]:
         return bind(Address(settings.host, settings.port))
     except StartError as exc:
         raise StartError(f"{exc}. Set OPERATOR_CONSOLE_HOST and OPERATOR_CONSOLE_PORT to a free address.") from exc
-
-
-class _Server(uvicorn.Server):
-    """Uvicorn without its signal handlers, which would end the process by the signal instead of with exit code 0."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield

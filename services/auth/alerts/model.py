@@ -71,7 +71,7 @@ class AlertStore(Protocol):
         """Return a run if one is due and no other caller has it. Also record the alerts about expiring keys."""
 
     async def end_run(self, run_id: str, *, is_complete: bool) -> None:
-        """End a run. Does nothing if another caller has taken it over."""
+        """End a run. One that another caller has taken over only counts as progress if it is complete."""
 
     async def subjects(self, key_ids: Collection[KeyId], *, now: datetime) -> Sequence[Key]:
         """Return those of the keys that work and whose owners want alerts about limits or idle keys."""

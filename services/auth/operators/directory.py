@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from services.auth.accounts.model import Account, AccountId
+from services.auth.accounts.model import Account
 from services.auth.audit import Actor
 from services.common.errors import InvalidRequest
 
@@ -42,9 +42,6 @@ class AccountDirectory(Protocol):
 
     async def accounts_by_plan(self) -> Mapping[str, int]:
         """Return the number of accounts of each plan, without deleted ones; plans without accounts are left out."""
-
-    async def has_totp(self, account_id: AccountId) -> bool:
-        """Return whether an account has TOTP."""
 
     async def end_sessions(self, reference: str, session_id: str, *, by: Actor, at: datetime) -> int:
         """End a session of an account, or all if `session_id` is empty, and return how many ended.

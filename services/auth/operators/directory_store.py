@@ -5,11 +5,11 @@ from datetime import datetime
 
 from sqlalchemy import ColumnElement, and_, func, or_, select, true
 
-from services.auth.accounts.model import Account, AccountId
+from services.auth.accounts.model import Account
 from services.auth.accounts.store import ACCOUNT_COLUMNS, account_id_of, account_of_row
 from services.auth.audit import Actor
 from services.auth.db.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, unavailable
-from services.auth.db.tables import accounts, sessions, totp_secrets
+from services.auth.db.tables import accounts, sessions
 from services.auth.operators.directory import AccountSearch, AccountState
 from services.auth.sessions.proofs import lock_existing
 from services.auth.sessions.store import end_sessions
@@ -44,15 +44,7 @@ class SQLAccountDirectory:
             .group_by(accounts.c.plan)
         )
         async with self._transactions.reading() as connection:
-            return {row.plan: row.accounts for row in await connection.execute(query.group_by(accounts.c.plan))}
-
-    @deadline(READ_SECONDS_MAX, unavailable=unavailable)
-    async def has_totp(self, account_id: AccountId) -> bool:
-        """Return whether an account has TOTP. See `AccountDirectory.has_totp`."""
-        table = totp_secrets.c
-        enabled = select(table.id).where(table.account_id == account_id, table.enabled_at.is_not(None))
-        async with self._transactions.reading() as connection:
-            return await connection.scalar(enabled) is not None
+            return {row.plan: row.accounts for row in await connection.execute(query)}
 
     @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
     async def end_sessions(self, reference: str, session_id: str, *, by: Actor, at: datetime) -> int:

@@ -26,9 +26,9 @@ class OperatorLogIn:
 
         Args:
             log_in: Checks passwords and codes, within its limits.
-            accounts: Tells which accounts have the role.
+            accounts: The accounts, with their roles.
             sessions: The sessions of operators.
-            totp: Tells which accounts have TOTP.
+            totp: The TOTP of accounts.
             pending: Log-ins to the operators' console that need a code. Those of users' are none.
         """
         self._log_in = log_in

@@ -15,6 +15,7 @@ from services.auth.mail.templates import EmailTemplates
 from services.auth.operators.directory import AccountDirectory, AccountSearch, AccountState, checked_text
 from services.auth.sessions.manager import SessionManager
 from services.auth.sessions.one_time_tokens import INVITE_ID_CHARACTERS, OneTimeTokenStore, Purpose, mint_token
+from services.auth.totp.manager import TOTPManager
 from services.auth.watch.feed import ChangeFeed
 from services.common.errors import InvalidRequest, NotFound
 from services.common.ids import Kind, is_id
@@ -51,6 +52,7 @@ class OperatorService(operators_pb2_grpc.OperatorServiceServicer):
         self,
         stores: OperatorStores,
         authenticator: OperatorAuthenticator,
+        totp: TOTPManager,
         *,
         templates: EmailTemplates,
         feed: ChangeFeed,
@@ -60,6 +62,7 @@ class OperatorService(operators_pb2_grpc.OperatorServiceServicer):
         """Serve operators whom `authenticator` authenticates. Changes of keys are published to `feed`."""
         self._stores = stores
         self._authenticator = authenticator
+        self._totp = totp
         self._templates = templates
         self._feed = feed
         self._pepper = pepper
@@ -99,7 +102,7 @@ class OperatorService(operators_pb2_grpc.OperatorServiceServicer):
             plan=messages.plan(await self._stores.plans.get(account.plan)),
             keys=map(messages.key, keys),
             sessions=map(messages.session, await self._stores.owner_sessions.of_account(account.id)),
-            has_totp=await self._stores.directory.has_totp(account.id),
+            has_totp=bool(await self._totp.enabled_id(account.id)),
         )
 
     async def SuspendAccountAsOperator(

@@ -1,8 +1,8 @@
 """Checks codes, and lets owners enable TOTP.
 
-Whoever guesses codes knows the password already, so codes are limited per account, not per address. That cannot lock an
-owner out for good: a known device has limits of its own, and a new password starts a new count. Whoever reads the
-owner's e-mails can have many new passwords and devices, so the codes for one secret are limited too.
+An attacker who guesses codes knows the password already, so codes are limited per account, not per address. That cannot
+lock an owner out permanently: a known device has limits of its own, and a new password starts a new count. An attacker
+who reads the owner's e-mails can set many new passwords, so the codes for one secret are limited too.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _RULES = (
 )
 """With three valid codes at a time, 100 guesses a day find one with a chance of 1 in 3,300."""
 _OF_SECRET = RateLimitRule("codes for a secret in a day", tries_max=300, window_seconds=86_400)
-"""With any passwords, on any devices. Whoever knows one password, and has no device, leaves two thirds to the owner."""
+"""With all passwords and devices. One password without a known device can use up a third of it."""
 _ENROLMENT_LIFETIME = timedelta(hours=1)
 
 

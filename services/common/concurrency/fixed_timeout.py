@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from services.common.concurrency.patient_timer import PatientTimer
+from services.common.concurrency.stall_tolerant_timer import StallTolerantTimer
 
 WaitT = TypeVar("WaitT")
 
@@ -18,14 +18,14 @@ class FixedTimeout(Generic[WaitT]):
         self._on_timeout = on_timeout
         self._deadlines: dict[WaitT, float] = {}
         """In order, since all waits have the same time-out."""
-        self._timer: PatientTimer | None = None
+        self._timer: StallTolerantTimer | None = None
 
     def watch(self, wait: WaitT) -> None:
         """Watch a wait that begins now."""
         loop = asyncio.get_running_loop()
         deadline = self._deadlines[wait] = loop.time() + self._seconds
         if self._timer is None:
-            self._timer = PatientTimer(deadline, self._expire)
+            self._timer = StallTolerantTimer(deadline, self._expire)
 
     def forget(self, wait: WaitT) -> None:
         """Watch a wait no longer; it may have timed out before."""
@@ -48,7 +48,7 @@ class FixedTimeout(Generic[WaitT]):
                 self._on_timeout(wait)
         finally:
             if self._deadlines and self._timer is None:
-                self._timer = PatientTimer(self._next_deadline(), self._expire)
+                self._timer = StallTolerantTimer(self._next_deadline(), self._expire)
 
     def _next_deadline(self) -> float:
         return next(iter(self._deadlines.values()))

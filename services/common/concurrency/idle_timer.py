@@ -5,7 +5,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from services.common.concurrency.patient_timer import PatientTimer
+from services.common.concurrency.stall_tolerant_timer import StallTolerantTimer
 
 
 class IdleTimer:
@@ -17,7 +17,7 @@ class IdleTimer:
         self._callback = callback
         self._loop = asyncio.get_running_loop()
         self._reset_at = 0.0
-        self._handle: PatientTimer | None = None
+        self._handle: StallTolerantTimer | None = None
 
     def reset(self) -> None:
         """Restart the idle time. Only stores the time: the scheduled call is moved when it is due."""
@@ -43,7 +43,7 @@ class IdleTimer:
     def _schedule(self, seconds: float) -> None:
         if self._handle is not None:
             self._handle.cancel()
-        self._handle = PatientTimer(self._loop.time() + seconds, self._on_due)
+        self._handle = StallTolerantTimer(self._loop.time() + seconds, self._on_due)
 
     def _on_due(self) -> None:
         seconds = self._reset_at + self._seconds - self._loop.time()

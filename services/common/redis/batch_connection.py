@@ -23,7 +23,7 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import ConnectionError, InvalidResponse, ReadOnlyError, RedisError, ResponseError
 
 from services.common.concurrency.fixed_timeout import FixedTimeout
-from services.common.concurrency.patient_timer import patient_timeout
+from services.common.concurrency.stall_tolerant_timer import stall_tolerant_timeout
 
 Command = tuple[Any, ...]
 """A command's name followed by its arguments, strings or numbers."""
@@ -143,7 +143,7 @@ async def open_connection(
         RedisError, OSError: The server cannot be reached, is a replica, or rejected the user.
     """
     options: AbstractConnection = pool.make_connection()  # type: ignore[no-untyped-call]
-    async with patient_timeout(seconds_max):
+    async with stall_tolerant_timeout(seconds_max):
         try:
             connection = await _connect(pool, options, partial(BatchConnection, timeout))
         except OSError:

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from services.common.concurrency.byte_budget import ByteBudget
-from services.common.concurrency.patient_timer import patient_timeout
+from services.common.concurrency.stall_tolerant_timer import stall_tolerant_timeout
 from services.common.errors import ServiceError, Throttled, Unavailable
 from services.common.web.request_id import REQUEST_ID
 from services.gateway.metrics import UNRECORDED_REQUESTS
@@ -113,7 +113,7 @@ class IdempotentRequests:
         """
         request_id = request.scope[REQUEST_ID]
         try:
-            async with patient_timeout(_IMPLICIT_CLAIM_SECONDS):
+            async with stall_tolerant_timeout(_IMPLICIT_CLAIM_SECONDS):
                 return await self._store.claim(key, request.fingerprint, request_id, replaces=request.replaces)
         except Throttled:
             UNRECORDED_REQUESTS.labels("too_many").inc()

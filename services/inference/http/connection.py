@@ -14,7 +14,7 @@ _HEAD_BYTES_MAX = 64 * 1024
 """Maximum size of a response's head, and of what arrives without bytes of the body: trailers and chunk extensions."""
 _HEADERS_MAX = 128
 _STALE_SECONDS = 1.0
-"""Time in which a server tells that it had closed a connection. It takes one round trip."""
+"""Time in which the reset of a connection that the server had closed arrives. It takes one round trip."""
 _WRITE_AT_ONCE_BYTES_MAX = 64 * 1024
 """Bodies up to this size are copied behind the head, so that both are one write."""
 

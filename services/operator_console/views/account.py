@@ -8,13 +8,13 @@ from typing import Any
 
 from starlette.responses import Response
 
-from services.common.errors import NotFound, ServiceError
+from services.common.errors import NotFound, PermissionDenied, ServiceError
 from services.common.ids import Kind, is_id
+from services.common.web.unknown import or_none
 from services.operator_console.clients.usage import UsageClient
 from services.operator_console.model import Account, ModelUsage, add_up
 from services.operator_console.page import Pages
 from services.operator_console.request import OperatorRequest
-from services.operator_console.unknown import or_none
 
 
 class AccountViews:
@@ -66,7 +66,7 @@ class AccountViews:
         details, plans, month = await asyncio.gather(
             request.operator.account(account_id),
             request.operator.plans(),
-            or_none(self._usage.of_account(account_id, today.replace(day=1), today)),
+            or_none(self._usage.of_account(account_id, today.replace(day=1), today), PermissionDenied),
         )
         variables: dict[str, Any] = {
             "details": details,

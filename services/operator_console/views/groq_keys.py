@@ -2,10 +2,11 @@
 
 from starlette.responses import Response
 
+from services.common.errors import PermissionDenied
+from services.common.web.unknown import or_none
 from services.operator_console.clients.usage import UsageClient
 from services.operator_console.page import Pages
 from services.operator_console.request import OperatorRequest
-from services.operator_console.unknown import or_none
 
 
 class GroqKeysPage:
@@ -17,4 +18,4 @@ class GroqKeysPage:
 
     async def index(self, request: OperatorRequest) -> Response:
         """`GET /groq-keys`."""
-        return self._pages.show(request, "groq_keys", groq=await or_none(self._usage.groq_keys()))
+        return self._pages.show(request, "groq_keys", groq=await or_none(self._usage.groq_keys(), PermissionDenied))

@@ -4,11 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 from starlette.responses import Response
 
+from services.common.errors import PermissionDenied
+from services.common.web.unknown import or_none
 from services.operator_console.clients.usage import ORDERS, UsageClient
 from services.operator_console.model import Usage
 from services.operator_console.page import Pages
 from services.operator_console.request import OperatorRequest
-from services.operator_console.unknown import or_none
 
 _ACCOUNTS = 25
 _PERIODS = {"1": "Today", "7": "7 days", "30": "30 days"}
@@ -27,7 +28,7 @@ class TopPage:
         order = request.query("by") if request.query("by") in ORDERS else "requests"
         today = datetime.fromtimestamp(self._pages.now(), UTC).date()
         first = today - timedelta(days=int(days) - 1)
-        found = await or_none(self._usage.top_accounts(first, today, order, limit=_ACCOUNTS))
+        found = await or_none(self._usage.top_accounts(first, today, order, limit=_ACCOUNTS), PermissionDenied)
         emails = await request.operator.emails({one.account_id for one in found}) if found else {}
         most = max((_amount(one.usage, order) for one in found or ()), default=0)
         return self._pages.show(

@@ -125,19 +125,19 @@ async def test_a_stream_ends_when_its_account_is_suspended(stack: Stack) -> None
     assert "event: session-ended" in heard
 
 
-@pytest.fixture(name="patient_stack")
-def _patient_stack() -> Iterator[Stack]:
+@pytest.fixture(name="stack_with_grace")
+def _stack_with_grace() -> Iterator[Stack]:
     """Yield a stack whose gateway waits half a minute for requests in flight."""
     with running_stack(DRAIN_SECONDS="0", GRACE_SECONDS="30") as running:
         yield running
 
 
-async def test_a_gateway_that_stops_does_not_wait_for_streams(patient_stack: Stack) -> None:
-    async with Browser(patient_stack) as owner:
+async def test_a_gateway_that_stops_does_not_wait_for_streams(stack_with_grace: Stack) -> None:
+    async with Browser(stack_with_grace) as owner:
         await owner.sign_up(f"{secrets.token_hex(6)}@example.com")
         async with _events(owner) as lines:
             assert await anext(lines) == "retry: 3000"
-            stopping = asyncio.create_task(asyncio.to_thread(patient_stack.stop, "gateway-1", within_seconds=15))
+            stopping = asyncio.create_task(asyncio.to_thread(stack_with_grace.stop, "gateway-1", within_seconds=15))
             async with asyncio.timeout(15):
                 assert [line async for line in lines if line.startswith("data: [{")] == []
         assert await stopping == 0

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class UsageAlertServiceStub:
-    """UsageAlertService tells which keys were used, and sends alerts to the webhooks of accounts. Gateways call it.
+    """UsageAlertService lists the keys that were used, and sends alerts to the webhooks of accounts. Gateways call it.
     """
 
     def __init__(self, channel):
@@ -48,7 +48,7 @@ class UsageAlertServiceStub:
 
 
 class UsageAlertServiceServicer:
-    """UsageAlertService tells which keys were used, and sends alerts to the webhooks of accounts. Gateways call it.
+    """UsageAlertService lists the keys that were used, and sends alerts to the webhooks of accounts. Gateways call it.
     """
 
     def ListActiveKeys(self, request, context):
@@ -88,7 +88,7 @@ def add_UsageAlertServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UsageAlertService:
-    """UsageAlertService tells which keys were used, and sends alerts to the webhooks of accounts. Gateways call it.
+    """UsageAlertService lists the keys that were used, and sends alerts to the webhooks of accounts. Gateways call it.
     """
 
     @staticmethod

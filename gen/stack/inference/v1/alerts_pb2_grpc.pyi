@@ -13,7 +13,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class UsageAlertServiceStub:
-    """UsageAlertService tells which keys were used, and sends alerts to the webhooks of accounts. Gateways call it."""
+    """UsageAlertService lists the keys that were used, and sends alerts to the webhooks of accounts. Gateways call it."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListActiveKeys: _aio.UnaryUnaryMultiCallable[_alerts_pb2.ListActiveKeysRequest, _alerts_pb2.ListActiveKeysResponse]
@@ -24,7 +24,7 @@ class UsageAlertServiceStub:
     """
 
 class UsageAlertServiceServicer(metaclass=_abc_1.ABCMeta):
-    """UsageAlertService tells which keys were used, and sends alerts to the webhooks of accounts. Gateways call it."""
+    """UsageAlertService lists the keys that were used, and sends alerts to the webhooks of accounts. Gateways call it."""
 
     @_abc_1.abstractmethod
     def ListActiveKeys(

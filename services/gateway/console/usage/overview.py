@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from services.common.web.unknown import or_none
 from services.gateway.console.charts import COLOURS, OTHER, Chart, colours, columns
 from services.gateway.console.labels import label
 from services.gateway.console.ports import RequestFilter, UsageClient
-from services.gateway.console.unknown import or_none
 from services.gateway.console.usage.query import UsageQuery
 from services.gateway.console.usage.ranges import DEFAULT, UsageRange, named_range
 from services.gateway.console.usage.reports import Breakdown, Latency, Report, Sums, add_up

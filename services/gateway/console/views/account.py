@@ -7,11 +7,11 @@ from starlette.responses import Response
 
 from services.common.errors import ServiceError
 from services.common.ids import Kind, is_id
+from services.common.web.unknown import or_none
 from services.gateway.alerts.model import AlertKind
 from services.gateway.console.page import Pages, redirect
 from services.gateway.console.ports import AlertSettings
 from services.gateway.console.request_context import RequestContext
-from services.gateway.console.unknown import or_none
 from services.gateway.requests.ports import ResponseStore
 
 _log = logging.getLogger(__name__)

@@ -6,12 +6,12 @@ from typing import Any
 from starlette.responses import Response
 
 from services.common.errors import NotFound, ServiceError
+from services.common.web.unknown import or_none
 from services.gateway.console.facts import Facts
 from services.gateway.console.labels import describe_limit
 from services.gateway.console.page import Pages
 from services.gateway.console.ports import Key, KeySettings, RequestFilter
 from services.gateway.console.request_context import RequestContext
-from services.gateway.console.unknown import or_none
 from services.gateway.console.usage_charts import charts_of, days_of, totals_of
 from services.gateway.console.views.key_settings import (
     chosen_models,

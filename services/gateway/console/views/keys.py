@@ -9,12 +9,12 @@ from starlette.responses import Response
 
 from services.common.errors import ServiceError
 from services.common.limits import Scope, Window
+from services.common.web.unknown import or_none
 from services.gateway.console.facts import Facts
 from services.gateway.console.labels import describe_limit, limit_label
 from services.gateway.console.page import Pages, redirect
 from services.gateway.console.ports import Key, NewKey, TodayUsage
 from services.gateway.console.request_context import RequestContext
-from services.gateway.console.unknown import or_none
 from services.gateway.console.views.key import WORKING
 from services.gateway.console.views.key_settings import chosen_models, end_of, model_picker
 from services.gateway.requests.types import RateLimit

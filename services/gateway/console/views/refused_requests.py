@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from services.common.runtime.clock import Clock
+from services.common.web.unknown import or_none
 from services.gateway.console.docs.error_codes import ERRORS, ErrorCode
 from services.gateway.console.docs.outline import path_of
 from services.gateway.console.hour_chart import hour_chart
 from services.gateway.console.ports import Key
 from services.gateway.console.refusals import RefusalSum, by_hour, sums_of
 from services.gateway.console.request_context import RequestContext
-from services.gateway.console.unknown import or_none
 
 _KEYS_MAX = 1_000
 """Most accounts have a few keys. Of more, the oldest are left out."""

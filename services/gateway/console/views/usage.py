@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from services.common.ids import Kind, is_id
 from services.common.surface import Surface
+from services.common.web.unknown import or_none
 from services.gateway.console.facts import Facts
 from services.gateway.console.failures import failure_of
 from services.gateway.console.labels import OUTCOMES, countdown, explain_outcome, explain_refund
@@ -14,7 +15,6 @@ from services.gateway.console.page import Pages, redirect
 from services.gateway.console.ports import Key, TodayUsage
 from services.gateway.console.receipt_texts import bug_report, timeline_of
 from services.gateway.console.request_context import RequestContext
-from services.gateway.console.unknown import or_none
 from services.gateway.console.usage.csv_rows import RequestsCSV
 from services.gateway.console.usage.overview import models_of, overview_of, read_reports
 from services.gateway.console.usage.query import UsageQuery, usage_query

@@ -13,7 +13,7 @@ import uvloop
 
 from services.common.concurrency.fixed_timeout import FixedTimeout
 from services.common.concurrency.idle_timer import IdleTimer
-from services.common.concurrency.patient_timer import PatientTimer, patient_timeout
+from services.common.concurrency.stall_tolerant_timer import StallTolerantTimer, stall_tolerant_timeout
 
 _SECONDS = 0.2
 _LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -40,13 +40,13 @@ async def with_idle_timer(arrived: "asyncio.Future[None]") -> None:
         await arrived
 
 
-async def with_patient_timeout(arrived: "asyncio.Future[None]") -> None:
-    """Wait with a `patient_timeout`."""
-    async with patient_timeout(_SECONDS):
+async def with_stall_tolerant_timeout(arrived: "asyncio.Future[None]") -> None:
+    """Wait with a `stall_tolerant_timeout`."""
+    async with stall_tolerant_timeout(_SECONDS):
         await arrived
 
 
-WAITS = [with_fixed_timeout, with_idle_timer, with_patient_timeout]
+WAITS = [with_fixed_timeout, with_idle_timer, with_stall_tolerant_timeout]
 
 
 def run(main: Coroutine[Any, Any, None], loop: str) -> None:
@@ -104,8 +104,8 @@ async def test_a_timer_on_time_fires_at_once_and_a_cancelled_one_never() -> None
     loop = asyncio.get_running_loop()
     fired: list[float] = []
     began = loop.time()
-    PatientTimer(began + 0.05, lambda: fired.append(loop.time()))
-    PatientTimer(began + 0.05, lambda: fired.append(0.0)).cancel()
+    StallTolerantTimer(began + 0.05, lambda: fired.append(loop.time()))
+    StallTolerantTimer(began + 0.05, lambda: fired.append(0.0)).cancel()
     await asyncio.sleep(0.4)
     assert len(fired) == 1
     assert 0.049 <= fired[0] - began < 0.25

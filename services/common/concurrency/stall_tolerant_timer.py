@@ -14,7 +14,7 @@ _READ_SECONDS = 0.25
 """Time to read what has arrived."""
 
 
-class PatientTimer:
+class StallTolerantTimer:
     """Calls a function once, at a time of the event loop's clock, or shortly after it if the event loop stood still."""
 
     __slots__ = ("_callback", "_handle", "_loop", "_when")
@@ -38,15 +38,15 @@ class PatientTimer:
 
 
 @asynccontextmanager
-async def patient_timeout(seconds: float) -> AsyncIterator[None]:
-    """Limit the block to `seconds`, like `asyncio.timeout`, with a `PatientTimer`.
+async def stall_tolerant_timeout(seconds: float) -> AsyncIterator[None]:
+    """Limit the block to `seconds`, like `asyncio.timeout`, with a `StallTolerantTimer`.
 
     Raises:
         TimeoutError: The block took longer.
     """
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(None) as timeout:
-        timer = PatientTimer(loop.time() + seconds, lambda: timeout.reschedule(loop.time()))
+        timer = StallTolerantTimer(loop.time() + seconds, lambda: timeout.reschedule(loop.time()))
         try:
             yield
         finally:
