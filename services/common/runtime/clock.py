@@ -4,6 +4,9 @@ import time
 from datetime import UTC, datetime
 from typing import Protocol
 
+UNIX_SECONDS_MAX = 253_402_300_799
+"""End of the year 9999, the last second that `datetime` and protobuf's timestamps have."""
+
 
 class Clock(Protocol):
     """A source of time."""

@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from services.common.errors import InvalidRequest
 from services.common.rpc.surface import surface_from_proto
+from services.common.runtime.clock import UNIX_SECONDS_MAX
 from services.common.surface import Surface
 from services.common.timestamps import unix_seconds
 from services.inference.chat import ABANDONED_OUTCOMES, Outcome
@@ -24,8 +25,6 @@ SCAN_MAX = 100_000
 ID_CHARACTERS_MAX = 64
 MODEL_CHARACTERS_MAX = 256
 _PAGE_ROWS = 100
-_SECONDS_MAX = 253_402_300_799
-"""The end of the year 9999."""
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
@@ -107,7 +106,7 @@ def check_time(field: str, moment: Timestamp) -> None:
     Raises:
         InvalidRequest: It is not between 1970 and 9999, as no date of a receipt could be.
     """
-    if not 0 <= moment.seconds <= _SECONDS_MAX or not 0 <= moment.nanos < 1_000_000_000:
+    if not 0 <= moment.seconds <= UNIX_SECONDS_MAX or not 0 <= moment.nanos < 1_000_000_000:
         raise InvalidRequest(f"{field}: expected a time from 1970 to 9999")
 
 

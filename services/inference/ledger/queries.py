@@ -24,6 +24,7 @@ from sqlalchemy import (
 
 from services.common.ids import Kind, first_id_prefix
 from services.common.limits import Unit
+from services.common.runtime.clock import UNIX_SECONDS_MAX
 from services.common.surface import Surface
 from services.inference.chat import Outcome
 from services.inference.ledger.tables import usage_ledger
@@ -39,8 +40,6 @@ _SUMS = {Unit.REQUESTS: func.count(), Unit.TOKENS: func.sum(CHARGED_TOKENS), Uni
 
 _ID_SECONDS_MAX = 3_600.0
 """More than the gateway's clock, when it creates a request's id, differs from Redis' at the reserve."""
-_SECONDS_MAX = 253_402_300_799.0
-"""End of the year 9999, which callers may exceed."""
 SUMMARIES_MAX = 20_000
 """Maximum number of summaries in a response, since callers choose the model names."""
 
@@ -152,7 +151,7 @@ def _first_id(at: float | None, seconds: float) -> str:
     """Return the beginning of the request ids from some seconds after a time on; empty without a time."""
     if at is None:
         return ""
-    moment = datetime.fromtimestamp(min(max(at + seconds, 0.0), _SECONDS_MAX), UTC)
+    moment = datetime.fromtimestamp(min(max(at + seconds, 0.0), UNIX_SECONDS_MAX), UTC)
     return first_id_prefix(Kind.REQUEST, moment)
 
 

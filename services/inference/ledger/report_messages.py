@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from services.common.errors import InvalidRequest
+from services.common.runtime.clock import UNIX_SECONDS_MAX
 from services.common.timestamps import timestamp
 from services.inference.ledger.checks import (
     check_id,
@@ -36,8 +37,6 @@ _STEPS: Mapping[int, Step] = {
     usage_pb2.STEP_HOUR: Step.HOUR,
     usage_pb2.STEP_DAY: Step.DAY,
 }
-_SECONDS_MAX = 253_402_300_799
-"""End of the year 9999."""
 
 
 def report_query(request: usage_pb2.ReportUsageRequest) -> ReportQuery:
@@ -70,7 +69,7 @@ def report_query(request: usage_pb2.ReportUsageRequest) -> ReportQuery:
 
 def _range(request: usage_pb2.ReportUsageRequest) -> tuple[int, int]:
     start, end, step = request.from_time.seconds, request.to_time.seconds, _STEPS[request.step].value or 1
-    if not 0 <= start < end <= _SECONDS_MAX:
+    if not 0 <= start < end <= UNIX_SECONDS_MAX:
         raise InvalidRequest("from_time, to_time: expected a time after 1970 and a later one")
     if start % step or end % step:
         raise InvalidRequest(f"from_time, to_time: expected multiples of the step, {step} s")

@@ -18,6 +18,7 @@ from sqlalchemy import (
 )
 
 from services.common.limits import Unit
+from services.common.runtime.clock import UNIX_SECONDS_MAX
 from services.common.surface import Surface
 from services.inference.chat import Outcome
 from services.inference.ledger.queries import CHARGED_COST, CHARGED_TOKENS, COUNTS, SUMMARIES_MAX
@@ -31,8 +32,6 @@ _AMOUNTS: Mapping[Unit, tuple[str, ColumnElement[Any]]] = {
 }
 """By unit: the measure of a roll-up, and the amount of a row."""
 _SUMMED = ("requests", "charged_requests", "priced_requests", "cost", *COUNTS)
-_SECONDS_MAX = 253_402_300_799.0
-"""End of the year 9999, which callers may exceed."""
 _NO_SURFACE = null()
 _CLOCK_STEP_MAX = timedelta(days=1)
 """More than a row's day can be before the time of its reserve, after a step of Redis' clock."""
@@ -197,7 +196,7 @@ def _uncounted(
     row = usage_ledger.c
     if reserved_before is not None:
         # The condition on the day follows from the one on the time, and an index starts with it.
-        seconds = min(max(reserved_before, 0.0), _SECONDS_MAX)
+        seconds = min(max(reserved_before, 0.0), UNIX_SECONDS_MAX)
         first_day = (datetime.fromtimestamp(seconds, UTC) - _CLOCK_STEP_MAX).date().isoformat()
         yield row.day.between(max(days[0], first_day), days[1]) & (row.reserved_at >= reserved_before)
     if excluded:
