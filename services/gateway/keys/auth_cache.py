@@ -115,7 +115,7 @@ class AuthCache:
         return principal
 
     def known_key(self, api_key: str) -> CountedKey | None:
-        """Return which key this is, valid or denied, as far as that is cached; None if it is not known."""
+        """Return which key this is, valid, denied or changed, as far as that is cached; None if it is not known."""
         digest = _digest(api_key)
         cached = self._cached.get(digest)
         return cached.principal.counted_key if cached else self._negative_cache.key(digest)
@@ -220,6 +220,7 @@ class AuthCache:
         cached = self._cached.pop(digest, None)
         if cached is None:
             return
+        self._negative_cache.remember_key(digest, cached.principal.counted_key)
         digests = self._digests[cached.principal.key_id]
         digests.discard(digest)
         if not digests:
@@ -227,11 +228,11 @@ class AuthCache:
 
     def _invalidate_before(self, min_revision: int) -> None:
         """Discard cached entries, and ignore future answers, that were read before the revision `min_revision`."""
+        self._negative_cache.forget_all()
         for digest, cached in list(self._cached.items()):
             if cached.revision < min_revision:
                 self._forget(digest)
         self._changed_at.clear()
-        self._negative_cache.forget_all()
         self._min_revision = min_revision
         self._may_have_missed_changes.set()
 

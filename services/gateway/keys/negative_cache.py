@@ -26,6 +26,7 @@ _ADDRESSES_MAX = 10_000
 @dataclass(frozen=True, slots=True)
 class _Denial:
     reason: str
+    """Empty if only the key is known."""
     revision: int
     ends_at: float
     key: CountedKey | None
@@ -45,19 +46,20 @@ class NegativeKeyCache:
         if len(self._denials) > _DENIALS_MAX:
             self._denials.popitem(last=False)
 
+    def remember_key(self, digest: bytes, key: CountedKey) -> None:
+        """Cache which key a digest belongs to, without a denial, so that refusals in progress can still be counted."""
+        self.remember(digest, "", revision=-1, key=key)
+
     def reason(self, digest: bytes, *, revision: int) -> str | None:
         """Return the reason of a cached denial, or None if there is none at `revision`, the latest known revision."""
         denial = self._denials.get(digest)
-        if denial is None:
-            return None
-        if denial.revision < revision or denial.ends_at <= self._clock.monotonic():
-            del self._denials[digest]
+        if denial is None or denial.revision < revision or denial.ends_at <= self._clock.monotonic():
             return None
         self._denials.move_to_end(digest)
         return denial.reason
 
     def key(self, digest: bytes) -> CountedKey | None:
-        """Return the key of a cached denial; None if there is none, or the key does not exist."""
+        """Return the key that a digest belongs to, also after its denial has expired; None if it is not known."""
         denial = self._denials.get(digest)
         return denial.key if denial else None
 

@@ -196,13 +196,22 @@ async def test_a_key_is_known_while_it_is_valid_and_after_it_was_denied(
         await auth_client.emit(1)
         auth_client.answers[KEY] = Authentication(None, "revoked", 2, CountedKey("key_1", "acc_old"))
         await auth_client.emit(2, "key_1", is_revoked=True)
-        assert cache.known_key(KEY) is None, "nothing is known between the change and the next request"
+        assert cache.known_key(KEY) == PRINCIPAL.counted_key, "requests in progress can still be refused"
         assert await _denial(cache, KEY) == "revoked"
         assert cache.known_key(KEY) == CountedKey("key_1", "acc_old")
     asked = len(auth_client.asked)
     assert await _denial(cache, OTHER) == "unknown"
     assert cache.known_key(OTHER) is None
     assert len(auth_client.asked) == asked + 1, "no call is made to find out a key"
+
+
+async def test_a_key_whose_denial_has_expired_is_known(
+    cache: AuthCache, auth_client: ScriptedAuthClient, clock: ManualClock
+) -> None:
+    auth_client.answers[KEY] = Authentication(None, "revoked", 1, PRINCIPAL.counted_key)
+    assert await _denial(cache, KEY) == "revoked"
+    clock.seconds += 60
+    assert cache.known_key(KEY) == PRINCIPAL.counted_key
 
 
 async def test_an_expired_key_is_known(cache: AuthCache, auth_client: ScriptedAuthClient, clock: ManualClock) -> None:
