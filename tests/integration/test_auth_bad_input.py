@@ -15,10 +15,27 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import StatusCode, aio
 
 from services.common.rpc.channel import open_channel
-from stack.auth.v1 import accounts_pb2, audit_pb2, auth_pb2, keys_pb2, owner_pb2, plans_pb2, sessions_pb2
+from stack.auth.v1 import (
+    account_sessions_pb2,
+    accounts_pb2,
+    alerts_pb2,
+    audit_pb2,
+    auth_pb2,
+    identities_pb2,
+    keys_pb2,
+    mail_pb2,
+    operators_pb2,
+    owner_pb2,
+    plans_pb2,
+    sessions_pb2,
+    totp_pb2,
+)
+from stack.auth.v1.operators_pb2_grpc import OperatorServiceStub, OperatorSessionServiceStub
+from stack.auth.v1.totp_pb2_grpc import TOTPServiceStub
 from tests.backends import fresh_database
 from tests.integration.auth_api import PASSWORD, AuthAPI, auth_api_of, bearer, from_address
 from tests.integration.auth_process import ADMIN_TOKEN, PEPPER, Metadata, run_auth, running_auth
+from tests.integration.test_auth_operators import World
 
 EMAIL = "ada@example.com"
 TEXTS = {
@@ -50,8 +67,23 @@ CLEAR = {
 }
 _SUSPENDED = "grace@example.com"
 """Account of the calls that end sessions, so that the others' outcomes can be checked with the first account's."""
-_ENDING_SESSIONS = ("SuspendAccount",)
-_CONTRACTS = (auth_pb2, accounts_pb2, keys_pb2, plans_pb2, audit_pb2, sessions_pb2, owner_pb2)
+_ENDING_SESSIONS = ("SuspendAccount", "SuspendAccountAsOperator", "EndSessions", "EndAccountSessions")
+_OF_OWNERS = ("OwnerService", "OwnerAlertService", "TOTPService", "IdentityService")
+_CONTRACTS = (
+    auth_pb2,
+    accounts_pb2,
+    account_sessions_pb2,
+    alerts_pb2,
+    audit_pb2,
+    identities_pb2,
+    keys_pb2,
+    mail_pb2,
+    operators_pb2,
+    owner_pb2,
+    plans_pb2,
+    sessions_pb2,
+    totp_pb2,
+)
 METHODS: list[MethodDescriptor] = [
     method
     for contract in _CONTRACTS
@@ -59,6 +91,7 @@ METHODS: list[MethodDescriptor] = [
     for method in service.methods
     if method.name != "WatchKeys"
 ]
+_OWN_OPERATOR = next(method for method in METHODS if method.name == "GetOwnOperator")
 
 
 def _values(field: FieldDescriptor) -> Iterator[Any]:
@@ -143,13 +176,15 @@ async def test_every_parameter_of_every_call_is_refused_or_stored_unchanged(
     good |= {"current_password": PASSWORD, "new_password": PASSWORD}
     good["key_id"] = (await stubs.create_key_for(EMAIL, name="to be tried on")).key.id
     await stubs.sign_up(_SUSPENDED)
+    operator = await _operator(stubs, channel)
     answered: Counter[StatusCode] = Counter()
     unclear = []
     for method in METHODS:
-        is_owners = method.containing_service.name == "OwnerService"
+        service = method.containing_service.name
+        token = session if service in _OF_OWNERS else operator if service == "OperatorService" else ADMIN_TOKEN
         known = good | {"account": _SUSPENDED} if method.name in _ENDING_SESSIONS else good
         for reported, request in _bad_requests(method, known):
-            code = await _status(channel, method, request, bearer(session if is_owners else ADMIN_TOKEN))
+            code = await _status(channel, method, request, bearer(token))
             answered[code] += 1
             if code not in CLEAR:
                 unclear.append(f"{reported}: {code.name}")
@@ -158,6 +193,19 @@ async def test_every_parameter_of_every_call_is_refused_or_stored_unchanged(
     answer = await stubs.auth.Authenticate(auth_pb2.AuthenticateRequest(api_key=key.secret))
     assert answer.principal.daily_limit == 1000, "an invalid parameter changed another user's key"
     assert (await stubs.session(session)).account.email == EMAIL
+    code = await _status(channel, _OWN_OPERATOR, operators_pb2.GetOwnOperatorRequest(), bearer(operator))
+    assert code == StatusCode.OK
+
+
+def test_every_contract_of_auth_is_walked() -> None:
+    contracts = {path.stem for path in Path("protos/stack/auth/v1").glob("*.proto")}
+    assert {Path(contract.DESCRIPTOR.name).stem for contract in _CONTRACTS} == contracts
+
+
+async def _operator(stubs: AuthAPI, channel: aio.Channel) -> str:
+    """Return the token of an operator's session."""
+    world = World(stubs, TOTPServiceStub(channel), OperatorSessionServiceStub(channel), OperatorServiceStub(channel))
+    return (await world.operator("olga@example.com")).token
 
 
 @pytest.mark.parametrize("auth_api", ["sqlite", pytest.param("postgres", marks=pytest.mark.long)], indirect=True)
