@@ -132,7 +132,7 @@ def _latency(value: str | None, rows: Sequence[LedgerRow]) -> Latency:
 class ReportsContract(LongDeadlines):
     """The contract of reports."""
 
-    @pytest.mark.parametrize("breakdown", [None, *Breakdown])
+    @pytest.mark.parametrize("breakdown", [None, *(pytest.param(one, marks=pytest.mark.long) for one in Breakdown)])
     async def test_sums_and_latencies_are_those_of_the_rows(
         self, store: SQLLedgerStore, breakdown: Breakdown | None
     ) -> None:

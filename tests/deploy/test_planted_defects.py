@@ -29,6 +29,7 @@ def world(rendered: list[dict[str, Any]]) -> World:
     return World(copy.deepcopy(rendered))
 
 
+@pytest.mark.long
 def test_the_rendering_has_no_fault_before_a_defect_is_planted(world: World) -> None:
     assert problems(Objects(world.objects)) == []
 
@@ -44,6 +45,7 @@ def test_a_planted_defect_is_detected(world: World, defect: str) -> None:
     assert any(expected in problem for problem in found), found
 
 
+@pytest.mark.long
 def test_every_check_detects_some_defect(rendered: list[dict[str, Any]]) -> None:
     """A check that detects none of the planted defects may detect nothing at all."""
     idle = set(CHECKS)

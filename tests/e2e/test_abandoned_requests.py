@@ -117,6 +117,7 @@ async def test_a_client_that_stops_reading_has_its_own_outcome(running: Stack, k
     assert await running.until_settled(key) == (1, 0)
 
 
+@pytest.mark.long
 async def test_a_revoked_stream_has_its_own_outcome(running: Stack, session: aiohttp.ClientSession, key: Key) -> None:
     body = say(_LONG_STREAM, stream=True)
     async with session.post("/api/v1/chat", headers=key.headers, json=body) as response:
@@ -148,6 +149,7 @@ async def test_a_stream_that_begins_too_late_is_504_at_once_and_charged_when_gro
     assert [entry["last_user_message"] for entry in await running.journal()].count(text) == 1
 
 
+@pytest.mark.long
 async def test_a_request_that_groq_never_answers_is_504_and_costs_nothing(
     running: Stack, session: aiohttp.ClientSession, key: Key
 ) -> None:
@@ -157,6 +159,7 @@ async def test_a_request_that_groq_never_answers_is_504_and_costs_nothing(
     assert await running.until_settled(key) == (0, 0)
 
 
+@pytest.mark.long
 async def test_the_memory_of_failed_requests_is_freed(running: Stack, key: Key) -> None:
     def memory_bytes() -> int:
         return sum(

@@ -150,6 +150,7 @@ async def test_80_and_100_percent_of_a_limit_are_alerted_once_each(running: Stac
     assert "has used 5 requests of 5 requests per day" in str(part.get_content()).replace("\n", " ")
 
 
+@pytest.mark.long
 async def test_an_expiry_is_alerted_a_week_and_a_day_before(running: Stack, owner: Owner) -> None:
     _set(running, "api_keys", owner.key.id, expires_at=_moment(6))
     await owner.arrived(1)
@@ -161,6 +162,7 @@ async def test_an_expiry_is_alerted_a_week_and_a_day_before(running: Stack, owne
     assert [event["data"]["days"] for event in owner.events] == [7, 1]
 
 
+@pytest.mark.long
 async def test_a_use_after_thirty_idle_days_is_alerted(running: Stack, owner: Owner) -> None:
     _set(running, "api_keys", owner.key.id, created_at=_moment(-40))
 
@@ -171,6 +173,7 @@ async def test_a_use_after_thirty_idle_days_is_alerted(running: Stack, owner: Ow
     assert (owner.events[0]["type"], owner.events[0]["data"]["key_id"]) == ("alert.idle", owner.key.id)
 
 
+@pytest.mark.long
 async def test_an_owner_who_wants_no_alerts_gets_none(running: Stack, owner: Owner) -> None:
     _set(running, "accounts", owner.key.account_id, alert_webhook="", alert_mail="")
     await _limit(running, owner.key, 1)
@@ -188,6 +191,7 @@ async def test_a_webhook_at_a_private_address_is_refused(running: Stack, owner: 
             assert answer.status_code == 400, url
 
 
+@pytest.mark.long
 async def test_no_alert_is_lost_or_repeated_when_a_worker_is_killed(running: Stack, owner: Owner) -> None:
     """The worker that has the run dies with it, or the other one goes on."""
     await _limit(running, owner.key, 5)

@@ -29,7 +29,8 @@ def _stack(workers: int, port: int) -> Iterator[Stack]:
         yield stack
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(0, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("workers", [1, 0])
 def test_after_a_failover_behind_one_address_all_requests_succeed_again_within_two_seconds(workers: int) -> None:
     with running_pair() as (old, new), running_proxy(old.port) as proxy, _stack(workers, proxy.port) as stack:
         key = asyncio.run(stack.create_key(daily_limit=1_000_000))

@@ -163,6 +163,7 @@ async def test_each_response_of_groq_is_reported_and_charged_as_in_the_table(wor
     assert {one.key.id: one.calls for one in seen} == {one.key.id: calls[one.key.id] for one in seen}
 
 
+@pytest.mark.long
 @_in_both_layouts
 async def test_each_response_of_groq_about_its_keys_is_reported_and_charged_as_in_the_table(
     world: UpstreamWorld,
@@ -246,6 +247,7 @@ def _openings(world: UpstreamWorld, model: str) -> int:
     return world.logged("The circuit of a Groq key and model opened after repeated failures.", model=model)
 
 
+@pytest.mark.long
 @_in_both_layouts
 async def test_a_slow_or_failing_model_list_blocks_no_chat_and_is_shown_as_in_the_table(world: UpstreamWorld) -> None:
     key = await world.stack.create_key()

@@ -33,6 +33,7 @@ def strict() -> Iterator[Stack]:
         yield running
 
 
+@pytest.mark.long
 async def test_a_key_in_a_path_is_never_logged_and_a_long_path_is_shortened(watched: tuple[Stack, Metrics]) -> None:
     stack, metrics = watched
     key = await stack.create_key()
@@ -128,6 +129,7 @@ async def test_refused_requests_are_limited_by_key_never_counted_and_do_not_affe
     assert strict.ledger(key) == []
 
 
+@pytest.mark.long
 async def test_requests_that_groq_refuses_count_as_refused_too(strict: Stack) -> None:
     key = await strict.create_key()
     statuses = Counter(
@@ -144,6 +146,7 @@ async def _asked(stack: Stack, key: Key, body: dict[str, Any], *, times: int) ->
         return [await http.post("/api/v1/chat", headers=key.headers, json=body) for _ in range(times)]
 
 
+@pytest.mark.long
 async def test_incomplete_bodies_hold_no_more_memory_than_the_bound_and_free_it(strict: Stack) -> None:
     """250 connections of one key, each a byte short, used to hold 1.1 GB."""
     key, other = await strict.create_key(), await strict.create_key()

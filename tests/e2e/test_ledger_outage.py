@@ -53,6 +53,7 @@ def world() -> Iterator[World]:
             yield World(stack, postgres)
 
 
+@pytest.mark.long
 async def test_answers_continue_up_to_the_bound_of_unwritten_rows_and_every_row_is_written_later(world: World) -> None:
     key, unused = await world.stack.create_key(), await world.stack.create_key()
     assert (await world.ask(key)).status_code == 200

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 
 import aiohttp
+import pytest
 
 from tests.e2e.concurrent_load import ask, check_limit_under_load
 from tests.e2e.stack import Stack, connector, say
@@ -78,6 +79,7 @@ async def test_a_new_key_does_not_start_an_accounts_limit_over_and_the_429_names
     assert own_stack.counters(second) == (1, 0)
 
 
+@pytest.mark.long
 async def test_an_account_that_is_deleted_and_created_again_does_not_start_its_limit_over(own_stack: Stack) -> None:
     """Before, a deletion and a sign-up gave an account's requests of the day again. Tomorrow's start at zero."""
     await own_stack.set_plan("free", daily_limit=3, account_daily_limit=4)

@@ -30,6 +30,7 @@ def four_gateways() -> Iterator[Stack]:
         yield stack
 
 
+@pytest.mark.long
 async def test_500_clients_that_disconnect_after_the_first_chunk_are_charged_groqs_usage(stack: Stack) -> None:
     key, statuses = await stack.create_key(daily_limit=_LEAVERS), Counter[int]()
     gate = asyncio.Semaphore(_LEAVERS_AT_ONCE)

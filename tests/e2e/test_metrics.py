@@ -25,6 +25,7 @@ async def _chat(stack: Stack, key: Key, **members: object) -> httpx.Response:
         return await http.post("/api/v1/chat", headers=key.headers, json={**say(CANARY), **members})
 
 
+@pytest.mark.long
 async def test_counts_agree_with_the_ledger(watched: Watched) -> None:
     stack, metrics = watched
     key = await stack.create_key(daily_limit=3)
@@ -44,6 +45,7 @@ async def test_counts_agree_with_the_ledger(watched: Watched) -> None:
     assert metrics.value("stack_http_request_duration_seconds_count", route="chat", status="429") == 1
 
 
+@pytest.mark.long
 async def test_latencies_and_requests_in_progress_are_exported(watched: Watched) -> None:
     stack, metrics = watched
     key = await stack.create_key()
@@ -73,6 +75,7 @@ async def test_latencies_and_requests_in_progress_are_exported(watched: Watched)
     assert metrics.value("stack_ledger_rows_waiting") == 0
 
 
+@pytest.mark.long
 async def test_a_request_in_progress_and_the_age_of_its_hold_are_visible(watched: Watched) -> None:
     stack, metrics = watched
     key = await stack.create_key()

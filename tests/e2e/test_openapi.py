@@ -26,7 +26,7 @@ async def test_the_document_needs_no_key(http: httpx.AsyncClient) -> None:
     assert json.loads(response.content)["openapi"] == "3.1.0"
 
 
-@pytest.mark.parametrize("examples", [6, pytest.param(30, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [3, pytest.param(30, marks=pytest.mark.long)])
 def test_schemathesis_finds_no_fault(stack: Stack, key: Key, tmp_path: Path, examples: int) -> None:
     program = shutil.which("schemathesis", path=str(Path(sys.executable).parent))
     assert program, "schemathesis is in the dev lock"

@@ -146,6 +146,7 @@ def _late_key(machine: Machine) -> str:
     return str(json.loads(made)["key"])
 
 
+@pytest.mark.long
 def test_a_restored_machine_has_the_keys_and_counts_of_its_backup(machine: Machine) -> None:
     secret = machine.start(block("Install"))
     _asked(machine, secret, 3)
@@ -212,6 +213,7 @@ def standin(machine: Machine) -> Iterator[str]:
         running.terminate()
 
 
+@pytest.mark.long
 def test_the_metrics_show_that_both_groq_keys_are_used(machine: Machine, standin: str) -> None:
     metrics = f"127.0.0.1:{free_port()}"
     machine.environment |= {"GROQ_BASE_URL": standin, "GATEWAY_METRICS_LISTEN": metrics}
@@ -307,6 +309,7 @@ def test_redis_and_each_database_can_be_lost_separately_and_the_rest_continues(m
     _used_up_to(machine, secret, 5)
 
 
+@pytest.mark.long
 async def test_postgres_is_dumped_while_in_use_and_restored(
     machine: Machine, tmp_path: Path, postgres_server: str
 ) -> None:

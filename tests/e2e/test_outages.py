@@ -93,6 +93,7 @@ def _assert_outage(response: httpx.Response, code: str) -> None:
     assert int(response.headers["retry-after"]) >= 1
 
 
+@pytest.mark.long
 async def test_with_auth_down_confirmed_keys_still_work_and_others_get_503(short_stack: Stack) -> None:
     known, unseen = await short_stack.create_key(), await short_stack.create_key()
     assert (await _ask(short_stack, known)).status_code == 200
@@ -162,6 +163,7 @@ async def test_an_emptied_redis_is_initialised_from_the_ledger_and_lost_holds_ar
     assert (await _ask(short_stack, key)).status_code == 429, "no slot is granted twice"
 
 
+@pytest.mark.long
 async def test_with_inference_down_streams_end_with_an_error_event_and_cost_nothing(short_stack: Stack) -> None:
     key, other = await short_stack.create_key(), await short_stack.create_key()
     async with _streaming(short_stack, key) as response:
@@ -176,6 +178,7 @@ async def test_with_inference_down_streams_end_with_an_error_event_and_cost_noth
     assert await short_stack.until_settled(key) == (0, 0)
 
 
+@pytest.mark.long
 async def test_with_inference_down_a_key_that_was_used_today_gets_503(short_stack: Stack) -> None:
     key = await short_stack.create_key()
     assert (await _ask(short_stack, key)).status_code == 200
@@ -214,6 +217,7 @@ async def test_a_request_over_its_total_deadline_ends_and_costs_nothing(short_st
     assert [row["outcome"] for row in short_stack.ledger(key)] == ["timed_out"]
 
 
+@pytest.mark.long
 async def test_a_stream_over_its_total_deadline_after_output_is_charged_and_marked(short_stack: Stack) -> None:
     key = await short_stack.create_key()
     async with httpx.AsyncClient(trust_env=False, timeout=20) as client:

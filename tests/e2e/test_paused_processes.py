@@ -28,6 +28,7 @@ async def _stream(client: httpx.AsyncClient, stack: Stack, key: Key) -> str:
     return response.text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["inference", "gateway-1"])
 async def test_streams_of_a_paused_process_are_whole(pausable: Stack, name: str) -> None:
     key = await pausable.create_key()

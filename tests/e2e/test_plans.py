@@ -74,6 +74,7 @@ async def set_pro(stack: Stack, *limits: str) -> None:
         await plans_pb2_grpc.PlanServiceStub(channel).SetPlan(request, metadata=stack.admin_metadata, timeout=5)
 
 
+@pytest.mark.long
 async def test_a_payment_moves_an_account_and_its_keys_within_a_second(paid: Stack) -> None:
     limits = ("account:concurrent_requests=20", "account:cost:month=$20", "key:tokens:minute=60000")
     await set_pro(paid, *limits)

@@ -127,6 +127,7 @@ async def test_a_frozen_valkey_is_unavailable_within_the_timeout_and_recovers(ow
     await _until_answered(own_stack, key)
 
 
+@pytest.mark.long
 async def test_a_stopping_inference_takes_no_longer_than_its_grace_period(own_stack: Stack) -> None:
     """Calls, detached requests and rows share one grace period: a pod that takes longer is killed with its rows."""
     own_stack.stop("inference")

@@ -29,7 +29,9 @@ _SLOW_STREAM: Any = [{"role": "user", "content": "[[standin:slow headers_ms=2500
 """SDKs repeat the request of a stream only before its first event."""
 
 
-@pytest.fixture(scope="module", params=[pytest.param(2, id="workers"), pytest.param(0, id="services")])
+@pytest.fixture(
+    scope="module", params=[pytest.param(2, id="workers"), pytest.param(0, id="services", marks=pytest.mark.long)]
+)
 def running(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """Yield a stack with two gateways that keeps answers. Tests may kill its second Valkey and its second gateway."""
     with running_stack(

@@ -82,6 +82,7 @@ def _give_each_gateway_its_auth(stack: Stack) -> None:
         stack.own[f"gateway-{number}"] = {"AUTH_TARGET": stack.socket(name)}
 
 
+@pytest.mark.long
 async def test_keys_of_a_suspended_account_are_refused_within_one_second_on_every_gateway(stack: Stack) -> None:
     email = "suspended@example.com"
     key = await stack.create_account_key(email)
@@ -231,6 +232,7 @@ async def test_under_200_callers_and_20_live_streams_on_three_gateways_a_revocat
     assert streams == [(_TOKENS, "reported")] * _STREAMS, "cancelled streams are read to their end"
 
 
+@pytest.mark.long
 async def test_with_a_blocked_watch_refusals_and_ends_of_streams_take_at_most_five_seconds(
     cluster: Cluster,
 ) -> None:
@@ -275,7 +277,8 @@ async def _answer(session: aiohttp.ClientSession, url: str, key: Key) -> tuple[i
         return response.status, await response.json()
 
 
-@pytest.mark.parametrize("flood", [3_000, pytest.param(10_000, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("flood", [3_000, 10_000])
 async def test_a_flood_of_invalid_keys_stays_at_the_gateway_and_valid_calls_keep_their_latency(
     cluster: Cluster, flood: int
 ) -> None:

@@ -45,6 +45,7 @@ def stack_at_its_bounds() -> Iterator[Stack]:
         yield running
 
 
+@pytest.mark.long
 async def test_settings_at_their_upper_bounds_serve_every_page_and_request(stack_at_its_bounds: Stack) -> None:
     async with Browser(stack_at_its_bounds) as browser:
         await browser.sign_up(f"{secrets.token_hex(6)}@example.com")

@@ -25,7 +25,9 @@ MODEL = "openai/gpt-oss-20b"
 _SECRET_TEXT = "My name is Ada Lovelace."
 
 
-@pytest.fixture(scope="module", params=[pytest.param(1, id="worker"), pytest.param(0, id="services")])
+@pytest.fixture(
+    scope="module", params=[pytest.param(1, id="worker"), pytest.param(0, id="services", marks=pytest.mark.long)]
+)
 def storing(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """Yield a stack that stores responses, at most three of an account's. Tests may kill its second Valkey."""
     with running_stack(

@@ -79,6 +79,7 @@ def _trace_of(collector: Collector, request_id: str) -> Trace:
     return Trace(trace(collector.until(is_whole)))
 
 
+@pytest.mark.long
 async def test_one_trace_spans_http_every_service_and_groq(traced: Traced) -> None:
     stack, _, collector = traced
     key = await stack.create_key()

@@ -40,6 +40,7 @@ def _end_day(stack: Stack, key: Key, day: str) -> None:
         assert changed.rowcount == 1
 
 
+@pytest.mark.long
 async def test_the_usage_of_a_day_arrives_signed(running: Stack) -> None:
     received: asyncio.Queue[SignedMessage] = asyncio.Queue()
 

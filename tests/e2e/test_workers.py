@@ -68,6 +68,7 @@ def short_holds() -> Iterator[Stack]:
             yield stack
 
 
+@pytest.mark.long
 async def test_of_1200_concurrent_requests_through_two_workers_exactly_1000_are_answered(two: Stack) -> None:
     await check_limit_under_load(two, requests=1_200, limit=1_000)
 
@@ -153,6 +154,7 @@ def _verify(stack: Stack) -> int:
     return done.returncode
 
 
+@pytest.mark.long
 def test_sigterm_ends_a_worker_that_is_still_waiting_for_its_database(tmp_path: Path) -> None:
     addresses = {f"{name}_LISTEN": f"127.0.0.1:{free_port()}" for name in ("AUTH", "QUOTA", "INFERENCE")}
     # Without separate ports, its metrics would conflict with any other stack on the machine.
@@ -175,7 +177,8 @@ def test_sigterm_ends_a_worker_that_is_still_waiting_for_its_database(tmp_path: 
             worker.kill()
 
 
-@pytest.mark.parametrize("stopped", ["stack-2", pytest.param("stack", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("stopped", ["stack-2", "stack"])
 async def test_sigterm_during_streams_lets_them_finish_and_ends_with_exit_code_0(two: Stack, stopped: str) -> None:
     key = await two.create_key()
     url = f"{two.gateways[0 if stopped == 'stack' else 1]}/api/v1/chat"
@@ -196,6 +199,7 @@ async def test_sigterm_during_streams_lets_them_finish_and_ends_with_exit_code_0
     await two.until_ready(stopped)
 
 
+@pytest.mark.long
 async def test_concurrent_changes_at_both_workers_lose_nothing(two: Stack) -> None:
     """Two processes write the one SQLite file: keys, their limits, accounts and the audit log."""
     turns = asyncio.Semaphore(_CHANGES_AT_ONCE)

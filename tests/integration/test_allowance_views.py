@@ -153,6 +153,7 @@ async def test_accounts_are_served_by_the_tokens_that_each_got_per_weight(view: 
     assert served["acc_c"] == pytest.approx(3 * served["acc_b"], abs=600)
 
 
+@pytest.mark.long
 async def test_a_request_that_would_wait_too_long_is_told_when_to_return_and_is_then_served_first(
     stack: AsyncExitStack, valkey_url: str
 ) -> None:

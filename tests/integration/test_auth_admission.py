@@ -72,6 +72,7 @@ async def test_aliases_are_separate_accounts_if_an_operator_allows_it(tmp_path: 
             assert await _sign_up(auth_api, email, await _invitation(auth_api))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])
 async def test_aliases_that_sign_up_concurrently_open_one_account(
     tmp_path: Path, database: str, request: pytest.FixtureRequest

@@ -69,7 +69,7 @@ class World:
         await self.alerts.set_settings(AlertSettings(mail, webhook), by=OPERATOR, at=NOW, proof=Proof(account.id))
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.long)])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     is_sqlite = request.param == "sqlite"
     url = f"sqlite:///{tmp_path}/auth.db" if is_sqlite else request.getfixturevalue("postgres_url")

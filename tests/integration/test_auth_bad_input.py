@@ -140,7 +140,7 @@ async def _status(channel: aio.Channel, method: MethodDescriptor, request: Messa
     return StatusCode.OK
 
 
-@pytest.fixture(params=[pytest.param("sqlite", marks=pytest.mark.long), "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.long)])
 async def auth_api(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[AuthAPI, aio.Channel]]:
     settings = {
         "STACK_ADMIN_TOKEN": ADMIN_TOKEN,
@@ -208,6 +208,7 @@ async def _operator(stubs: AuthAPI, channel: aio.Channel) -> str:
     return (await world.operator("olga@example.com")).token
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("auth_api", ["sqlite", pytest.param("postgres", marks=pytest.mark.long)], indirect=True)
 async def test_metadata_is_refused_or_stored_as_plain_text(
     auth_api: tuple[AuthAPI, aio.Channel],

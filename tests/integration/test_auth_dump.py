@@ -84,6 +84,7 @@ def database(request: pytest.FixtureRequest) -> Iterator[str]:
         yield url
 
 
+@pytest.mark.long
 async def test_no_column_of_a_stolen_database_works_as_a_secret_or_contains_one(tmp_path: Path, database: str) -> None:
     settings = {
         "STACK_ADMIN_TOKEN": ADMIN_TOKEN,

@@ -63,6 +63,7 @@ async def _guess(auth_api: AuthAPI, email: str, address: str, count: int) -> Cou
     return Counter(codes)
 
 
+@pytest.mark.long
 async def test_a_flood_of_guesses_from_one_address_locks_out_no_other_client(world: World) -> None:
     """526 tries a second once made every legitimate log-in a 429: each refused try cost a write and a global slot."""
     auth_api, answers, writes = world.auth_api, Counter[StatusCode](), world.tries()
@@ -113,6 +114,7 @@ async def test_guesses_from_many_addresses_lock_out_no_owner(world: World) -> No
     assert await auth_api.log_in("locked@example.com", password="another good password", address="198.51.100.2")
 
 
+@pytest.mark.long
 async def test_the_owner_is_notified_of_many_wrong_passwords_once(world: World) -> None:
     auth_api = world.auth_api
     session = await auth_api.sign_up("notified@example.com")
@@ -126,6 +128,7 @@ async def test_the_owner_is_notified_of_many_wrong_passwords_once(world: World) 
     ]
 
 
+@pytest.mark.long
 async def test_a_known_device_can_log_in_from_an_address_at_its_limit(world: World) -> None:
     auth_api, home = world.auth_api, "203.0.115.1"
     for email in ("device@example.com", "neighbour@example.com"):

@@ -181,6 +181,7 @@ class _world:  # noqa: N801
         await self._api.__aexit__(None, None, None)
 
 
+@pytest.mark.long
 async def test_the_configured_providers_are_listed_by_their_labels(world: World) -> None:
     listed = await world.identities.ListIdentityProviders(identities_pb2.ListIdentityProvidersRequest())
 

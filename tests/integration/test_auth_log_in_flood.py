@@ -76,6 +76,7 @@ async def watched(auth_api: AuthAPI) -> AsyncIterator[list[float]]:
         await asyncio.gather(task, return_exceptions=True)
 
 
+@pytest.mark.long
 async def test_a_flood_of_log_ins_stops_neither_look_ups_nor_heartbeats_nor_revocations(auth: AuthProcess) -> None:
     """Otherwise unauthenticated clients could stop the API: without heartbeats gateways soon trust no cached key."""
     async with auth_api_of(auth.target) as log_ins, auth_api_of(auth.target) as gateway:

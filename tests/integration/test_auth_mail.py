@@ -252,6 +252,7 @@ async def test_an_address_that_the_mail_server_cannot_send_to_is_refused_at_sign
             assert "To confirm the address" in await mailbox.message(0)
 
 
+@pytest.mark.long
 async def test_queued_emails_wait_for_the_mail_server_and_survive_a_restart(tmp_path: Path) -> None:
     mailbox, port, metrics_port = Mailbox(), free_port(), free_port()
     settings = settings_of(port, AUTH_METRICS_LISTEN=f"127.0.0.1:{metrics_port}")
@@ -356,6 +357,7 @@ async def test_a_full_queue_refuses_new_and_known_addresses_alike(tmp_path: Path
         assert refused[0].code is StatusCode.UNAVAILABLE
 
 
+@pytest.mark.long
 async def test_an_owner_is_notified_of_many_wrong_passwords(tmp_path: Path) -> None:
     async with mailed(tmp_path) as (auth_api, mailbox):
         await auth_api.sign_up("ada@example.com")

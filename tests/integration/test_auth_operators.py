@@ -107,7 +107,7 @@ class World:
         return answer.denial.reason
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgres", marks=pytest.mark.long)])
 def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AuthProcess]:
     folder = tmp_path_factory.mktemp("auth")
     settings = {

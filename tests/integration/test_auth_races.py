@@ -146,6 +146,7 @@ async def _opens(world: World, email: str, password: str) -> bool:
     return True
 
 
+@pytest.mark.long
 async def test_no_session_of_the_old_password_outlives_a_reset(world: World) -> None:
     alive = 0
     for number in range(ROUNDS):

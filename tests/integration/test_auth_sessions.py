@@ -97,6 +97,7 @@ async def test_guesses_at_one_account_from_one_address_end_and_the_owner_elsewhe
     assert await auth_api.log_in("guessed@example.com", address="203.0.113.2")
 
 
+@pytest.mark.long
 async def test_guesses_at_many_accounts_from_one_address_end(auth_api: AuthAPI) -> None:
     async def guess(number: int) -> StatusCode:
         call = auth_api.log_in(f"someone{number}@example.com", password="a password of many", address="203.0.113.9")
@@ -108,6 +109,7 @@ async def test_guesses_at_many_accounts_from_one_address_end(auth_api: AuthAPI) 
     assert codes[-1] is StatusCode.RESOURCE_EXHAUSTED
 
 
+@pytest.mark.long
 async def test_guesses_from_one_ipv6_network_count_as_one_clients(auth_api: AuthAPI) -> None:
     answers = [
         await refusal(

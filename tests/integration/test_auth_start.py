@@ -128,6 +128,7 @@ async def test_an_unusable_first_key_is_reported_with_reason_and_remedy(tmp_path
         assert "curl" not in banner(settings, unknown)
 
 
+@pytest.mark.long
 async def test_a_pepper_is_rotated_without_losing_a_key_and_retired_when_no_key_needs_it(tmp_path: Path) -> None:
     base = {"STACK_ADMIN_TOKEN": ADMIN_TOKEN, "AUTH_KEY_PEPPER": _NEW}
     with running_auth(tmp_path, base | {"AUTH_KEY_PEPPER": _OLD, "AUTH_KEY_PEPPERS_ACCEPTED": _NEW}) as service:

@@ -99,6 +99,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path}/auth.db" if request.param == "sqlite" else request.getfixturevalue("postgres_url")
 
 
+@pytest.mark.long
 async def test_an_account_of_ten_thousand_keys_can_be_moved_to_a_plan_and_deleted(url: str) -> None:
     """Within the deadline of a write, which blocks other revocations."""
     keys = [new_key().key for _ in range(10_000)]
@@ -154,6 +155,7 @@ def _commit_amid(engine: AsyncEngine, statements_before: int, file: Path, key_id
                 other.execute("UPDATE api_keys SET revision = 5 WHERE id = ?", (key_id,))
 
 
+@pytest.mark.long
 async def test_an_attacks_leftovers_are_removed_in_steps_between_which_a_key_is_revoked(url: str) -> None:
     rows = [{"subject": f"{number:064}", "tries": 1, "window_ends_at": NOW} for number in range(100_000)]
     lasting = {"subject": "lasting", "tries": 1, "window_ends_at": NOW + timedelta(hours=1)}

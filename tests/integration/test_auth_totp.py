@@ -255,6 +255,7 @@ async def test_a_password_reset_starts_a_new_count_and_keeps_the_second_factor(w
     assert await world.complete(await world.pending(email, password=new_password), app.code())
 
 
+@pytest.mark.long
 async def test_new_passwords_and_devices_give_no_endless_guesses(world: World, email: str) -> None:
     """An attacker who reads the owner's e-mails can set any number of passwords, each with a known device."""
     await world.enabled(email)  # With a code, which counts.

@@ -87,6 +87,7 @@ async def test_two_processes_over_one_postgres_receive_each_others_changes(
             assert verdict.denial.reason == auth_pb2.DENIAL_REASON_REVOKED
 
 
+@pytest.mark.long
 async def test_while_the_database_hangs_there_is_no_heartbeat_and_no_denial(
     on_postgres: AuthProcess, postgres_url: str
 ) -> None:

@@ -64,6 +64,7 @@ async def test_requests_that_time_out_open_no_circuit_for_another_account(
             assert await call(inference, tag, f"req_normal_{number}", account="acc_normal") == CHARGED
 
 
+@pytest.mark.long
 async def test_a_hanging_probe_of_one_account_does_not_block_a_new_account(
     upstream: Upstream, tmp_path: Path, tag: str
 ) -> None:
@@ -101,6 +102,7 @@ async def test_a_model_blocked_for_the_organisation_leaves_its_key_in_use(tmp_pa
     assert len(upstream.bodies) == 3
 
 
+@pytest.mark.long
 async def test_requests_waiting_for_a_limited_model_hold_no_slot(upstream: Upstream, tmp_path: Path, tag: str) -> None:
     async with running(upstream.url, tmp_path, calls_max=2, queue_seconds=5) as inference:
         with pytest.raises(Unavailable):
@@ -120,6 +122,7 @@ async def test_requests_waiting_for_a_limited_model_hold_no_slot(upstream: Upstr
         await asyncio.gather(*waiting, return_exceptions=True)
 
 
+@pytest.mark.long
 async def test_an_account_that_hangs_in_all_of_its_slots_leaves_slots_for_others(
     upstream: Upstream, tmp_path: Path, tag: str
 ) -> None:

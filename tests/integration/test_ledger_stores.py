@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from services.inference.ledger.reports import DAY, HOUR, Breakdown, ReportQuery
 from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.tables import metadata, usage_ledger
 from services.inference.ledger.writer import RequestsPage
+from tests.backends import fresh_database, run_apart
 from tests.contracts.ledger_reports import START, ReportsContract
 from tests.contracts.ledger_store import ROW, DayRowsContract, LedgerStoreContract
 
@@ -46,11 +47,20 @@ class TestLedgerStoreOnSQLite(LedgerStoreContract, DayRowsContract, ReportsContr
             yield store
 
 
+@pytest.fixture(scope="session")
+def migrated_database(postgres_server: str) -> Iterator[str]:
+    """Yield the URL of a database with the schema, as a template to copy."""
+    with fresh_database(postgres_server) as url:
+        run_apart(database.migrate(url, migrations=MIGRATIONS, version_table=VERSION_TABLE))
+        yield url
+
+
 class TestLedgerStoreOnPostgres(LedgerStoreContract, DayRowsContract, ReportsContract):
     @pytest.fixture
-    async def store(self, postgres_url: str) -> AsyncIterator[SQLLedgerStore]:
-        async with _opened(postgres_url) as engine:
-            yield SQLLedgerStore(engine)
+    async def store(self, postgres_server: str, migrated_database: str) -> AsyncIterator[SQLLedgerStore]:
+        with fresh_database(postgres_server, like=migrated_database) as url:
+            async with database.open_database(url, migrations=MIGRATIONS, version_table=VERSION_TABLE) as engine:
+                yield SQLLedgerStore(engine)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

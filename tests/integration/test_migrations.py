@@ -208,6 +208,7 @@ async def test_addresses_of_existing_accounts_are_normalised_like_new_ones(urls:
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("schema", [AUTH, LEDGER], ids=["auth", "ledger"])
 async def test_processes_that_start_together_on_a_new_sqlite_file_create_its_schema_once(
     tmp_path: Path, schema: Schema

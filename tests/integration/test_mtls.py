@@ -197,6 +197,7 @@ def test_stackctl_reports_the_fault_of_its_certificate(secured: Secured, files: 
     assert sentence in done.stderr
 
 
+@pytest.mark.long
 def test_concurrently_connecting_callers_are_all_served(secured: Secured) -> None:
     """Concurrent handshakes used to free memory in use by others, and the process ended with SIGSEGV."""
     host, _, port = secured.targets["auth"].rpartition(":")
@@ -214,6 +215,7 @@ def test_concurrently_connecting_callers_are_all_served(secured: Secured) -> Non
         assert len(list(threads.map(connect, range(3_000)))) == 3_000
 
 
+@pytest.mark.long
 async def test_certificates_renewed_during_traffic_cost_no_request(secured: Secured) -> None:
     """Every file of every service is replaced, including the authority; the old certificates are invalid after it."""
     # A fast machine makes more than a thousand requests in that time.

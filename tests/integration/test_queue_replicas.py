@@ -5,6 +5,8 @@ import time
 from collections import Counter
 from contextlib import AsyncExitStack
 
+import pytest
+
 from services.common.runtime.clock import SystemClock
 from services.inference.allowance.model import Limits as WindowLimits
 from services.inference.allowance.model import Window
@@ -51,6 +53,7 @@ async def test_an_account_with_its_maximum_of_calls_delays_no_other_at_another_r
         assert first.calls == second.calls == 0
 
 
+@pytest.mark.long
 async def test_a_hundred_accounts_are_served_alike_by_two_replicas(valkey_url: str) -> None:
     served: Counter[str] = Counter()
     begin = time.monotonic() + 1  # The first requests find a full allowance.

@@ -144,6 +144,7 @@ class TestSweep:
         assert (row.charged, row.outcome, row.usage) == (False, Outcome.ANSWERED, USAGE)
         assert await world.counts() == (0, 0)
 
+    @pytest.mark.long
     async def test_more_overdue_holds_than_one_batch_are_swept_by_the_rounds(self, world: HoldWorld) -> None:
         ids = [f"req_{number}" for number in range(450)]
         await world.hold(*ids, limit=450)

@@ -36,6 +36,7 @@ def gateway() -> Iterator[tuple[subprocess.Popen[bytes], str, str]]:
             process.kill()
 
 
+@pytest.mark.long
 async def test_requests_continue_and_every_log_record_is_written_or_counted(
     gateway: tuple[subprocess.Popen[bytes], str, str],
 ) -> None:

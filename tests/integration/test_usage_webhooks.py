@@ -93,7 +93,7 @@ async def _world(url: str) -> AsyncIterator[World]:
         yield World(ledger, SQLWebhookStore(ledger.transactions))
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.long)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database of each kind."""
     if request.param == "sqlite":

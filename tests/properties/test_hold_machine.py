@@ -441,7 +441,7 @@ def unguarded(machines: Machines) -> Machines:
     return make
 
 
-@pytest.mark.parametrize("examples", [20, pytest.param(120, marks=pytest.mark.long)])
+@pytest.mark.parametrize("examples", [8, pytest.param(120, marks=pytest.mark.long)])
 def test_no_interleaving_of_crashes_losses_and_sweeps_breaks_a_guarantee(machines: Machines, examples: int) -> None:
     explore(machines, settings(PROFILE, max_examples=examples))
 

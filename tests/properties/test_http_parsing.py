@@ -72,6 +72,7 @@ def _requests(draw: st.DrawFn) -> tuple[bytes, tuple[str, str, bytes]]:
     return head + b"transfer-encoding: chunked\r\n\r\n" + chunks + b"0\r\n" + trailer + b"\r\n", ("POST", path, body)
 
 
+@pytest.mark.long
 @settings(max_examples=200, deadline=None)
 @given(st.lists(_requests(), min_size=1, max_size=6), st.lists(st.integers(1, 500), min_size=1, max_size=20))
 def test_requests_are_the_same_however_their_bytes_are_split(

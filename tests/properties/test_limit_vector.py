@@ -42,7 +42,7 @@ OTHERS = parse_limits(
 )
 LIMITS = (*DAILY, *OTHERS)
 PROFILE = settings(
-    max_examples=40,
+    max_examples=20,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import jsonschema
+import pytest
 from hypothesis import example, given, settings
 
 from services.common.errors import ServiceError
@@ -44,6 +45,7 @@ def test_what_is_acceptable_is_taken_by_code_and_schema(body: Any) -> None:
     _VALIDATOR.validate(body)
 
 
+@pytest.mark.long
 @settings(max_examples=400, deadline=None)
 @given(broken_message_bodies())
 @example({"model": "m", "max_tokens": 1.0, "messages": [{"role": "user", "content": "a"}]})
@@ -57,6 +59,7 @@ def test_code_and_schema_refuse_the_same(body: Any) -> None:
     assert _agree(body)
 
 
+@pytest.mark.long
 def test_they_refuse_the_same_of_mutated_bodies() -> None:
     for text in mutated_bodies(SEEDS, NAMES, count=1_000):
         try:

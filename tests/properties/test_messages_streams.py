@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import anthropic.types
+import pytest
 from anthropic.lib.streaming._messages import accumulate_event
 from anthropic.types import RawMessageStreamEvent
 from hypothesis import given, settings
@@ -165,6 +166,7 @@ def _batches(data: st.DataObject, texts: list[bytes]) -> Iterable[list[bytes]]:
         start = end
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(st.fixed_dictionaries({"choices": JSON_VALUES | st.lists(JSON_VALUES), "usage": JSON_VALUES}), max_size=4)

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import jsonschema
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 
 from services.common.errors import InvalidRequest, NotFound
@@ -59,6 +60,7 @@ def test_what_is_acceptable_is_taken_by_code_and_schema(body: Any) -> None:
     _STORED_VALIDATOR.validate(body)
 
 
+@pytest.mark.long
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(broken_bodies())
 @example({"input": None, "instructions": "a"})

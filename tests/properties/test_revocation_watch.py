@@ -121,7 +121,7 @@ class TornStore:
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2))])
 async def test_watchers_that_restart_thousands_of_times_miss_none_of_thousands_of_revocations(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +146,7 @@ async def test_watchers_that_restart_thousands_of_times_miss_none_of_thousands_o
     assert sum(one.restarts for one in watchers) > 1000, "hardly any watcher was restarted, so this test shows nothing"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 async def test_two_replicas_on_postgres_and_watchers_that_restart_miss_no_revocation(postgres_url: str) -> None:
     chance = random.Random(1)

@@ -327,7 +327,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgres_url"))
 
 
-@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 12))])
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(1, 12))
 async def test_readers_agree_with_all_rows_ever_written_whatever_maintenance_does(url: str, seed: int) -> None:
     async with _opened(url, seed) as world:
         steps: list[Callable[[], Awaitable[None]]] = [

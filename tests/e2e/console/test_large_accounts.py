@@ -9,6 +9,8 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from tests.e2e.console.browser import Browser, secret_of
 from tests.e2e.stack import Stack, bare_environment, say
 from tests.forked import run_module
@@ -18,6 +20,7 @@ _REQUESTS = 50_500
 _NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {})"
 
 
+@pytest.mark.long
 async def test_all_of_it_is_listed_downloaded_and_shown_to_the_operator(stack: Stack) -> None:
     email = f"{secrets.token_hex(6)}@example.com"
     async with Browser(stack) as owner:

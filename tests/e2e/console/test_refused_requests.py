@@ -26,7 +26,7 @@ _ROW = re.compile(
     scope="module",
     params=[
         pytest.param(0, id="services"),
-        pytest.param(1, id="one worker"),
+        pytest.param(1, id="one worker", marks=pytest.mark.long),
         pytest.param(2, id="workers", marks=pytest.mark.long),
     ],
 )
@@ -123,6 +123,7 @@ async def test_a_refusal_in_the_playground_is_counted(small_stack: Stack) -> Non
         await _until_shown(owner, f"/keys/{key_id}", {("400", "decimal_above_max_value"): 1})
 
 
+@pytest.mark.long
 async def test_an_owner_sees_no_refusals_of_other_accounts(small_stack: Stack) -> None:
     async with (
         _owner(small_stack) as (_, _, secret),
@@ -135,6 +136,7 @@ async def test_an_owner_sees_no_refusals_of_other_accounts(small_stack: Stack) -
             assert "None in the last 7 days." in (await other.get(path)).text
 
 
+@pytest.mark.long
 async def test_while_quota_is_down_pages_say_unknown_and_refusals_are_sent_later(own_stack: Stack) -> None:
     async with _owner(own_stack) as (owner, key_id, secret), httpx.AsyncClient(trust_env=False, timeout=20) as client:
         own_stack.kill("quota")
@@ -152,6 +154,7 @@ async def test_while_quota_is_down_pages_say_unknown_and_refusals_are_sent_later
         await _until_shown(owner, f"/keys/{key_id}", expected)
 
 
+@pytest.mark.long
 async def test_a_gateway_that_stops_sends_what_it_has_counted(own_stack: Stack) -> None:
     async with _owner(own_stack) as (owner, key_id, secret), httpx.AsyncClient(trust_env=False) as client:
         assert await _post(client, own_stack.base_url, secret, temperature=9) == 400

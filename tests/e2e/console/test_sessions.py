@@ -29,6 +29,7 @@ async def owner(stack: Stack) -> AsyncIterator[Browser]:
         yield browser
 
 
+@pytest.mark.long
 async def test_a_playground_stream_ends_with_its_session_and_the_key_still_works(owner: Browser) -> None:
     """The end of the session used to be remembered for the key, which no stream could use until a restart."""
     secret = secret_of((await owner.submit("/keys", "/keys", {"name": "laptop"})).text)
@@ -112,6 +113,7 @@ async def test_a_revoked_key_ends_the_playground_streams_that_use_it(owner: Brow
     assert "revoked" in json.loads(events[-1].removeprefix("data: "))["error"]["message"]
 
 
+@pytest.mark.long
 async def test_the_audit_log_and_the_requests_can_be_paged_to_their_ends(stack: Stack, owner: Browser) -> None:
     """Fifty log-ins used to hide an intruder's traces: there was no second page."""
     secret = secret_of((await owner.submit("/keys", "/keys", {"name": "the oldest change"})).text)

@@ -105,6 +105,7 @@ async def _status(owner: Browser) -> int:
         return response.status_code
 
 
+@pytest.mark.long
 async def test_a_stream_ends_with_its_session(owner: Browser) -> None:
     async with _events(owner) as lines:
         await owner.submit("/account", "/logout", {})
@@ -113,6 +114,7 @@ async def test_a_stream_ends_with_its_session(owner: Browser) -> None:
     assert "event: session-ended" in heard
 
 
+@pytest.mark.long
 async def test_a_stream_ends_when_its_account_is_suspended(stack: Stack) -> None:
     email = f"{secrets.token_hex(6)}@example.com"
     request = accounts_pb2.SuspendAccountRequest(account=email)
@@ -143,6 +145,7 @@ async def test_a_gateway_that_stops_does_not_wait_for_streams(stack_with_grace: 
         assert await stopping == 0
 
 
+@pytest.mark.long
 async def test_while_inference_is_down_listeners_are_told_and_then_served(own_stack: Stack) -> None:
     async with Browser(own_stack) as owner:
         await owner.sign_up(f"{secrets.token_hex(6)}@example.com")

@@ -52,6 +52,7 @@ def test_a_port_in_use_is_reported_in_one_sentence(
     assert setting in output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("host", "workers", "answers"),
     [
@@ -96,8 +97,9 @@ def test_a_host_that_cannot_be_bound_is_reported_in_one_sentence_that_does_not_b
     assert "in use" not in output
 
 
+@pytest.mark.long
 @pytest.mark.xdist_group("default-ports")  # Concurrent searches for free ports may find the same ones.
-@pytest.mark.parametrize("workers", ["1", *(pytest.param(one, marks=pytest.mark.long) for one in "02")])
+@pytest.mark.parametrize("workers", ["0", "1", "2"])
 def test_default_internal_ports_in_use_are_replaced_and_stackctl_finds_them(tmp_path: Path, workers: str) -> None:
     """For a second copy, it is enough to set one port."""
     data_dir = tmp_path / "var"

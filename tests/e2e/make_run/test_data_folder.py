@@ -18,6 +18,7 @@ def _can_remount() -> bool:
     return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
 
 
+@pytest.mark.long
 @either_layout
 def test_everything_in_data_dir_is_readable_by_its_owner_only_including_files_of_an_earlier_version(
     start: Callable[..., Runner], tmp_path: Path, workers: str
@@ -88,7 +89,8 @@ def _read_only(*folders: str) -> list[str]:
     return ["unshare", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh"]
 
 
-@pytest.mark.parametrize("name", ["*.incr.aof", pytest.param("*.manifest", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["*.incr.aof", "*.manifest"])
 def test_unreadable_valkey_data_are_moved_aside_and_the_count_comes_from_the_ledger(
     start: Callable[..., Runner], tmp_path: Path, name: str
 ) -> None:

@@ -69,6 +69,7 @@ def shared_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedRun]:
         runner.process.stdout.close()
 
 
+@pytest.mark.long
 def test_a_log_that_grows_large_is_rotated_while_its_program_runs(shared_run: SharedRun) -> None:
     log = shared_run.data_dir / "logs" / "stack.log"
     with log.open("ab") as file:
@@ -81,6 +82,7 @@ def test_a_log_that_grows_large_is_rotated_while_its_program_runs(shared_run: Sh
     assert open_to_others(shared_run.data_dir) == []
 
 
+@pytest.mark.long
 async def test_a_removed_socket_is_created_again(shared_run: SharedRun) -> None:
     """Open connections would still work, and each new one fail."""
     runner, secret = shared_run.runner, shared_run.secret
@@ -112,6 +114,7 @@ def test_a_killed_worker_is_restarted(shared_run: SharedRun) -> None:
     wait_until_answered(shared_run.runner, shared_run.secret)
 
 
+@pytest.mark.long
 def test_a_worker_is_restarted_although_its_folder_of_logs_was_removed(shared_run: SharedRun) -> None:
     """Its signal has no name, and it left no log to quote from."""
     logs = shared_run.data_dir / "logs"
@@ -200,6 +203,7 @@ async def _next_log_in_link(shared_run: SharedRun) -> str:
     return await log_in_link(EMAIL, auth_target=shared_run.runner.auth, admin_token=token)
 
 
+@pytest.mark.long
 def test_responses_are_stored_in_a_second_valkey_that_keeps_them_over_a_restart(
     start: Callable[..., Runner], tmp_path: Path
 ) -> None:

@@ -25,7 +25,7 @@ from tests.integration.groq_standin.standin_process import started as started_st
 from tests.valkey_backend import TCPValkey
 
 
-@pytest.mark.parametrize("layouts", [("auto", "1"), pytest.param(("0", "1", "2"), marks=pytest.mark.long)])
+@pytest.mark.parametrize("layouts", [("auto",), pytest.param(("0", "1", "2"), marks=pytest.mark.long)])
 def test_in_every_layout_the_printed_curl_line_works_the_key_and_its_count_persist_and_ctrl_c_ends_every_process(
     start: Callable[..., Runner], layouts: Sequence[str]
 ) -> None:
@@ -52,6 +52,7 @@ def _children(runner: Runner, count: int) -> list[psutil.Process]:
     return runner.children()
 
 
+@pytest.mark.long
 @either_layout
 def test_a_key_that_groq_rejects_is_reported_at_the_start_in_the_metrics_and_in_readyz(
     start: Callable[..., Runner], workers: str

@@ -33,6 +33,7 @@ _LONG = "[[standin:slow token_ms=200]] [[standin:tokens count=1000]]"
 _SHORT = "[[standin:slow token_ms=100]] [[standin:tokens count=12]]"
 
 
+@pytest.mark.long
 @either_layout
 def test_ctrl_c_lets_requests_finish_for_the_grace_period_and_then_ends_them_with_an_error_and_a_row(
     start: Callable[..., Runner], tmp_path: Path, workers: str
@@ -66,6 +67,7 @@ def test_ctrl_c_lets_requests_finish_for_the_grace_period_and_then_ends_them_wit
     assert "Traceback" not in "".join(path.read_text() for path in (tmp_path / "var" / "logs").glob("*.log"))
 
 
+@pytest.mark.long
 @either_layout
 def test_a_closed_terminal_stops_it_gracefully_and_a_second_signal_at_once(
     start: Callable[..., Runner], tmp_path: Path, workers: str

@@ -40,6 +40,7 @@ async def _chat(stack: Stack, secret: str) -> int:
         return (await client.post("/api/v1/chat", json=say("hello"))).status_code
 
 
+@pytest.mark.long
 async def test_a_log_in_returns_to_the_page_and_says_what_is_missing(operated: Stack) -> None:
     owner = await with_totp(operated)
     plain = await signed_up(operated)

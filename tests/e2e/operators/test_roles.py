@@ -89,6 +89,7 @@ def test_the_pages_of_the_operators_console_are_those_of_the_table() -> None:
     assert {path for path, is_private in pages if is_private} == _OPERATORS_PAGES
 
 
+@pytest.mark.long
 async def test_every_operators_page_is_for_operators_with_totp_only(visitors: Visitors) -> None:
     wrong = []
     for path in sorted(_OPERATORS_PAGES):
@@ -99,6 +100,7 @@ async def test_every_operators_page_is_for_operators_with_totp_only(visitors: Vi
     assert wrong == []
 
 
+@pytest.mark.long
 async def test_every_own_page_of_the_users_console_is_for_its_users_only(visitors: Visitors) -> None:
     """An operator's session is none there, and needs none: operators are users with accounts of their own."""
     pages = [path for path, is_private in _pages(gateway_app) if is_private]

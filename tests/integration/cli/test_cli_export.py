@@ -143,7 +143,7 @@ async def test_parquet_has_a_file_for_each_day(world: LedgerWorld) -> None:
 
 
 @pytest.mark.parametrize("format_name", ["csv", "jsonl"])
-@pytest.mark.parametrize("calls", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("calls", [2, *(pytest.param(calls, marks=pytest.mark.long) for calls in (0, 1, 3, 4))])
 async def test_an_interrupted_file_is_continued_without_repeating_or_missing_a_row(
     world: LedgerWorld, format_name: str, calls: int
 ) -> None:
@@ -315,6 +315,7 @@ async def test_an_export_that_reaches_today_says_that_it_is_not_complete(world: 
     assert (code, said) == (0, "stackctl: today is not over, so its rows are not complete\n")
 
 
+@pytest.mark.long
 async def test_without_pyarrow_the_other_formats_work(world: LedgerWorld, tmp_path: Path) -> None:
     (tmp_path / "without").mkdir()
     (tmp_path / "without" / "pyarrow.py").write_text("raise ModuleNotFoundError(name='pyarrow')")

@@ -256,6 +256,7 @@ async def test_without_inference_the_exit_code_is_3(world: LedgerWorld) -> None:
     assert done[0] == 3
 
 
+@pytest.mark.long
 def test_a_large_file_is_not_kept_in_memory() -> None:
     def lines(count: int) -> Iterator[str]:
         yield "t,i,n\n"

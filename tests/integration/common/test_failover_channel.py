@@ -331,6 +331,7 @@ async def test_a_closed_channel_opens_no_other(names: Resolver) -> None:
             await ask(b"", timeout=1)
 
 
+@pytest.mark.long
 async def test_a_channel_is_ready_soon_after_its_name_gets_an_address(names: Resolver) -> None:
     names.address = ""
     async with open_channel(names.target) as channel:

@@ -202,6 +202,7 @@ async def test_a_starting_service_is_alive_and_not_ready(world: World) -> None:
     assert answers == [health_pb2.HealthCheckResponse.NOT_SERVING, health_pb2.HealthCheckResponse.SERVING]
 
 
+@pytest.mark.long
 async def test_a_change_of_authority_needs_no_restart_and_ends_no_call(world: World) -> None:
     """The order of every rotation: trust both, reissue, trust the new one alone."""
     caller, old, new = world.caller("gateway"), world.authority, trustme.CA()

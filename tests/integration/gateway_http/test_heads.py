@@ -185,6 +185,7 @@ def test_a_slow_head_is_ended_even_if_each_byte_comes_in_time() -> None:
         assert response.status == 408
 
 
+@pytest.mark.long
 def test_an_idle_connection_is_closed_after_its_time_and_not_before() -> None:
     with serving(_BRIEF) as server, server.connect() as client:
         for _ in range(3):

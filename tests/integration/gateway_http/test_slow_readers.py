@@ -23,7 +23,8 @@ def _drain(server: Running, parts: list[bytes], *, bytes_a_second: int) -> bytes
         return got
 
 
-@pytest.mark.parametrize("count", [64, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("count", [64, 1])
 def test_a_client_that_reads_steadily_gets_everything_even_if_it_takes_many_stall_times(count: int) -> None:
     with serving(_BRIEF) as server:
         got = _drain(server, [b"x" * (_BYTES // count)] * count, bytes_a_second=1_000_000)

@@ -129,7 +129,9 @@ async def test_examples_name_a_model_that_can_do_what_they_show() -> None:
     assert '"model": "sees"' in edition.markdown("images", base_url="https://x")
 
 
-@pytest.mark.parametrize("values", [_values(), _UNKNOWN], ids=["known", "unknown"])
+@pytest.mark.parametrize(
+    "values", [pytest.param(_values(), marks=pytest.mark.long, id="known"), pytest.param(_UNKNOWN, id="unknown")]
+)
 @pytest.mark.parametrize("name", PAGES)
 async def test_a_page_is_complete_with_any_values(name: str, values: Values) -> None:
     edition = await Library().edition(values)
