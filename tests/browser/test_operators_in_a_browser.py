@@ -23,7 +23,10 @@ _LONG_NAME = "k" * 100
 _LONG_EMAIL = f"{'a' * 50}.{secrets.token_hex(4)}@{'b' * 60}.example.com"
 _SCHEMES: tuple[Scheme, ...] = ("light", "dark")
 _WIDTHS = (390, 820, 1280)
-_OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+_OVERFLOW = """() => Math.max(
+  ...[document.documentElement, ...(innerWidth < 500 ? document.querySelectorAll(".scroll") : [])].map(
+    (one) => one.scrollWidth - one.clientWidth))"""
+"""How far the page, or a table on a phone, is wider than its space."""
 
 
 @dataclass
