@@ -51,6 +51,7 @@ async def _pages(user: User, folder: Path) -> None:
     await page.get_by_role("link", name="production backend").click()
     await _shoot(page, folder, "key")
     await user.open("/usage")
+    await page.locator(".figures").first.evaluate("(one) => scrollTo(0, one.getBoundingClientRect().top - 24)")
     await _shoot(page, folder, "usage")
     await user.open("/docs/models#openai/gpt-oss-120b")
     await _shoot(page, folder, "models")

@@ -88,7 +88,8 @@ async def test_a_custom_range_has_its_days(chromium: Browser, stack: Stack) -> N
     async with user_at(chromium, stack) as user:
         owned, _ = await _owner(user, stack)
         midnight = time.time() // _DAY * _DAY
-        ages = (3 * _DAY, 2 * _DAY + 1, 2 * _DAY - 1, 1.5 * _DAY, _DAY + 1, 1)  # Before the beginning of today.
+        # Before the beginning of today; all but the last are on the two days, some in their first or last seconds.
+        ages = (3 * _DAY, 2 * _DAY + 1, 2 * _DAY - 1, 1.5 * _DAY, _DAY + 1, 1)
         write_requests(stack, owned, [midnight - age for age in ages])
         first, last = (time.strftime("%Y-%m-%d", time.gmtime(midnight - age * _DAY)) for age in (3, 2))
         await user.open("/usage?range=1h&by=outcome")
@@ -98,8 +99,8 @@ async def test_a_custom_range_has_its_days(chromium: Browser, stack: Stack) -> N
         query = parse_qs(urlsplit(user.page.url).query)
         assert (query["from"], query["to"], query["by"]) == ([first], [last], ["outcome"])
         await expect(user.page.get_by_role("heading", name="Requests per hour")).to_be_visible()
-        assert await _counts(user) == (4, 4, 4)
-        assert len(await _listed(user)) == 4
+        assert await _counts(user) == (5, 5, 5)
+        assert len(await _listed(user)) == 5
         await user.page.get_by_role("navigation", name="Range").get_by_role("link", name="7 days").click()
         assert await _counts(user) == (6, 6, 6)
 
