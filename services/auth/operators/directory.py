@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
 from services.auth.accounts.model import Account
-from services.auth.audit import Actor
 from services.common.errors import InvalidRequest
 
 _TEXT_CHARACTERS_MAX = 254
@@ -42,13 +40,6 @@ class AccountDirectory(Protocol):
 
     async def accounts_by_plan(self) -> Mapping[str, int]:
         """Return the number of accounts of each plan, without deleted ones; plans without accounts are left out."""
-
-    async def end_sessions(self, reference: str, session_id: str, *, by: Actor, at: datetime) -> int:
-        """End a session of an account, or all if `session_id` is empty, and return how many ended.
-
-        Raises:
-            NotFound: There is no such account.
-        """
 
 
 def checked_text(text: str) -> str:

@@ -1,18 +1,14 @@
 """SQL queries of operators over the accounts of everyone."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, func, or_, select, true
+from sqlalchemy import ColumnElement, and_, func, or_, select
 
 from services.auth.accounts.model import Account
-from services.auth.accounts.store import ACCOUNT_COLUMNS, account_id_of, account_of_row
-from services.auth.audit import Actor
-from services.auth.db.records import READ_SECONDS_MAX, WRITE_SECONDS_MAX, unavailable
-from services.auth.db.tables import accounts, sessions
+from services.auth.accounts.store import ACCOUNT_COLUMNS, account_of_row
+from services.auth.db.records import READ_SECONDS_MAX, unavailable
+from services.auth.db.tables import accounts
 from services.auth.operators.directory import AccountSearch, AccountState
-from services.auth.sessions.proofs import lock_existing
-from services.auth.sessions.store import end_sessions
 from services.common.db.transactions import Transactions, deadline
 
 _STATES: Mapping[AccountState, ColumnElement[bool]] = {
@@ -45,15 +41,6 @@ class SQLAccountDirectory:
         )
         async with self._transactions.reading() as connection:
             return {row.plan: row.accounts for row in await connection.execute(query)}
-
-    @deadline(WRITE_SECONDS_MAX, unavailable=unavailable)
-    async def end_sessions(self, reference: str, session_id: str, *, by: Actor, at: datetime) -> int:
-        """End sessions. See `AccountDirectory.end_sessions`."""
-        which = sessions.c.id == session_id if session_id else true()
-        async with self._transactions.writing() as connection:
-            account_id = await account_id_of(connection, reference)
-            await lock_existing(connection, account_id)
-            return await end_sessions(connection, account_id, which, reason="ended_by_operator", by=by, at=at)
 
 
 def _conditions(wanted: AccountSearch) -> Iterator[ColumnElement[bool]]:

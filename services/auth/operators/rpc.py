@@ -130,9 +130,9 @@ class OperatorService(operators_pb2_grpc.OperatorServiceServicer):
     ) -> operators_pb2.EndAccountSessionsResponse:
         """End all sessions of an account, or one."""
         operator = await self._authenticator.require(context)
-        session_id = messages.session_id(request.session_id) if request.session_id else ""
-        reference = checked_reference(request.account)
-        ended = await self._stores.directory.end_sessions(reference, session_id, by=operator, at=utc_now(self._clock))
+        session_id = messages.session_id(request.session_id) if request.session_id else None
+        account = await self._stores.accounts.get(checked_reference(request.account))
+        ended = await self._stores.owner_sessions.end(session_id, owner=account.id, by=operator)
         return operators_pb2.EndAccountSessionsResponse(ended=ended)
 
     async def SetAccountPlanAsOperator(
