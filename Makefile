@@ -130,6 +130,7 @@ bench-growth: .venv/dev.stamp ## Check that requests stay fast with 2,000 stream
 	$(BIN)/python -m bench.open_streams
 	$(BIN)/python -m bench.retention
 	$(BIN)/python -m bench.growth --rows $(or $(ROWS),1000000)
+	$(BIN)/python -m bench.retention_requests
 
 lint: .venv/dev.stamp ## Check style, imports between packages, and the protobufs
 	$(BIN)/ruff check .
