@@ -174,7 +174,9 @@ async def test_daily_sums_are_computed_from_an_index_alone(url: str, key_id: str
 
 @pytest.mark.parametrize("key_id", ["", "key_1"], ids=["an account", "a key"])
 async def test_rolled_up_sums_are_read_by_an_index(url: str, key_id: str) -> None:
-    plan = await _plan(url, rollup_queries.summary(key_id, "acc_1" if not key_id else "", "2026-07-01", "2026-07-30"))
+    owner = {"key_id": key_id} if key_id else {"account_id": "acc_1"}
+    filters = owner | {"from_day": "2026-07-01", "to_day": "2026-07-30"}
+    plan = await _plan(url, rollup_queries.summary(frozenset(filters)).params(filters))
     assert re.search(r"SEARCH usage_days USING|using (usage_days_pkey|ix_usage_days_key) on usage_days", plan), plan
 
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
     Select,
+    String,
     Subquery,
     Table,
+    bindparam,
     case,
     func,
     literal_column,
@@ -19,8 +22,6 @@ from sqlalchemy import (
 
 from services.common.limits import Unit
 from services.common.runtime.clock import UNIX_SECONDS_MAX
-from services.common.surface import Surface
-from services.inference.chat import Outcome
 from services.inference.ledger.queries import CHARGED_COST, CHARGED_TOKENS, COUNTS, SUMMARIES_MAX
 from services.inference.ledger.rollup_tables import usage_days, usage_deltas, usage_hours, usage_users
 from services.inference.ledger.tables import usage_ledger
@@ -37,29 +38,35 @@ _CLOCK_STEP_MAX = timedelta(days=1)
 """More than a row's day can be before the time of its reserve, after a step of Redis' clock."""
 
 
-def summary(
-    key_id: str,
-    account_id: str,
-    from_day: str,
-    to_day: str,
-    *,
-    by_surface: bool = False,
-    outcome: Outcome | None = None,
-    surface: Surface | None = None,
-) -> Select[Any]:
-    """Select (day, model, surface, cost, sums), newest day first; empty arguments do not filter.
+@cache  # Building it takes as long as running it.
+def summary(filters: frozenset[str], *, by_surface: bool = False) -> Select[Any]:
+    """Select (day, model, surface, cost, sums), newest day first, with a parameter for each of the filters.
 
-    The surface is null unless `by_surface` is set. The cost is null if no request has one.
+    Filters are `account_id`, `key_id`, `outcome`, `surface`, `from_day` and `to_day`. The surface is null unless
+    `by_surface` is set. The cost is null if no request has one.
     """
     dimensions = ("day", "model", "surface") if by_surface else ("day", "model")
-    filters = {"account_id": account_id, "key_id": key_id, "outcome": outcome, "surface": surface}
-    wanted = {name: [value] for name, value in filters.items() if value}
-    found = _both((*dimensions, *_SUMMED), wanted, (from_day, to_day))
+    parts = [
+        select(*(table.c[name] for name in (*dimensions, *_SUMMED))).where(*_filtered(table, filters))
+        for table in (usage_days, usage_deltas)
+    ]
+    found = union_all(*parts).subquery()
     order: list[ColumnElement[Any]] = [found.c.day.desc(), found.c.model]
     if not by_surface:
         return _grouped(found, found.c.day, found.c.model, _NO_SURFACE).order_by(*order).limit(SUMMARIES_MAX)
     order += [found.c.surface == "", found.c.surface]
     return _grouped(found, found.c.day, found.c.model, found.c.surface).order_by(*order).limit(SUMMARIES_MAX)
+
+
+def _filtered(table: Table, filters: frozenset[str]) -> Iterable[ColumnElement[bool]]:
+    for name in sorted(filters):
+        value = bindparam(name, type_=String())
+        if name == "from_day":
+            yield table.c.day >= value
+        elif name == "to_day":
+            yield table.c.day <= value
+        else:
+            yield table.c[name] == value
 
 
 def hours(key_id: str, account_id: str, from_day: str, to_day: str) -> Select[Any]:
@@ -104,7 +111,11 @@ def top_accounts(from_day: str, to_day: str, order: Unit, *, limit: int) -> Sele
     Requests that are not charged count too, since they cost the service something.
     """
     names = ("account_id", "requests", "charged_requests", "priced_requests", "cost", "total_tokens")
-    found = _both(names, {}, (from_day, to_day))
+    parts = [
+        select(*(table.c[name] for name in names)).where(*_conditions(table, {}, (from_day, to_day)))
+        for table in (usage_days, usage_deltas)
+    ]
+    found = union_all(*parts).subquery()
     charged, requests = func.sum(found.c.charged_requests), func.sum(found.c.requests)
     tokens, is_priced = func.sum(found.c.total_tokens), func.sum(found.c.priced_requests) > 0
     cost = case((is_priced, func.sum(found.c.cost)))
@@ -202,12 +213,6 @@ def _uncounted(
     if excluded:
         is_excluded = row.request_id.in_(excluded)
         yield is_excluded if reserved_before is None else is_excluded & (row.reserved_at < reserved_before)
-
-
-def _both(names: Iterable[str], wanted: Mapping[str, Collection[str]], days: tuple[str, str]) -> Subquery:
-    tables = (usage_days, usage_deltas)
-    parts = [select(*(table.c[name] for name in names)).where(*_conditions(table, wanted, days)) for table in tables]
-    return union_all(*parts).subquery()
 
 
 def _conditions(

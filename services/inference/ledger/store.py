@@ -241,8 +241,13 @@ class SQLLedgerStore:
     ) -> list[UsageSummary]:
         """Return sums by day and model, newest day first."""
         async with self._transactions.reading() as connection:
-            summary = rollup_queries.summary if await self._can_use_rollups(connection) else queries.summary
-            query = summary(
+            if await self._can_use_rollups(connection):
+                given = {"key_id": key_id, "account_id": account_id, "from_day": from_day, "to_day": to_day}
+                given |= {"outcome": outcome or "", "surface": surface or ""}
+                filters = {name: value for name, value in given.items() if value}
+                query = rollup_queries.summary(frozenset(filters), by_surface=by_surface)
+                return [_summary(*row) for row in await connection.execute(query, filters)]
+            query = queries.summary(
                 key_id, account_id, from_day, to_day, by_surface=by_surface, outcome=outcome, surface=surface
             )
             return [_summary(*row) for row in await connection.execute(query)]
