@@ -4,6 +4,7 @@ import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc import StatusCode, aio
 
 from services.common.rpc.channel import open_channel
-from stack.auth.v1 import (
-    account_sessions_pb2,
-    accounts_pb2,
-    alerts_pb2,
-    audit_pb2,
-    auth_pb2,
-    identities_pb2,
-    keys_pb2,
-    mail_pb2,
-    operators_pb2,
-    owner_pb2,
-    plans_pb2,
-    sessions_pb2,
-    totp_pb2,
-)
+from stack.auth.v1 import auth_pb2, operators_pb2, owner_pb2
 from stack.auth.v1.operators_pb2_grpc import OperatorServiceStub, OperatorSessionServiceStub
 from stack.auth.v1.totp_pb2_grpc import TOTPServiceStub
 from tests.backends import fresh_database
@@ -69,21 +56,8 @@ _SUSPENDED = "grace@example.com"
 """Account of the calls that end sessions, so that the others' outcomes can be checked with the first account's."""
 _ENDING_SESSIONS = ("SuspendAccount", "SuspendAccountAsOperator", "EndSessions", "EndAccountSessions")
 _OF_OWNERS = ("OwnerService", "OwnerAlertService", "TOTPService", "IdentityService")
-_CONTRACTS = (
-    auth_pb2,
-    accounts_pb2,
-    account_sessions_pb2,
-    alerts_pb2,
-    audit_pb2,
-    identities_pb2,
-    keys_pb2,
-    mail_pb2,
-    operators_pb2,
-    owner_pb2,
-    plans_pb2,
-    sessions_pb2,
-    totp_pb2,
-)
+_PROTOS = Path(__file__).parents[2] / "protos/stack/auth/v1"
+_CONTRACTS = [import_module(f"stack.auth.v1.{path.stem}_pb2") for path in sorted(_PROTOS.glob("*.proto"))]
 METHODS: list[MethodDescriptor] = [
     method
     for contract in _CONTRACTS
@@ -195,11 +169,6 @@ async def test_every_parameter_of_every_call_is_refused_or_stored_unchanged(
     assert (await stubs.session(session)).account.email == EMAIL
     code = await _status(channel, _OWN_OPERATOR, operators_pb2.GetOwnOperatorRequest(), bearer(operator))
     assert code == StatusCode.OK
-
-
-def test_every_contract_of_auth_is_walked() -> None:
-    contracts = {path.stem for path in Path("protos/stack/auth/v1").glob("*.proto")}
-    assert {Path(contract.DESCRIPTOR.name).stem for contract in _CONTRACTS} == contracts
 
 
 async def _operator(stubs: AuthAPI, channel: aio.Channel) -> str:

@@ -220,18 +220,22 @@ class AuthCache:
         cached = self._cached.pop(digest, None)
         if cached is None:
             return
-        self._negative_cache.remember_key(digest, cached.principal.counted_key)
         digests = self._digests[cached.principal.key_id]
         digests.discard(digest)
         if not digests:
             del self._digests[cached.principal.key_id]
+
+    def _invalidate(self, digest: bytes) -> None:
+        """Discard an entry, and remember its key for refusals in progress."""
+        self._negative_cache.remember_key(digest, self._cached[digest].principal.counted_key)
+        self._forget(digest)
 
     def _invalidate_before(self, min_revision: int) -> None:
         """Discard cached entries, and ignore future answers, that were read before the revision `min_revision`."""
         self._negative_cache.forget_all()
         for digest, cached in list(self._cached.items()):
             if cached.revision < min_revision:
-                self._forget(digest)
+                self._invalidate(digest)
         self._changed_at.clear()
         self._min_revision = min_revision
         self._may_have_missed_changes.set()
@@ -268,7 +272,7 @@ class AuthCache:
             # A new key is often used before the event of its creation arrives, and the cached entry then includes that
             # change. An entry never includes a revocation: with a later revision, it is from before a restore.
             if event.is_revoked or self._cached[digest].revision < event.revision:
-                self._forget(digest)
+                self._invalidate(digest)
         if event.is_revoked:
             self._revocations.cancel(event.changed_key_id)
 

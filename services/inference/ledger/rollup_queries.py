@@ -1,6 +1,6 @@
 """SQL queries that read roll-ups and the deltas that wait to be folded into them, in one statement: one snapshot."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
@@ -46,11 +46,7 @@ def summary(filters: frozenset[str], *, by_surface: bool = False) -> Select[Any]
     `by_surface` is set. The cost is null if no request has one.
     """
     dimensions = ("day", "model", "surface") if by_surface else ("day", "model")
-    parts = [
-        select(*(table.c[name] for name in (*dimensions, *_SUMMED))).where(*_filtered(table, filters))
-        for table in (usage_days, usage_deltas)
-    ]
-    found = union_all(*parts).subquery()
+    found = _both((*dimensions, *_SUMMED), lambda table: _filtered(table, filters))
     order: list[ColumnElement[Any]] = [found.c.day.desc(), found.c.model]
     if not by_surface:
         return _grouped(found, found.c.day, found.c.model, _NO_SURFACE).order_by(*order).limit(SUMMARIES_MAX)
@@ -111,11 +107,7 @@ def top_accounts(from_day: str, to_day: str, order: Unit, *, limit: int) -> Sele
     Requests that are not charged count too, since they cost the service something.
     """
     names = ("account_id", "requests", "charged_requests", "priced_requests", "cost", "total_tokens")
-    parts = [
-        select(*(table.c[name] for name in names)).where(*_conditions(table, {}, (from_day, to_day)))
-        for table in (usage_days, usage_deltas)
-    ]
-    found = union_all(*parts).subquery()
+    found = _both(names, lambda table: _conditions(table, {}, (from_day, to_day)))
     charged, requests = func.sum(found.c.charged_requests), func.sum(found.c.requests)
     tokens, is_priced = func.sum(found.c.total_tokens), func.sum(found.c.priced_requests) > 0
     cost = case((is_priced, func.sum(found.c.cost)))
@@ -213,6 +205,11 @@ def _uncounted(
     if excluded:
         is_excluded = row.request_id.in_(excluded)
         yield is_excluded if reserved_before is None else is_excluded & (row.reserved_at < reserved_before)
+
+
+def _both(names: Iterable[str], conditions: Callable[[Table], Iterable[ColumnElement[bool]]]) -> Subquery:
+    tables = (usage_days, usage_deltas)
+    return union_all(*(select(*(one.c[name] for name in names)).where(*conditions(one)) for one in tables)).subquery()
 
 
 def _conditions(
