@@ -113,6 +113,12 @@ class LedgerStoreContract(LongDeadlines):
         assert await store.find("req_1") == ROW
         assert await store.count_charged([("key_1", DAY)]) == [2]
 
+    async def test_rows_of_direct_callers_count_against_nothing(self, store: LedgerStore) -> None:
+        await store.insert([replace(ROW, key_id="", account_id="")])
+
+        assert await store.count_charged([("", DAY), ("key_1", DAY)]) == [0, 0]
+        assert await store.count_charged_of_accounts([("", DAY)]) == [0]
+
     async def test_a_group_with_a_repeated_id_stores_it_once(self, store: LedgerStore) -> None:
         verdicts = await store.insert([ROW, replace(ROW, charged=False), *rows(3, start=5)])
 

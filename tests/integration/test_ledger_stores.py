@@ -26,6 +26,7 @@ from services.common.surface import Surface
 from services.inference.chat import Outcome, UsageSource
 from services.inference.ledger import export_queries, queries, report_queries, rollup_queries
 from services.inference.ledger import store as store_module
+from services.inference.ledger.charge_queries import Charges, charged
 from services.inference.ledger.reports import DAY, HOUR, Breakdown, ReportQuery
 from services.inference.ledger.store import SQLLedgerStore
 from services.inference.ledger.tables import metadata, usage_ledger
@@ -206,10 +207,9 @@ async def test_reports_are_read_by_an_index(url: str, query: Select[Any], index:
 
 
 async def test_rolled_up_charges_under_another_account_are_read_by_an_index(url: str) -> None:
-    wanted = {"quota_account_id": ["acc_1"]}
-    plan = await _plan(
-        url, rollup_queries.charged("quota_account_id", Unit.COST, ("2026-07-01", "2026-07-30"), wanted, None, ())
-    )
+    charges = Charges(Unit.COST, "2026-07-01", "2026-07-30", account_ids=["acc_1"])
+    query, parameters = charged(charges, from_rollups=True)
+    plan = await _plan(url, query.params(parameters))
     assert "ix_usage_days_quota_account" in plan, plan
 
 

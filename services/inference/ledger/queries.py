@@ -1,9 +1,9 @@
 """SQL queries of the ledger's rows, for SQLite and Postgres.
 
-Sums are read from rows only until the roll-ups are complete (rollup_queries.py).
+Sums are read from rows only until the roll-ups are complete (rollup_queries.py, charge_queries.py).
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -42,26 +42,6 @@ _ID_SECONDS_MAX = 3_600.0
 """More than the gateway's clock, when it creates a request's id, differs from Redis' at the reserve."""
 SUMMARIES_MAX = 20_000
 """Maximum number of summaries in a response, since callers choose the model names."""
-
-
-def charged(
-    owner: str,
-    unit: Unit,
-    days: tuple[str, str],
-    wanted: Mapping[str, Collection[str]],
-    reserved_before: float | None,
-    excluded: Collection[str],
-) -> Select[Any]:
-    """Select (owner id, sum over charged rows); see `rollup_queries.charged`, which replaces it."""
-    row = usage_ledger.c
-    rows = row.day.between(*days) & row.charged
-    if reserved_before is not None:
-        rows &= row.reserved_at < reserved_before
-    if excluded:
-        rows &= row.request_id.not_in(excluded)
-    for name, values_ in wanted.items():
-        rows &= row[name].in_(values_)
-    return select(row[owner], _SUMS[unit]).where(rows).group_by(row[owner])
 
 
 def summary(

@@ -1,7 +1,7 @@
 """SQL queries that read roll-ups and the deltas that wait to be folded into them, in one statement: one snapshot."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -14,28 +14,17 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
-    literal_column,
     null,
     select,
     union_all,
 )
 
 from services.common.limits import Unit
-from services.common.runtime.clock import UNIX_SECONDS_MAX
-from services.inference.ledger.queries import CHARGED_COST, CHARGED_TOKENS, COUNTS, SUMMARIES_MAX
+from services.inference.ledger.queries import COUNTS, SUMMARIES_MAX
 from services.inference.ledger.rollup_tables import usage_days, usage_deltas, usage_hours, usage_users
-from services.inference.ledger.tables import usage_ledger
 
-_AMOUNTS: Mapping[Unit, tuple[str, ColumnElement[Any]]] = {
-    Unit.REQUESTS: ("charged_requests", literal_column("1")),
-    Unit.TOKENS: ("charged_tokens", CHARGED_TOKENS),
-    Unit.COST: ("charged_cost", CHARGED_COST),
-}
-"""By unit: the measure of a roll-up, and the amount of a row."""
 _SUMMED = ("requests", "charged_requests", "priced_requests", "cost", *COUNTS)
 _NO_SURFACE = null()
-_CLOCK_STEP_MAX = timedelta(days=1)
-"""More than a row's day can be before the time of its reserve, after a step of Redis' clock."""
 
 
 @cache  # Building it takes as long as running it.
@@ -162,51 +151,6 @@ def active_keys(first_hour: int, before_day: str, *, after: str, keys_max: int) 
     return select(*columns).select_from(joined).order_by(page.c.key_id)
 
 
-def charged(
-    owner: str,
-    unit: Unit,
-    days: tuple[str, str],
-    wanted: Mapping[str, Collection[str]],
-    reserved_before: float | None,
-    excluded: Collection[str],
-) -> Select[Any]:
-    """Select (owner id, sum over charged rows); owners without charged rows may be omitted.
-
-    Args:
-        owner: Column of the owners' ids: `key_id`, `account_id` or `quota_account_id`.
-        unit: What to add up.
-        days: First and last day, `YYYY-MM-DD`.
-        wanted: Accepted values by column.
-        reserved_before: Count only rows reserved before this time, in Unix seconds; None counts all.
-        excluded: Request ids whose rows are not counted.
-    """
-    measure, amount = _AMOUNTS[unit]
-    parts = [
-        select(table.c[owner].label("owner"), table.c[measure].label("amount")).where(*_conditions(table, wanted, days))
-        for table in (usage_days, usage_deltas)
-    ]
-    for rows in _uncounted(days, reserved_before, excluded):
-        left_out = (usage_ledger.c.charged, rows, *_conditions(usage_ledger, wanted, days))
-        parts.append(select(usage_ledger.c[owner].label("owner"), (-amount).label("amount")).where(*left_out))
-    found = union_all(*parts).subquery()
-    return select(found.c.owner, func.sum(found.c.amount)).group_by(found.c.owner)
-
-
-def _uncounted(
-    days: tuple[str, str], reserved_before: float | None, excluded: Collection[str]
-) -> Iterable[ColumnElement[bool]]:
-    """Return the conditions of the rows to subtract, which select no row twice."""
-    row = usage_ledger.c
-    if reserved_before is not None:
-        # The condition on the day follows from the one on the time, and an index starts with it.
-        seconds = min(max(reserved_before, 0.0), UNIX_SECONDS_MAX)
-        first_day = (datetime.fromtimestamp(seconds, UTC) - _CLOCK_STEP_MAX).date().isoformat()
-        yield row.day.between(max(days[0], first_day), days[1]) & (row.reserved_at >= reserved_before)
-    if excluded:
-        is_excluded = row.request_id.in_(excluded)
-        yield is_excluded if reserved_before is None else is_excluded & (row.reserved_at < reserved_before)
-
-
 def _both(names: Iterable[str], conditions: Callable[[Table], Iterable[ColumnElement[bool]]]) -> Subquery:
     tables = (usage_days, usage_deltas)
     return union_all(*(select(*(one.c[name] for name in names)).where(*conditions(one)) for one in tables)).subquery()
@@ -221,5 +165,3 @@ def _conditions(
         yield table.c.day <= days[1]
     for name, values in wanted.items():
         yield table.c[name].in_(values)
-    if "quota_account_id" in wanted and table is not usage_ledger:
-        yield table.c.quota_account_id != literal_column("''")  # As in the condition of the partial index.

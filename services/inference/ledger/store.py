@@ -1,8 +1,7 @@
 """SQL store of the usage ledger, for SQLite and Postgres."""
 
 import sqlite3
-from collections import Counter as Tally
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from operator import attrgetter, itemgetter
@@ -20,6 +19,7 @@ from services.common.surface import Surface
 from services.common.verdict import RELEASED, Amounts, RowVerdict, Verdict
 from services.inference.chat import CallContext, Outcome, Usage, UsageSource
 from services.inference.ledger import export_queries, queries, rollup_queries
+from services.inference.ledger.charge_queries import Charges, charged
 from services.inference.ledger.queries import COUNTS
 from services.inference.ledger.report_reader import ReportReader
 from services.inference.ledger.reports import Report, ReportQuery
@@ -139,7 +139,8 @@ class SQLLedgerStore:
         excluded: Sequence[str] = (),
     ) -> list[int]:
         """Return the number of charged rows of each (key id, day), in order."""
-        return await self._count_charged("key_id", key_days, reserved_before, excluded)
+        sums = [ChargedSum(key_id, "", Unit.REQUESTS, day, day) for key_id, day in key_days]
+        return await self._sum_charged(sums, reserved_before, excluded)
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def count_charged_of_accounts(
@@ -150,59 +151,36 @@ class SQLLedgerStore:
         excluded: Sequence[str] = (),
     ) -> list[int]:
         """Return the number of charged rows of each (account id, day), in order."""
-        own = await self._count_charged("account_id", account_days, reserved_before, excluded)
-        # Rows of accounts that continue the counts of these. Quota never counts such an account under its own id.
-        continued = await self._count_charged("quota_account_id", account_days, reserved_before, excluded)
-        return [sum(counts) for counts in zip(own, continued, strict=True)]
-
-    async def _count_charged(
-        self,
-        owner: str,
-        owner_days: Sequence[tuple[str, str]],
-        reserved_before: float | None,
-        excluded: Sequence[str],
-    ) -> list[int]:
-        owners_by_day: dict[str, set[str]] = {}
-        for owner_id, day in owner_days:
-            owners_by_day.setdefault(day, set()).add(owner_id)
-        counts: dict[tuple[str, str], int] = {}
-        if not owner_days:
-            return []
-        async with self._transactions.reading() as connection:
-            charged = await self._charged_query(connection)
-            for day, owner_ids in owners_by_day.items():
-                query = charged(owner, Unit.REQUESTS, (day, day), {owner: owner_ids}, reserved_before, excluded)
-                for owner_id, count in await connection.execute(query):
-                    counts[owner_id, day] = int(count)
-        return [counts.get(owner_day, 0) for owner_day in owner_days]
+        sums = [ChargedSum("", account_id, Unit.REQUESTS, day, day) for account_id, day in account_days]
+        return await self._sum_charged(sums, reserved_before, excluded)
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def sum_charged(
         self, sums: Sequence[ChargedSum], *, reserved_before: float | None = None, excluded: Sequence[str] = ()
     ) -> list[int]:
         """Return the sums, in order."""
-        found: Tally[ChargedSum] = Tally()
-        groups: dict[tuple[bool, Unit, str, str], list[ChargedSum]] = {}
-        for one in sums:
-            groups.setdefault((bool(one.key_id), one.unit, one.from_day, one.to_day), []).append(one)
-        if not sums:
-            return []
-        async with self._transactions.reading() as connection:
-            charged = await self._charged_query(connection)
-            for (is_of_key, unit, *days), members in groups.items():
-                by_owner = {one.key_id or one.account_id: one for one in members}
-                account_ids = {one.account_id for one in members}
-                # Also of accounts that continue the counts of these. Quota never counts such an account by its own id.
-                for account in ("account_id", "quota_account_id"):
-                    wanted = {account: account_ids} | ({"key_id": set(by_owner)} if is_of_key else {})
-                    owner = "key_id" if is_of_key else account
-                    query = charged(owner, unit, (days[0], days[1]), wanted, reserved_before, excluded)
-                    for owner_id, total in await connection.execute(query):
-                        found[by_owner[owner_id]] += int(total)
-        return [found[one] for one in sums]
+        return await self._sum_charged(sums, reserved_before, excluded)
 
-    async def _charged_query(self, connection: AsyncConnection) -> Callable[..., Select[Any]]:
-        return rollup_queries.charged if await self._can_use_rollups(connection) else queries.charged
+    async def _sum_charged(
+        self, sums: Sequence[ChargedSum], reserved_before: float | None, excluded: Sequence[str]
+    ) -> list[int]:
+        found: dict[ChargedSum, int] = {}
+        groups: dict[tuple[bool, bool, Unit, str, str], list[ChargedSum]] = {}
+        for one in sums:
+            if not one.key_id and not one.account_id:
+                continue  # Rows of direct callers count against nothing.
+            group = (bool(one.key_id), bool(one.account_id), one.unit, one.from_day, one.to_day)
+            groups.setdefault(group, []).append(one)
+        if not groups:
+            return [0] * len(sums)
+        async with self._transactions.reading() as connection:
+            from_rollups = await self._can_use_rollups(connection)
+            for members in groups.values():
+                query, parameters = charged(_charges(members, reserved_before, excluded), from_rollups=from_rollups)
+                by_owner = {one.key_id or one.account_id: one for one in members}
+                for owner_id, total in await connection.execute(query, parameters):
+                    found[by_owner[owner_id]] = int(total)
+        return [found.get(one, 0) for one in sums]
 
     async def _can_use_rollups(self, connection: AsyncConnection) -> bool:
         """Return whether the roll-ups contain all rows. If not, no row was ever removed."""
@@ -341,6 +319,19 @@ class SQLLedgerStore:
             for key_id, day in await connection.execute(rollup_queries.last_days(without)) if without else ():
                 used[key_id] = _midnight(day)
         return [used[key_id] for key_id in key_ids]
+
+
+def _charges(sums: Sequence[ChargedSum], reserved_before: float | None, excluded: Sequence[str]) -> Charges:
+    """Return the charges of sums that differ in their owners only."""
+    return Charges(
+        sums[0].unit,
+        sums[0].from_day,
+        sums[0].to_day,
+        key_ids={one.key_id for one in sums if one.key_id},
+        account_ids={one.account_id for one in sums if one.account_id},
+        reserved_before=reserved_before,
+        excluded=excluded,
+    )
 
 
 def _is_replaceable(stored: str, outcome: Outcome) -> bool:

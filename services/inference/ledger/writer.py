@@ -87,7 +87,7 @@ class ChargedSum:
     key_id: str
     """Empty for the sum of an account."""
     account_id: str
-    """The account under which quota counts."""
+    """The account under which quota counts; empty for all rows of the key."""
     unit: Unit
     from_day: str
     """First day, `YYYY-MM-DD`."""
