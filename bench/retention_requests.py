@@ -1,7 +1,9 @@
 """`python -m bench.retention_requests`: how long requests take while old rows are removed beside them.
 
 Turns with and without retention alternate, each with a stack of one process that has been started for it. The run exits
-with 1 if retention makes the 99th percentile of a request more than 10 % longer.
+with 1 if retention makes the 99th percentile of a request more than 10 % longer. Other work on the machine, or on its
+host, makes the percentile of a turn up to ten times longer and never shorter. So the lower quartiles of the turns are
+compared.
 """
 
 import argparse
@@ -29,14 +31,14 @@ from tests.backends import fresh_database, running_postgres
 _RATIO_MAX = 1.1
 _FILL = 500
 _WARM_UP_SECONDS = 2
-_HEADS = ("database, retention", "requests", "p50 ms", "p99 ms", "lowest and highest p99 of a turn")
+_HEADS = ("database, retention", "requests", "p50 ms", "p99 ms", "p99 of turns: lowest, median, highest")
 
 
 def main() -> None:
     """Measure both databases and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=200_000, help="old rows")
-    parser.add_argument("--turns", type=int, default=8, help="turns with retention, and as many without")
+    parser.add_argument("--turns", type=int, default=12, help="turns with retention, and as many without")
     parser.add_argument("--seconds", type=int, default=10, help="length of a turn")
     parser.add_argument("--rate", type=int, default=100, help="requests per second")
     options = parser.parse_args()
@@ -64,8 +66,8 @@ class _Turns:
 
     @property
     def ratio(self) -> float:
-        """Median p99 of the turns with retention divided by that of the turns without."""
-        return median(self._p99s(is_on=True)) / median(self._p99s(is_on=False))
+        """Lower quartile of the p99 of turns with retention divided by that of turns without."""
+        return percentile(self._p99s(is_on=True), 0.25) / percentile(self._p99s(is_on=False), 0.25)
 
     def rows(self) -> list[list[str]]:
         """Return the rows of the table."""
@@ -75,8 +77,9 @@ class _Turns:
         turns, p99s = self._took[is_on], self._p99s(is_on=is_on)
         p50 = median(percentile(turn, 0.5) for turn in turns)
         count = sum(map(len, turns))
-        spread = f"{number(min(p99s))} to {number(max(p99s))}"
-        return [f"{self.name}, {'on' if is_on else 'off'}", f"{count:,}", number(p50), number(median(p99s)), spread]
+        spread = ", ".join(map(number, (min(p99s), median(p99s), max(p99s))))
+        p99 = number(percentile(p99s, 0.25))
+        return [f"{self.name}, {'on' if is_on else 'off'}", f"{count:,}", number(p50), p99, spread]
 
     def _p99s(self, *, is_on: bool) -> list[float]:
         return [percentile(turn, 0.99) for turn in self._took[is_on]]

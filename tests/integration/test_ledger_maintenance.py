@@ -1,9 +1,10 @@
 """Background work on the ledger: old rows go and their sums stay, whatever the ids of the rows and the database."""
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -113,6 +114,32 @@ async def test_many_old_rows_are_removed_in_several_steps(ledger: Ledger) -> Non
 
     summaries = await ledger.store.summarize(ROW.key_id, account_id="", from_day="", to_day="")
     assert sum(one.charged_requests for one in summaries) == len(old) + 1
+
+
+async def test_checkpoints_are_made_in_the_background_and_not_by_commits(tmp_path: Path) -> None:
+    """By default, the commit that fills the write-ahead log makes the checkpoint, and rows wait for it."""
+    file = tmp_path / "ledger.db"
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(
+            database.open_database(f"sqlite:///{file}", migrations=MIGRATIONS, version_table=VERSION_TABLE)
+        )
+        store = SQLLedgerStore(engine, stack.enter_context(database.open_writer(f"sqlite:///{file}")))
+        for start in range(0, 4_000, 200):
+            await store.insert(rows(200, start=start))
+        assert _rows_without_log(file) == 0
+
+        async with maintained(engine, f"sqlite:///{file}", retention_days=0), asyncio.timeout(WAIT_SECONDS_MAX):
+            while _rows_without_log(file) < 4_000:
+                await asyncio.sleep(0.05)
+
+
+def _rows_without_log(file: Path) -> int:
+    """Return the number of rows in a database file, without those that only its write-ahead log contains."""
+    with closing(sqlite3.connect(f"file:{file}?immutable=1", uri=True)) as connection:
+        try:
+            return int(connection.execute("SELECT count(*) FROM usage_ledger NOT INDEXED").fetchone()[0])
+        except sqlite3.DatabaseError:  # A page is being written.
+            return 0
 
 
 @dataclass

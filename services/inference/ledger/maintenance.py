@@ -1,14 +1,17 @@
-"""Background work on the ledger: folds deltas, backfills the roll-ups once, and removes old rows."""
+"""Background work on the ledger: folds deltas, backfills the roll-ups once, removes old rows, makes checkpoints."""
 
 import asyncio
 import logging
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.common.db import database
+from services.common.db.sqlite_writer import SQLiteWriter
 from services.common.db.transactions import Transactions
 from services.common.errors import Unavailable
 from services.common.runtime.clock import Clock, SystemClock
@@ -29,8 +32,11 @@ BACKFILL_ROWS = {"sqlite": 500, "postgresql": 5_000}
 """Rows in a step of the backfill."""
 _REMOVED_ROWS = {"sqlite": 10, "postgresql": 500}
 """Rows in a step of retention. A row is in seven indices, hence on up to as many pages of SQLite's file."""
-_BACKFILL_SHARE, _RETENTION_SHARE = 0.5, 0.2
-"""Share of the time that the backfill and retention work; between their steps, they pause."""
+_BACKFILL_SHARE = 0.5
+"""Share of the time that the backfill works; between its steps, it pauses."""
+_RETENTION_SHARE = {"sqlite": 0.05, "postgresql": 0.2}
+"""The same for retention. On SQLite a commit waits for a step, and both for the disk."""
+_CHECKPOINT_SECONDS = 1.0
 _READ_SECONDS = 30.0
 """Longer than any read takes: one that began before the roll-ups were complete reads rows, of which none may lack."""
 
@@ -103,7 +109,7 @@ class Maintenance:
         now = await self._clock.now()
         removed = 0
         for span in spans(now, self._retention_days):
-            async for _ in _paced(_RETENTION_SHARE):
+            async for _ in _paced(_RETENTION_SHARE[self._dialect]):
                 page = await self._retention.remove(
                     span, first_day=first_day(now, self._retention_days), rows_max=_REMOVED_ROWS[self._dialect]
                 )
@@ -118,9 +124,16 @@ class Maintenance:
     async def _remove_hours(self) -> None:
         rows_max = _REMOVED_ROWS[self._dialect]
         now = await self._clock.now()
-        async for _ in _paced(_RETENTION_SHARE):
+        async for _ in _paced(_RETENTION_SHARE[self._dialect]):
             if await self._retention.remove_hours(now, rows_max=rows_max) < rows_max:
                 return
+
+
+async def _checkpoint(writer: SQLiteWriter) -> None:
+    try:
+        await writer.checkpoint()
+    except sqlite3.Error as exc:
+        raise unavailable() from exc
 
 
 async def _repeat(work: Callable[[], Awaitable[None]], seconds: float) -> None:
@@ -154,7 +167,7 @@ async def maintained(
 ) -> AsyncIterator[None]:
     """Do the background work on the ledger of `engine` during the block.
 
-    On SQLite it has its own connection and thread: a checkpoint that follows one of its commits delays no row.
+    On SQLite it has its own connection and thread, which also makes the checkpoints, so that they delay no row.
     """
     async with AsyncExitStack() as stack:
         writer = stack.enter_context(database.open_writer(url))
@@ -168,4 +181,7 @@ async def maintained(
         )
         await stack.enter_async_context(running(restarting(maintenance.fold_periodically)))
         await stack.enter_async_context(running(restarting(maintenance.clean_periodically)))
+        if writer is not None:
+            checkpoints = partial(_repeat, partial(_checkpoint, writer), _CHECKPOINT_SECONDS)
+            await stack.enter_async_context(running(restarting(checkpoints)))
         yield
