@@ -34,6 +34,7 @@ def test_an_overlay_has_no_fault(folder: Path) -> None:
     assert problems(Objects.parse(render(folder))) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("components", [(), ("external-redis", "mail"), refined(COMPONENTS)], ids="+".join)
 def test_components_can_be_omitted_and_combined(components: tuple[str, ...]) -> None:
     assert problems(Objects.parse(render_combination(components))) == []

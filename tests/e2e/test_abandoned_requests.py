@@ -62,6 +62,7 @@ async def _leave_after(seconds: float, session: aiohttp.ClientSession, key: Key,
             await response.read()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_disconnects_before_groq_is_called_is_not_charged_and_its_request_never_sent(
     running: Stack, session: aiohttp.ClientSession, key: Key, stream: bool
@@ -131,6 +132,7 @@ async def test_a_revoked_stream_has_its_own_outcome(running: Stack, session: aio
     assert await running.until_settled(key) == (1, 0)
 
 
+@pytest.mark.long
 async def test_a_stream_that_begins_too_late_is_504_at_once_and_charged_when_groq_answers(
     running: Stack, session: aiohttp.ClientSession, key: Key
 ) -> None:

@@ -128,6 +128,7 @@ async def _limit(stack: Stack, key: Key, daily_limit: int) -> None:
         await KeyServiceStub(channel).SetKeyLimit(request, metadata=stack.admin_metadata, timeout=5)
 
 
+@pytest.mark.long
 async def test_80_and_100_percent_of_a_limit_are_alerted_once_each(running: Stack, owner: Owner) -> None:
     await _limit(running, owner.key, 5)
     await asyncio.sleep(1)

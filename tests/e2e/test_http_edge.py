@@ -116,6 +116,7 @@ async def test_a_compressed_body_is_refused_with_its_encoding(stack: Stack, http
     assert await stack.until_settled(key) == (1, 0)
 
 
+@pytest.mark.long
 async def test_refused_requests_are_limited_by_key_never_counted_and_do_not_affect_other_keys(strict: Stack) -> None:
     key, other = await strict.create_key(), await strict.create_key()
     answers = await _asked(strict, key, {}, times=12)

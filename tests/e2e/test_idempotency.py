@@ -389,6 +389,7 @@ async def test_by_default_the_header_is_ignored(stack: Stack, http: httpx.AsyncC
     assert await stack.until_settled(key) == (2, 0)
 
 
+@pytest.mark.long
 async def test_openais_and_anthropics_packages_repeat_with_the_same_key_and_wait_for_the_answer(
     running: Stack, key: Key
 ) -> None:

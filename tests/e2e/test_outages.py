@@ -106,6 +106,7 @@ async def test_with_auth_down_confirmed_keys_still_work_and_others_get_503(short
     assert await _recovery(short_stack, "auth", unseen) < _RECOVERY_SECONDS
 
 
+@pytest.mark.long
 async def test_with_auth_down_a_key_is_503_five_seconds_after_its_last_confirmation(short_stack: Stack) -> None:
     key = await short_stack.create_key()
     assert (await _ask(short_stack, key)).status_code == 200
@@ -208,6 +209,7 @@ async def test_with_groq_down_the_answer_is_503_and_nothing_is_charged(short_sta
     assert await _recovery(short_stack, "groq-standin", key) < _RECOVERY_SECONDS
 
 
+@pytest.mark.long
 async def test_a_request_over_its_total_deadline_ends_and_costs_nothing(short_stack: Stack) -> None:
     key = await short_stack.create_key()
     response = await _ask(short_stack, key, "[[standin:hang]]")

@@ -214,6 +214,7 @@ async def _revoke_in_use(
     )
 
 
+@pytest.mark.long
 async def test_under_200_callers_and_20_live_streams_on_three_gateways_a_revocation_takes_at_most_a_second(
     cluster: Cluster,
 ) -> None:
@@ -299,6 +300,7 @@ async def test_a_flood_of_invalid_keys_stays_at_the_gateway_and_valid_calls_keep
         assert floods.p50_p95(one.latencies)[1] < max(0.5, 20 * floods.p50_p95(before)[1])
 
 
+@pytest.mark.long
 async def test_with_auth_frozen_a_known_key_gets_503_after_five_seconds_and_never_401_and_its_stream_continues(
     cluster: Cluster,
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
+import pytest
 
 from services.common.limits import Unit, Window
 from tests.e2e.accounting import account_of
@@ -15,6 +16,7 @@ _LIMIT = 20_000
 _REQUESTS = 1_200
 
 
+@pytest.mark.long
 async def test_1200_concurrent_requests_use_a_token_limit_up_and_never_exceed_it(stack: Stack) -> None:
     key = await stack.create_key(daily_limit=10_000, limits=[f"key:tokens:day={_LIMIT}"])
     urls, highest = stack.gateways, 0

@@ -91,6 +91,7 @@ async def test_a_key_revoked_at_one_worker_is_refused_by_the_other_within_a_seco
         listener.assert_cut()
 
 
+@pytest.mark.long
 async def test_workers_killed_under_load_never_exceed_the_limit_and_everything_is_settled(
     short_holds: Stack,
 ) -> None:

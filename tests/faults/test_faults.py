@@ -51,6 +51,7 @@ def _seeds() -> list[Any]:
     return [first, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(first + 1, first + count))]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", _seeds())
 async def test_every_request_is_charged_once_or_not_at_all(world: World, layout: Layout, seed: int) -> None:
     evidence, logged = Evidence(plan(seed, layout)), record.log_sizes(world)

@@ -54,6 +54,7 @@ def world(layout: Layout) -> Iterator[World]:
         yield running
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", _seeds())
 async def test_a_repeated_request_is_charged_once(world: World, layout: Layout, seed: int) -> None:
     evidence, chance = Evidence(plan(seed, layout)), random.Random(seed)

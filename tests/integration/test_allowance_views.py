@@ -265,6 +265,7 @@ async def test_an_account_cannot_save_up_its_share_while_it_could_not_be_served(
     assert sum(position == 0 for ((position, _),) in grants) in (5, 6)
 
 
+@pytest.mark.long
 async def test_what_waits_at_a_replica_that_ended_holds_nobody_up_for_long(
     stack: AsyncExitStack, valkey_url: str
 ) -> None:
@@ -340,6 +341,7 @@ async def test_models_that_groq_does_not_know_leave_no_keys_for_long(stack: Asyn
     assert max(known) > 100_000
 
 
+@pytest.mark.long
 async def test_a_clock_that_is_set_back_stops_no_refill(stack: AsyncExitStack, valkey_url: str) -> None:
     view, ended = (shared(stack, valkey_url, configured={MODEL: {RPM: 60}}) for _ in range(2))
     while (await take(view, demand(tokens=1)))[0]:

@@ -38,6 +38,7 @@ async def _sign_up(auth_api: AuthAPI, email: str, invite: str = "") -> str:
     return (await auth_api.sessions.SignUp(request)).session.token
 
 
+@pytest.mark.long
 async def test_addresses_of_one_mailbox_open_one_account(tmp_path: Path) -> None:
     """Otherwise each spelling of a mailbox would get its own daily limit, without end."""
     async with served(tmp_path) as auth_api:

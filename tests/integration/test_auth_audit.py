@@ -33,6 +33,7 @@ async def auth_api(auth: AuthProcess) -> AsyncIterator[AuthAPI]:
         yield auth_api
 
 
+@pytest.mark.long
 async def test_every_list_can_be_paged_to_its_end_without_gaps(auth_api: AuthAPI) -> None:
     for number in range(7):
         await auth_api.sign_up(f"page{number}@example.com")

@@ -140,6 +140,7 @@ async def _serving(tmp_path: Path, settings: dict[str, str]) -> AsyncIterator[tu
             yield auth_api, channel
 
 
+@pytest.mark.long
 async def test_every_parameter_of_every_call_is_refused_or_stored_unchanged(
     auth_api: tuple[AuthAPI, aio.Channel],
 ) -> None:

@@ -181,6 +181,7 @@ async def test_wrong_passwords_in_one_session_lock_out_neither_another_session_n
     await auth_api.owner.ChangePassword(right, metadata=bearer(owner))
 
 
+@pytest.mark.long
 async def test_a_password_reset_ends_the_lock_of_its_owner(world: World) -> None:
     auth_api, home = world.auth_api, "203.0.117.1"
     await auth_api.sign_up("forgot@example.com")

@@ -533,6 +533,7 @@ async def test_a_client_secret_that_the_provider_does_not_accept_is_reported_to_
     assert "another" not in log
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "metadata",
     [

@@ -156,6 +156,7 @@ async def test_an_emailed_link_resets_a_password_once_and_ends_every_session(tmp
         assert (await refusal(auth_api.sessions.ResetPassword(request))).code is StatusCode.INVALID_ARGUMENT
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("asks", ["signs up", "requests an e-mail"])
 async def test_an_owner_who_verifies_an_email_does_not_admit_who_signed_up_with_it_first(
     tmp_path: Path, asks: str

@@ -168,6 +168,7 @@ async def test_no_session_of_the_old_password_outlives_its_change(world: World) 
     assert alive == 0, f"{alive} of {ROUNDS} sessions that were opened with the old password are still alive"
 
 
+@pytest.mark.long
 async def test_a_change_by_the_old_password_never_overwrites_a_reset(world: World) -> None:
     """A change that came first has invalidated the link, and the reset is refused; then nothing was confirmed."""
     overwritten = 0
@@ -186,6 +187,7 @@ async def test_a_change_by_the_old_password_never_overwrites_a_reset(world: Worl
     assert overwritten == 0, f"{overwritten} of {ROUNDS} resets were overwritten"
 
 
+@pytest.mark.long
 async def test_of_two_concurrent_changes_one_is_made_and_the_other_is_refused(world: World) -> None:
     for number in range(ROUNDS):
         email = f"d{number}@example.com"
@@ -209,6 +211,7 @@ async def test_the_old_password_deletes_nothing_that_was_reset(world: World) -> 
         assert await _opens(world, email, NEW) == refused[0]
 
 
+@pytest.mark.long
 async def test_no_password_hash_or_session_remains_after_a_deletion(world: World) -> None:
     before = await world.hashes()
     for number in range(ROUNDS):

@@ -301,6 +301,7 @@ async def test_without_mail_a_reset_says_so_and_an_operator_can_help(auth_api: A
     assert (await refusal(auth_api.sessions.ResetPassword(reset))).code is StatusCode.INVALID_ARGUMENT, "used twice"
 
 
+@pytest.mark.long
 async def test_a_flood_of_log_ins_does_not_delay_key_look_ups(auth_api: AuthAPI) -> None:
     secret = (await auth_api.create_key(await auth_api.sign_up("flood@example.com"))).secret
 

@@ -47,6 +47,7 @@ async def until_called(upstream: Upstream, text: str, count: int) -> None:
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.long
 async def test_requests_that_time_out_open_no_circuit_for_another_account(
     upstream: Upstream, tmp_path: Path, tag: str
 ) -> None:
@@ -146,6 +147,7 @@ async def test_an_account_that_hangs_in_all_of_its_slots_leaves_slots_for_others
         await asyncio.gather(*hanging, return_exceptions=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("waits_for", ["a key", "a place"])
 async def test_a_request_whose_caller_disconnects_while_it_waits_is_never_sent_or_charged(
     upstream: Upstream, tmp_path: Path, tag: str, waits_for: str

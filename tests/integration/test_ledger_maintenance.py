@@ -106,7 +106,8 @@ async def test_old_rows_are_removed_and_their_sums_stay(ledger: Ledger) -> None:
 
 
 async def test_many_old_rows_are_removed_in_several_steps(ledger: Ledger) -> None:
-    old, new = [aged(91 + number % 7) for number in range(1_200)], aged(0)
+    count = 1_200 if ledger.engine.dialect.name == "postgresql" else 60
+    old, new = [aged(91 + number % 7) for number in range(count)], aged(0)
     await ledger.store.insert([*old, new])
 
     async with maintained(ledger.engine, ledger.url, retention_days=90):

@@ -68,6 +68,7 @@ async def test_an_answer_that_is_not_that_of_a_gateway_is_a_failure(
     assert check.message.startswith("No answer from http://127.0.0.1:")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("chunk", "pause"), [(b" " * 65_536, 0.0), (b" ", 0.1)], ids=["endless", "slow"])
 async def test_an_endless_answer_is_given_up(
     gateway: tuple[_Gateway, HealthClient], chunk: bytes, pause: float

@@ -117,6 +117,7 @@ async def test_the_oldest_responses_are_dropped_beyond_the_bytes(open_store: Any
     assert await _kept(store, 6) == [5]
 
 
+@pytest.mark.long
 async def test_a_response_expires_and_no_longer_counts(open_store: Any, server: ValkeyServer) -> None:
     store = open_store(Limits(seconds=1, responses=2, size_bytes=1_000_000, deleted_seconds=60))
     await store.store(ACCOUNT, "resp_0", TEXT)

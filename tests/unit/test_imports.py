@@ -46,6 +46,7 @@ def test_the_supervisor_takes_less_than_25_mb() -> None:
     assert int(_output(_RESIDENT, *_SUPERVISOR)) < 25 * _MEGABYTE
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("module", "others"),
     [

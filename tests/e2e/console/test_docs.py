@@ -91,6 +91,7 @@ async def test_an_example_runs_as_shown(http: httpx.AsyncClient, key: Key, examp
     assert output.strip(), "the example shows nothing"
 
 
+@pytest.mark.long
 async def test_the_example_of_a_tool_calls_it(http: httpx.AsyncClient, key: Key) -> None:
     before = (await http.get("/api/v1/key", headers=key.headers)).json()["used"]
     [example] = [one for one in examples_in("tools", await _served(http, "tools")) if one.language == "python"]

@@ -78,6 +78,7 @@ async def _until_shown(owner: Browser, path: str, expected: dict[tuple[str, str]
     raise AssertionError(f"{path} shows {_shown(html)}")
 
 
+@pytest.mark.long
 async def test_every_refusal_is_counted_once_by_code_and_appears_within_seconds(small_stack: Stack) -> None:
     gateways = small_stack.gateways
     async with _owner(small_stack) as (owner, key_id, secret), httpx.AsyncClient(trust_env=False, timeout=20) as client:

@@ -20,6 +20,7 @@ from tests.e2e.stack import bare_environment
 from tests.ports import free_port
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("setting", ["AUTH_LISTEN", "QUOTA_LISTEN", "INFERENCE_LISTEN"])
 def test_a_unix_socket_for_two_workers_is_refused_in_one_sentence_with_the_remedy(
     refused: Callable[..., str], tmp_path: Path, setting: str
@@ -39,6 +40,7 @@ def test_a_port_in_use_for_the_second_workers_metrics_is_reported_in_one_sentenc
     assert "GATEWAY_METRICS_LISTEN" in output
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("setting", "workers"),
     [("GATEWAY_PORT", "1"), ("AUTH_LISTEN", "1"), ("QUOTA_LISTEN", "2"), ("QUOTA_METRICS_LISTEN", "0")],
@@ -80,6 +82,7 @@ def test_it_starts_at_any_address_of_this_machine_and_prints_a_reachable_one(
         assert "stack_http" in httpx.get(f"http://{one}:{port}/metrics", trust_env=False).text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("host", "why"),
     [
@@ -127,6 +130,7 @@ def _stackctl(data_dir: Path, *arguments: str) -> str:
     return subprocess.check_output(command, env=environment, text=True, timeout=20)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("address", ["unix:/tmp/metrics.sock", "127.0.0.1:65535"])
 def test_a_missing_port_for_the_metrics_of_two_workers_is_reported(refused: Callable[..., str], address: str) -> None:
     assert "GATEWAY_METRICS_LISTEN" in refused(STACK_WORKERS="2", GATEWAY_METRICS_LISTEN=address)

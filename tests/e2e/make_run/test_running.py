@@ -108,6 +108,7 @@ def test_any_killed_service_is_restarted(start: Callable[..., Runner]) -> None:
         wait_until_answered(runner, secret)
 
 
+@pytest.mark.long
 def test_a_killed_worker_is_restarted(shared_run: SharedRun) -> None:
     shared_run.runner.child("services.local.worker").kill()
     shared_run.runner.read_until("is being restarted")

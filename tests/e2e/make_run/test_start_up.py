@@ -126,6 +126,7 @@ def test_a_worker_on_unix_sockets_without_a_console_serves_and_reports_that_groq
         runner.stop()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("setting", "value"),
     [

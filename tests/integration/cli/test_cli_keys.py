@@ -131,6 +131,7 @@ def test_a_new_secret_is_followed_by_a_notice_on_a_line_of_its_own(stackctl: Sta
     assert made.endswith("\n\nSave the key now. It cannot be shown again.\n")
 
 
+@pytest.mark.long
 def test_states_have_colours_on_a_terminal_unless_no_color_is_set(
     service: AuthProcess, stackctl: Stackctl, tmp_path: Path, key: dict[str, Any]
 ) -> None:
@@ -145,6 +146,7 @@ def test_states_have_colours_on_a_terminal_unless_no_color_is_set(
     assert "\x1b[" not in stackctl(*listing).stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
 def test_without_open_streams_nothing_is_revoked_and_nothing_is_a_traceback(
     service: AuthProcess, stackctl: Stackctl, tmp_path: Path, key: dict[str, Any], closed: str
@@ -155,6 +157,7 @@ def test_without_open_streams_nothing_is_revoked_and_nothing_is_a_traceback(
     assert not asked(stackctl, "keys", "show", key["id"])["revoked_at"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("secret", [b"\xff\xfe\n", b"sk_stk_\x00\n", "sk_stk_é\n".encode()])
 def test_a_secret_that_is_not_text_is_one_sentence(service: AuthProcess, tmp_path: Path, secret: bytes) -> None:
     done = _in_bash(service, tmp_path, '"$@"', "keys", "find", "--secret", standard_input=secret)
@@ -207,6 +210,7 @@ def _read_all(controller: int) -> str:
         output += part
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("shell", "line"), [("bash", "complete -o nosort"), ("zsh", "compdef"), ("fish", "complete ")])
 def test_completion_scripts_complete_commands_and_options(
     stackctl: Stackctl, tmp_path: Path, shell: str, line: str

@@ -233,6 +233,7 @@ def test_a_service_that_does_not_answer_exits_with_3_and_names_target_and_settin
     assert "The auth service does not respond at 127.0.0.1:1. Start it, or set AUTH_TARGET" in result.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [

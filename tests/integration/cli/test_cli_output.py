@@ -24,6 +24,7 @@ def _into(output: str, service: AuthProcess, data_dir: Path, *arguments: str) ->
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("arguments", [("accounts", "list"), ("accounts", "list", "--json"), ("--help",)])
 def test_output_that_cannot_be_written_is_one_sentence(
     service: AuthProcess, tmp_path: Path, arguments: tuple[str, ...]
@@ -38,6 +39,7 @@ def test_a_closed_reader_is_no_error(service: AuthProcess, tmp_path: Path) -> No
     assert (done.returncode, done.stderr) in ((0, ""), (1, ""))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_a_key_whose_secret_could_not_be_printed_is_named_so_that_it_can_be_revoked(
     service: AuthProcess, stackctl: Stackctl, tmp_path: Path, options: tuple[str, ...]

@@ -151,6 +151,7 @@ def test_a_head_in_many_small_pieces_is_not_copied_for_each_of_them() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - usage.ru_utime < 5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("sent", "status"),
     [

@@ -3,12 +3,14 @@
 import time
 
 import httpx
+import pytest
 
 from tests.integration.groq_standin.standin_process import QWEN, StandIn, started
 
 _OPTIONS = ("--requests-per-minute", "5", "--tokens-per-minute", "1000", "--minute-seconds", "2")
 
 
+@pytest.mark.long
 def test_limits_are_of_a_key_and_model_and_refill() -> None:
     with started(*_OPTIONS) as (_, url), httpx.Client(base_url=url, timeout=10) as client:
         standin = StandIn(url, client)

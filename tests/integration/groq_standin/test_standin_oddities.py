@@ -234,6 +234,7 @@ def test_an_answer_and_an_event_can_have_many_megabytes(standin: StandIn) -> Non
     assert len(deltas(standin.say(text, stream=True, model=QWEN).text, "content")) == size
 
 
+@pytest.mark.long
 def test_the_model_list_has_the_form_that_was_last_requested() -> None:
     with started() as (_, url), httpx.Client(base_url=url, timeout=0.5, headers=KEY) as client:
 

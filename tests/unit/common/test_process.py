@@ -105,6 +105,7 @@ _TEXTS = ("canary\udcff", "canary" * 12_000, " \t ", "[" * 5_000 + "canary" * 12
 _NUMBERS = ("Infinity", "-Infinity", "NaN", "1e400", "99999999999999999999", "9" * 5_000)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", _KINDS)
 def test_no_setting_accepts_a_value_that_would_fail_the_start_or_each_request(
     monkeypatch: pytest.MonkeyPatch, settings: type[ServiceSettings]
