@@ -113,6 +113,7 @@ async def _measure_size(
     while not await rollups.backfill(rows_max, first_hour=first_hour(datetime.now(UTC))):
         pass
     _say(f"{name}: backfill without pauses: {time.perf_counter() - started:.1f} s")
+    await filler.settle()
     found = {question: await _best(ask) for question, ask in _questions(filler, keys, ledger).items()}
     while await rollups.fold(rows_max):
         pass

@@ -63,6 +63,15 @@ class Filler:
             state = {"is_complete": False, "backfilled_to": position, "backfilled_rows": 0, "rows_max": rows}
             await connection.execute(update(rollup_state).values(state))
 
+    async def settle(self) -> None:
+        """Do what Postgres does by itself within minutes of so many changes: vacuum, analyse, and write pages."""
+        engine = self._engines["ledger"]
+        if engine.dialect.name != "postgresql":
+            return
+        async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            await connection.execute(text("VACUUM ANALYZE"))
+            await connection.execute(text("CHECKPOINT"))
+
     def new_rows(self, count: int) -> list[LedgerRow]:
         """Return rows of today to insert, of random accounts."""
         first, self._new = self._new, self._new + count

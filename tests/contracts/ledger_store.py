@@ -12,7 +12,15 @@ from services.common.surface import Surface
 from services.common.verdict import RELEASED, RowVerdict, Verdict
 from services.inference.chat import ABANDONED_OUTCOMES, CallContext, Outcome, Usage, UsageSource
 from services.inference.ledger.store import SQLLedgerStore
-from services.inference.ledger.writer import AccountUsage, Ledger, LedgerRow, LedgerStore, RequestsPage, UsageSummary
+from services.inference.ledger.writer import (
+    AccountUsage,
+    ChargedSum,
+    Ledger,
+    LedgerRow,
+    LedgerStore,
+    RequestsPage,
+    UsageSummary,
+)
 from tests.contracts.deadlines import LongDeadlines
 
 DAY = "2026-08-02"
@@ -170,6 +178,15 @@ class LedgerStoreContract(LongDeadlines):
         assert await store.count_charged_of_accounts(asked) == [1, 4, 0, 5]
         assert await store.count_charged_of_accounts([(account, DAY)], excluded=["req_0", "req_10"]) == [3]
         assert await store.count_charged_of_accounts([]) == []
+
+    async def test_sums_of_one_key_under_two_accounts_are_kept_apart(self, store: LedgerStore) -> None:
+        await store.insert(rows(3))
+        await store.insert(rows(5, start=10, account_id="acc_2"))
+        await store.insert(rows(2, start=20, account_id="acc_2", key_id="key_2"))
+
+        asked = [(key, account) for key in ("key_1", "key_2") for account in (ROW.account_id, "acc_2")]
+        sums = [ChargedSum(key, account, Unit.REQUESTS, DAY, DAY) for key, account in asked]
+        assert await store.sum_charged(sums) == [3, 5, 0, 2]
 
     async def test_rows_of_an_account_that_continues_anothers_counts_count_there_and_are_its_own(
         self, store: LedgerStore

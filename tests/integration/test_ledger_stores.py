@@ -213,6 +213,16 @@ async def test_rolled_up_charges_under_another_account_are_read_by_an_index(url:
     assert "ix_usage_days_quota_account" in plan, plan
 
 
+def test_charged_rows_after_a_time_are_searched_from_its_day_on() -> None:
+    """SQLite would search from any of two lower bounds, such as the first day of the month."""
+    charges = Charges(Unit.COST, "2026-07-01", "2026-07-30", account_ids=["acc_1"], reserved_before=START)
+    query, parameters = charged(charges, from_rollups=True)
+    later = [part for part in str(query).split("UNION ALL") if "reserved_at >=" in part]
+    assert len(later) == 2
+    assert all("day >= :reserved_day" in part and ":from_day" not in part for part in later)
+    assert parameters["reserved_day"] >= "2026-07-01"
+
+
 async def test_a_database_migrated_twice_keeps_its_rows(url: str) -> None:
     async with _opened(url) as engine:
         await SQLLedgerStore(engine).insert([ROW])

@@ -27,6 +27,8 @@ from services.common.url_credentials import with_encoded_credentials
 _log = logging.getLogger(__name__)
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg"}
 _EXAMPLES = "sqlite:///path or postgresql://user:password@host:5432/name"
+_CHECKPOINT_PAGES = 8_000
+"""32 MB."""
 _DRAIN_SECONDS = 3.0
 """Longer than a cancelled query takes to close its connection to a frozen Postgres."""
 
@@ -96,13 +98,19 @@ async def open_second_engine(engine: AsyncEngine, *, connections: int) -> AsyncI
 
 
 @contextmanager
-def open_writer(url: str) -> Iterator[SQLiteWriter | None]:
-    """Yield a writer thread for an open SQLite database, or None for Postgres, which needs none."""
+def open_writer(url: str, *, checkpoint_pages: int = _CHECKPOINT_PAGES) -> Iterator[SQLiteWriter | None]:
+    """Yield a writer thread for an open SQLite database, or None for Postgres, which needs none.
+
+    Args:
+        url: URL of the database.
+        checkpoint_pages: Pages in the write-ahead log from which on a commit of this writer makes a checkpoint, which
+            takes as long as many commits. SQLite's default is 1,000, which a busy ledger writes within a second.
+    """
     parsed = _parse(url)
     if parsed.get_backend_name() != "sqlite":
         yield None
         return
-    with sqlite_writer(partial(_connect, parsed.database or "")) as writer:
+    with sqlite_writer(partial(_connect, parsed.database or ""), checkpoint_pages=checkpoint_pages) as writer:
         yield writer
 
 

@@ -1,7 +1,7 @@
 """Checks whether a pooled Postgres connection still works before it is used.
 
 SQLAlchemy's `pool_pre_ping` asks the server at each use, in a transaction: three round trips. Here a connection that
-was used a moment ago is not asked. The driver knows without asking if the server has closed it.
+was used a moment ago is not asked. The driver learns without asking that the server has closed it, a moment later.
 """
 
 import time
@@ -17,7 +17,10 @@ _USED_AT = "used_at"
 
 
 def check_connections(engine: AsyncEngine) -> None:
-    """Check each pooled connection of a Postgres engine before it is used; replace all older ones if it is closed."""
+    """Make a Postgres engine check each pooled connection before it is used.
+
+    If a connection is closed, the engine replaces it and all others that it has opened before.
+    """
     dialect: Any = engine.dialect
 
     def remember(_: Any, record: Any) -> None:

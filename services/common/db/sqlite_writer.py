@@ -15,9 +15,6 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _BUSY_SECONDS_MAX = 5.0
-_WAL_PAGES_MAX = 8_000
-"""Pages of the write-ahead log (32 MB) from which on a commit of a writer makes a checkpoint. By default it is 1,000,
-which a busy ledger writes within a second. A checkpoint takes as long as many commits."""
 _PAUSE_SECONDS = 0.001
 """Shorter than a commit, so that a few attempts suffice to find the gap between two commits of another process."""
 
@@ -40,19 +37,6 @@ class SQLiteWriter:
             sqlite3.Error: The database rejected a statement or was locked for more than five seconds.
         """
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
-
-    async def checkpoint(self) -> None:
-        """Move what the write-ahead log contains into the database file, and let other connections write meanwhile.
-
-        Does less, or nothing, while readers use the log or another process does the same.
-
-        Raises:
-            sqlite3.Error: The file cannot be written.
-        """
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._checkpoint)
-
-    def _checkpoint(self) -> None:
-        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         self._begin()
@@ -77,13 +61,20 @@ class SQLiteWriter:
 
 
 @contextmanager
-def sqlite_writer(connect: Callable[[], sqlite3.Connection]) -> Iterator[SQLiteWriter]:
-    """Yield a writer on the connection that `connect` opens. Running transactions finish at the end of the block."""
+def sqlite_writer(connect: Callable[[], sqlite3.Connection], *, checkpoint_pages: int) -> Iterator[SQLiteWriter]:
+    """Yield a writer on the connection that `connect` opens. Running transactions finish at the end of the block.
+
+    Args:
+        connect: Opens the connection.
+        checkpoint_pages: Pages in the write-ahead log from which on a commit of this writer makes a checkpoint.
+    """
     with (
         ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite-writer") as thread,
         closing(thread.submit(connect).result()) as connection,
     ):
         connection.execute("PRAGMA busy_timeout=0")
-        connection.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES_MAX}")
-        yield SQLiteWriter(connection, thread)
-        thread.shutdown()
+        connection.execute(f"PRAGMA wal_autocheckpoint={checkpoint_pages}")
+        try:
+            yield SQLiteWriter(connection, thread)
+        finally:
+            thread.shutdown()  # The connection must not be closed while the thread uses it.

@@ -21,7 +21,8 @@ _AMOUNTS: Mapping[Unit, tuple[str, ColumnElement[Any]]] = {
 """By unit: the measure of a roll-up, and the amount of a row."""
 _CLOCK_STEP_MAX = timedelta(days=1)
 """More than a row's day can be before the time of its reserve, after a step of Redis' clock."""
-_HAS_QUOTA_ACCOUNT = usage_days.c.quota_account_id != literal_column("''")
+_NONE: ColumnElement[str] = literal_column("''", String())
+_HAS_QUOTA_ACCOUNT = usage_days.c.quota_account_id != _NONE
 """The condition of a partial index."""
 
 
@@ -36,12 +37,12 @@ def _texts(name: str) -> Any:
 _ROW = usage_ledger.c
 _RESERVED_BEFORE: ColumnElement[float] = bindparam("reserved_before", type_=_ROW.reserved_at.type)
 _IS_BEFORE = _ROW.reserved_at < _RESERVED_BEFORE
-_IS_LATER = (_ROW.day >= _text("reserved_day")) & (_ROW.reserved_at >= _RESERVED_BEFORE)
+_IS_LATER = _ROW.reserved_at >= _RESERVED_BEFORE
 _IS_EXCLUDED = _ROW.request_id.in_(_texts("excluded"))
 
 
 class Charges(NamedTuple):
-    """Which charged rows to sum. The owner of a sum is the key if there are keys, and the account otherwise."""
+    """Which charged rows to sum: by key and account if there are keys and accounts, otherwise by what there is."""
 
     unit: Unit
     from_day: str
@@ -49,9 +50,9 @@ class Charges(NamedTuple):
     to_day: str
     """Last day, `YYYY-MM-DD`."""
     key_ids: Collection[str] = ()
-    """Empty sums the rows of accounts."""
+    """Empty for sums by account."""
     account_ids: Collection[str] = ()
-    """Accounts under which quota counts. May be empty if there are keys."""
+    """Accounts under which quota counts; empty for sums by key, of all accounts."""
     reserved_before: float | None = None
     """Count only rows reserved before this time, in Unix seconds; None counts all."""
     excluded: Collection[str] = ()
@@ -59,7 +60,9 @@ class Charges(NamedTuple):
 
 
 def charged(charges: Charges, *, from_rollups: bool) -> tuple[Select[Any], dict[str, Any]]:
-    """Return a statement that selects (owner id, sum), and its parameters; owners without charged rows may be omitted.
+    """Return a statement that selects (key id, account id, sum), and its parameters.
+
+    An id by which is not summed is empty. Keys and accounts without charged rows may be omitted.
 
     Args:
         charges: What to sum.
@@ -69,12 +72,13 @@ def charged(charges: Charges, *, from_rollups: bool) -> tuple[Select[Any], dict[
     ids = {"key_ids": charges.key_ids, "account_ids": charges.account_ids, "excluded": charges.excluded}
     parameters |= {name: list(values) for name, values in ids.items() if values}
     if charges.reserved_before is not None:
-        parameters |= {"reserved_before": charges.reserved_before, "reserved_day": _day_before(charges.reserved_before)}
+        reserved_day = max(charges.from_day, _day_before(charges.reserved_before))
+        parameters |= {"reserved_before": charges.reserved_before, "reserved_day": reserved_day}
     return _statement(charges.unit, frozenset(parameters), from_rollups=from_rollups), parameters
 
 
 def _day_before(reserved_before: float) -> str:
-    """Return the first day of rows reserved at this time or later: an index starts with the day, not with the time."""
+    """Return the first day that rows reserved at this time or later can have, since indices have the day."""
     seconds = min(max(reserved_before, 0.0), UNIX_SECONDS_MAX)
     return (datetime.fromtimestamp(seconds, UTC) - _CLOCK_STEP_MAX).date().isoformat()
 
@@ -85,7 +89,8 @@ def _statement(unit: Unit, given: frozenset[str], *, from_rollups: bool) -> Sele
     accounts = ("account_id", "quota_account_id") if "account_ids" in given else ("",)
     parts = _parts_of_rollups if from_rollups else _parts_of_rows
     found = union_all(*(part for account in accounts for part in parts(unit, given, account))).subquery()
-    return select(found.c.owner, func.sum(found.c.amount)).group_by(found.c.owner)
+    owner = (found.c.key_id, found.c.account_id)
+    return select(*owner, func.sum(found.c.amount)).group_by(*owner)
 
 
 def _parts_of_rollups(unit: Unit, given: frozenset[str], account: str) -> Iterator[Select[Any]]:
@@ -93,11 +98,12 @@ def _parts_of_rollups(unit: Unit, given: frozenset[str], account: str) -> Iterat
     for table in (usage_days, usage_deltas):
         part = _part(table, table.c[measure], given, account)
         yield part.where(_HAS_QUOTA_ACCOUNT) if table is usage_days and account == "quota_account_id" else part
-    uncounted = _part(usage_ledger, -amount, given, account).where(_ROW.charged)
     if "reserved_before" in given:
-        yield uncounted.where(_IS_LATER)
+        later = _part(usage_ledger, -amount, given, account, first_day="reserved_day")
+        yield later.where(_ROW.charged, _IS_LATER)
     if "excluded" in given:  # Those that are later are subtracted already.
-        yield uncounted.where(_IS_EXCLUDED, *([_IS_BEFORE] if "reserved_before" in given else []))
+        excluded = _part(usage_ledger, -amount, given, account).where(_ROW.charged, _IS_EXCLUDED)
+        yield excluded.where(_IS_BEFORE) if "reserved_before" in given else excluded
 
 
 def _parts_of_rows(unit: Unit, given: frozenset[str], account: str) -> Iterator[Select[Any]]:
@@ -107,11 +113,17 @@ def _parts_of_rows(unit: Unit, given: frozenset[str], account: str) -> Iterator[
     yield part.where(~_IS_EXCLUDED) if "excluded" in given else part
 
 
-def _part(table: Table, amount: ColumnElement[Any], given: frozenset[str], account: str) -> Select[Any]:
-    """Select (owner, amount) of a table's rows of the given days and owners."""
-    owner = "key_id" if "key_ids" in given else account
-    query = select(table.c[owner].label("owner"), amount.label("amount"))
-    query = query.where(table.c.day >= _text("from_day"), table.c.day <= _text("to_day"))
+def _part(
+    table: Table, amount: ColumnElement[Any], given: frozenset[str], account: str, first_day: str = "from_day"
+) -> Select[Any]:
+    """Select (key id, account id, amount) of a table's rows of the given days, keys and accounts.
+
+    The day has one lower bound, since SQLite would use any of two for the search in an index.
+    """
+    key_id = table.c.key_id if "key_ids" in given else _NONE
+    account_id = table.c[account] if account else _NONE
+    query = select(key_id.label("key_id"), account_id.label("account_id"), amount.label("amount"))
+    query = query.where(table.c.day >= _text(first_day), table.c.day <= _text("to_day"))
     if "key_ids" in given:
         query = query.where(table.c.key_id.in_(_texts("key_ids")))
     if account:

@@ -1,17 +1,14 @@
-"""Background work on the ledger: folds deltas, backfills the roll-ups once, removes old rows, makes checkpoints."""
+"""Background work on the ledger: folds deltas, backfills the roll-ups once, and removes old rows."""
 
 import asyncio
 import logging
-import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.common.db import database
-from services.common.db.sqlite_writer import SQLiteWriter
 from services.common.db.transactions import Transactions
 from services.common.errors import Unavailable
 from services.common.runtime.clock import Clock, SystemClock
@@ -36,7 +33,10 @@ _BACKFILL_SHARE = 0.5
 """Share of the time that the backfill works; between its steps, it pauses."""
 _RETENTION_SHARE = {"sqlite": 0.05, "postgresql": 0.2}
 """The same for retention. On SQLite a commit waits for a step, and both for the disk."""
-_CHECKPOINT_SECONDS = 1.0
+_PAUSE_SECONDS_MAX = 1.0
+"""A step may have waited for a disk, which the pause after it must not multiply."""
+_CHECKPOINT_PAGES = 1_000
+"""Pages in SQLite's write-ahead log from which on a fold makes a checkpoint, in its thread, so that rows need not."""
 _READ_SECONDS = 30.0
 """Longer than any read takes: one that began before the roll-ups were complete reads rows, of which none may lack."""
 
@@ -129,13 +129,6 @@ class Maintenance:
                 return
 
 
-async def _checkpoint(writer: SQLiteWriter) -> None:
-    try:
-        await writer.checkpoint()
-    except sqlite3.Error as exc:
-        raise unavailable() from exc
-
-
 async def _repeat(work: Callable[[], Awaitable[None]], seconds: float) -> None:
     while True:
         try:
@@ -152,7 +145,7 @@ async def _paced(share: float) -> AsyncIterator[None]:
     while True:
         started = time.monotonic()
         yield
-        await asyncio.sleep((time.monotonic() - started) * (1 / share - 1))
+        await asyncio.sleep(min((time.monotonic() - started) * (1 / share - 1), _PAUSE_SECONDS_MAX))
 
 
 def _log_progress(progress: Progress) -> None:
@@ -167,21 +160,19 @@ async def maintained(
 ) -> AsyncIterator[None]:
     """Do the background work on the ledger of `engine` during the block.
 
-    On SQLite it has its own connection and thread, which also makes the checkpoints, so that they delay no row.
+    On SQLite, folds and retention have their own connections and threads. Folds make the checkpoints, so that rows and
+    steps of retention rarely wait for one.
     """
     async with AsyncExitStack() as stack:
-        writer = stack.enter_context(database.open_writer(url))
-        transactions = Transactions(engine, unavailable=unavailable)
+        folding = stack.enter_context(database.open_writer(url, checkpoint_pages=_CHECKPOINT_PAGES))
+        cleaning = stack.enter_context(database.open_writer(url))
         maintenance = Maintenance(
-            RollUps(transactions, writer),
-            Retention(transactions, writer),
+            RollUps(Transactions(engine, unavailable=unavailable), folding),
+            Retention(Transactions(engine, unavailable=unavailable), cleaning),
             clock or SystemClock(),
             dialect=engine.dialect.name,
             retention_days=retention_days,
         )
         await stack.enter_async_context(running(restarting(maintenance.fold_periodically)))
         await stack.enter_async_context(running(restarting(maintenance.clean_periodically)))
-        if writer is not None:
-            checkpoints = partial(_repeat, partial(_checkpoint, writer), _CHECKPOINT_SECONDS)
-            await stack.enter_async_context(running(restarting(checkpoints)))
         yield

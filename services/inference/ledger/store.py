@@ -177,9 +177,8 @@ class SQLLedgerStore:
             from_rollups = await self._can_use_rollups(connection)
             for members in groups.values():
                 query, parameters = charged(_charges(members, reserved_before, excluded), from_rollups=from_rollups)
-                by_owner = {one.key_id or one.account_id: one for one in members}
-                for owner_id, total in await connection.execute(query, parameters):
-                    found[by_owner[owner_id]] = int(total)
+                for key_id, account_id, total in await connection.execute(query, parameters):
+                    found[replace(members[0], key_id=key_id, account_id=account_id)] = int(total)
         return [found.get(one, 0) for one in sums]
 
     async def _can_use_rollups(self, connection: AsyncConnection) -> bool:

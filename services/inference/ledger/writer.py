@@ -82,7 +82,7 @@ class LedgerRow:
 
 @dataclass(frozen=True, slots=True)
 class ChargedSum:
-    """A sum over the charged rows of a key, or of an account."""
+    """A sum over the charged rows of a key, or of an account. It is 0 without either."""
 
     key_id: str
     """Empty for the sum of an account."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -31,7 +32,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def writer(file: Path) -> Iterator[SQLiteWriter]:
-    with sqlite_writer.sqlite_writer(partial(_connect, file)) as writer:
+    with sqlite_writer.sqlite_writer(partial(_connect, file), checkpoint_pages=1_000) as writer:
         yield writer
 
 
@@ -74,3 +75,25 @@ async def test_a_failed_write_is_rolled_back_and_releases_the_lock(writer: SQLit
     with closing(sqlite3.connect(file, timeout=0)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         assert connection.execute("SELECT count(*) FROM kept").fetchone() == (0,)
+
+
+async def test_a_write_ends_before_the_connection_is_closed_also_when_the_block_raises(file: Path) -> None:
+    """SQLite may crash the process if a thread still uses a connection that is closed."""
+    started = threading.Event()
+
+    def insert_slowly(connection: sqlite3.Connection) -> None:
+        started.set()
+        time.sleep(0.2)
+        _insert(connection)
+
+    with (  # noqa: PT012 - the writer's block raises
+        pytest.raises(ZeroDivisionError),
+        sqlite_writer.sqlite_writer(partial(_connect, file), checkpoint_pages=1_000) as writer,
+    ):
+        writing = asyncio.create_task(writer.write(insert_slowly))
+        await asyncio.to_thread(started.wait)
+        raise ZeroDivisionError
+
+    await writing
+    with closing(_connect(file)) as connection:
+        assert connection.execute("SELECT count(*) FROM kept").fetchone() == (1,)
