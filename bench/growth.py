@@ -3,8 +3,9 @@
 Fills the product's tables and queries them through the product's stores. The data of one account does not grow, so an
 indexed look-up takes as long among a million rows of other accounts as among ten thousand. (Smaller tables fit in a few
 pages and do not test the index.) Rows are written like those of the version before the roll-ups, which the product's
-backfill then adds to them. Exits with 1 if a look-up or a commit takes more than 1.5 times as long at the last size as
-at the first.
+backfill then adds to them. Each query is timed in turn on a database of ten thousand rows and on the one that grows, so
+that a change of the machine's speed affects both. Exits with 1 if a look-up or a commit takes more than 1.5 times as
+long at the last size as on the small database.
 """
 
 import argparse
@@ -73,13 +74,15 @@ def main() -> None:
             "Free some space or lower --rows."
         )
     sizes = _sizes(options.keys, options.rows)
+    if len(sizes) == 1:
+        sys.exit("There is nothing to compare: give more than 10,000 --rows or --keys.")
     slow = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="growth-")))
         server = stack.enter_context(running_postgres(shared_buffers=_SHARED_BUFFERS))
         for name, urls in (
-            ("SQLite", (f"sqlite:///{folder}/auth.db", f"sqlite:///{folder}/inference.db")),
-            ("Postgres", tuple(stack.enter_context(fresh_database(server)) for _ in range(2))),
+            ("SQLite", tuple(f"sqlite:///{folder}/{number}.db" for number in range(4))),
+            ("Postgres", tuple(stack.enter_context(fresh_database(server)) for _ in range(4))),
         ):
             if options.only in (None, name):
                 slow += asyncio.run(_measure(name, urls, sizes))
@@ -88,36 +91,56 @@ def main() -> None:
 
 
 async def _measure(name: str, urls: Sequence[str], sizes: Sequence[tuple[int, int]]) -> list[str]:
-    """Measure one database at all sizes, print the table, and return the queries that became slower."""
-    async with (
-        _opened(urls[0], migrations=auth.MIGRATIONS, version_table=auth.VERSION_TABLE) as keys_engine,
-        _opened(urls[1], migrations=inference.MIGRATIONS, version_table=inference.VERSION_TABLE) as ledger_engine,
-    ):
-        filler = Filler(keys_engine, ledger_engine)
-        keys = SQLKeyStore(Transactions(keys_engine, unavailable=unavailable))
-        with database.open_writer(urls[1]) as writer, database.open_writer(urls[1]) as second:
-            ledger = SQLLedgerStore(ledger_engine, writer)
-            rollups = RollUps(Transactions(ledger_engine, unavailable=unavailable), second)
-            found = [await _measure_size(name, one, filler, keys, ledger, rollups) for one in sizes]
-    return _report(name, sizes, found)
+    """Measure one database at all sizes, print the table, and return the queries that became slower.
 
-
-async def _measure_size(
-    name: str, size: tuple[int, int], filler: Filler, keys: SQLKeyStore, ledger: SQLLedgerStore, rollups: RollUps
-) -> Timings:
+    `urls` are those of the keys and the ledger that grow, and of the small ones.
+    """
     rows_max = BACKFILL_ROWS["sqlite" if name == "SQLite" else "postgresql"]
-    started = time.perf_counter()
-    await filler.fill_as_before(*size)
-    _say(f"{name}: {size[1]:,} rows filled: {time.perf_counter() - started:.1f} s")
-    started = time.perf_counter()
-    while not await rollups.backfill(rows_max, first_hour=first_hour(datetime.now(UTC))):
-        pass
-    _say(f"{name}: backfill without pauses: {time.perf_counter() - started:.1f} s")
-    await filler.settle()
-    found = {question: await _best(ask) for question, ask in _questions(filler, keys, ledger).items()}
-    while await rollups.fold(rows_max):
-        pass
-    _say(f"{name}: {size[0]:,} keys, {size[1]:,} rows measured")
+    async with _opened_stores(urls[:2], rows_max) as large, _opened_stores(urls[2:], rows_max) as small:
+        await small.fill(*sizes[0])
+        found = []
+        for size in sizes[1:]:
+            await large.fill(*size)
+            found.append(await _compare(small, large))
+            _say(f"{name}: {size[0]:,} keys, {size[1]:,} rows measured")
+    return _report(name, sizes, [found[-1][0], *(timings for _, timings in found)])
+
+
+class _Stores:
+    """The stores of a database of keys and one of rows."""
+
+    def __init__(self, filler: Filler, keys: SQLKeyStore, ledger: SQLLedgerStore, rollups: RollUps, rows_max: int):
+        self._filler = filler
+        self._rollups = rollups
+        self._rows_max = rows_max
+        self.questions = _questions(filler, keys, ledger)
+
+    async def fill(self, keys: int, rows: int) -> None:
+        """Add keys and rows up to these totals, and add the rows to the roll-ups."""
+        started = time.perf_counter()
+        await self._filler.fill_as_before(keys, rows)
+        _say(f"{rows:,} rows filled: {time.perf_counter() - started:.1f} s")
+        started = time.perf_counter()
+        while not await self._rollups.backfill(self._rows_max, first_hour=first_hour(datetime.now(UTC))):
+            pass
+        _say(f"backfill without pauses: {time.perf_counter() - started:.1f} s")
+        await self._filler.settle()
+
+    async def fold(self) -> None:
+        """Fold the deltas of measured commits."""
+        while await self._rollups.fold(self._rows_max):
+            pass
+
+
+async def _compare(*stores: _Stores) -> list[Timings]:
+    """Time each query on each of the databases in turn; return the timings by database."""
+    found: list[Timings] = [{} for _ in stores]
+    for question in stores[0].questions:
+        rounds = [[await _time(one.questions[question]) for one in stores] for _ in range(_ROUNDS)]
+        for timings, own in zip(found, zip(*rounds, strict=True), strict=True):
+            timings[question] = min(own, key=lambda timing: timing.p50)
+    for one in stores:
+        await one.fold()
     return found
 
 
@@ -148,10 +171,6 @@ def _questions(filler: Filler, keys: SQLKeyStore, ledger: SQLLedgerStore) -> dic
         "last uses of five keys": lambda: ledger.last_uses(filler.some_keys(5)),
         "commit of eight rows": lambda: ledger.insert(filler.new_rows(8)),
     }
-
-
-async def _best(ask: Callable[[], Awaitable[object]]) -> Timing:
-    return min([await _time(ask) for _ in range(_ROUNDS)], key=lambda timing: timing.p50)
 
 
 async def _time(ask: Callable[[], Awaitable[object]]) -> Timing:
@@ -186,6 +205,21 @@ def _sizes(keys: int, rows: int) -> list[tuple[int, int]]:
     steps = [10_000, 100_000, 1_000_000, 10_000_000]
     sizes = [(min(step, keys), min(step, rows)) for step in steps if step < max(keys, rows)]
     return [*sizes, (keys, rows)]
+
+
+@asynccontextmanager
+async def _opened_stores(urls: Sequence[str], rows_max: int) -> AsyncIterator[_Stores]:
+    async with (
+        _opened(urls[0], migrations=auth.MIGRATIONS, version_table=auth.VERSION_TABLE) as keys_engine,
+        _opened(urls[1], migrations=inference.MIGRATIONS, version_table=inference.VERSION_TABLE) as ledger_engine,
+    ):
+        with database.open_writer(urls[1]) as writer, database.open_writer(urls[1]) as second:
+            filler = Filler(keys_engine, ledger_engine)
+            keys = SQLKeyStore(Transactions(keys_engine, unavailable=unavailable))
+            ledger = SQLLedgerStore(ledger_engine, writer)
+            yield _Stores(
+                filler, keys, ledger, RollUps(Transactions(ledger_engine, unavailable=unavailable), second), rows_max
+            )
 
 
 @asynccontextmanager
