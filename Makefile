@@ -33,7 +33,7 @@ run: .venv/run.stamp ## Start everything on this machine and print a working cur
 ##@ Check
 .PHONY: test test-long test-install test-pgbouncer test-clocks test-faults test-fairness test-abuse test-clients test-fuzz test-mutations test-rollout test-containers test-browser test-floods test-proxies bench-growth manifests lint types format bench-ab bench-start bench-surfaces bench bench-quota bench-profile soak dashboard screenshots
 test: .venv/dev.stamp ## Run the test suite (real Valkey, Postgres, processes and sockets; no container engine needed)
-	$(PYTEST) -n 4 -m "not long"
+	$(PYTEST) -n 6 -m "not long"
 
 test-long: .venv/dev.stamp ## Run the tests that `make test` leaves out: second layouts, higher load, longer random sequences
 	$(PYTEST) -n 2 -m long
