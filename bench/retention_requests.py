@@ -97,7 +97,8 @@ def _measure(name: str, url: str, options: argparse.Namespace) -> _Turns:
             took = open_loop.run(stack, rate=options.rate, requests=options.rate * options.seconds)
         turns.add(took.latencies_ms, is_on=is_on)
         say(f"{name}, {'with' if is_on else 'without'} retention: p99 {percentile(took.latencies_ms, 0.99):.2f} ms")
-    say(f"{name}: {options.rows - asyncio.run(_old_rows(url)):,} rows were removed")
+    left = asyncio.run(_old_rows(url))
+    say(f"{name}: {options.rows - left:,} rows were removed" + ("" if left else ", all of them: give more --rows"))
     return turns
 
 

@@ -130,7 +130,6 @@ class SQLLedgerStore:
         async with self._transactions.writing() as connection:
             await connection.execute(update(usage_ledger).where(changeable).values(outcome=outcome.value))
 
-    @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def count_charged(
         self,
         key_days: Sequence[tuple[str, str]],
@@ -140,9 +139,8 @@ class SQLLedgerStore:
     ) -> list[int]:
         """Return the number of charged rows of each (key id, day), in order."""
         sums = [ChargedSum(key_id, "", Unit.REQUESTS, day, day) for key_id, day in key_days]
-        return await self._sum_charged(sums, reserved_before, excluded)
+        return await self.sum_charged(sums, reserved_before=reserved_before, excluded=excluded)
 
-    @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def count_charged_of_accounts(
         self,
         account_days: Sequence[tuple[str, str]],
@@ -152,18 +150,13 @@ class SQLLedgerStore:
     ) -> list[int]:
         """Return the number of charged rows of each (account id, day), in order."""
         sums = [ChargedSum("", account_id, Unit.REQUESTS, day, day) for account_id, day in account_days]
-        return await self._sum_charged(sums, reserved_before, excluded)
+        return await self.sum_charged(sums, reserved_before=reserved_before, excluded=excluded)
 
     @deadline(_READ_SECONDS_MAX, unavailable=_unavailable)
     async def sum_charged(
         self, sums: Sequence[ChargedSum], *, reserved_before: float | None = None, excluded: Sequence[str] = ()
     ) -> list[int]:
         """Return the sums, in order."""
-        return await self._sum_charged(sums, reserved_before, excluded)
-
-    async def _sum_charged(
-        self, sums: Sequence[ChargedSum], reserved_before: float | None, excluded: Sequence[str]
-    ) -> list[int]:
         found: dict[ChargedSum, int] = {}
         groups: dict[tuple[bool, bool, Unit, str, str], list[ChargedSum]] = {}
         for one in sums:
